@@ -1,0 +1,23 @@
+//! The words that every Gatehouse crate shares: ids, time, chance, secrets, errors, environments, redaction.
+//!
+//! Invariants: nothing here does I/O, blocks, or reads configuration; nothing here knows a transport or a
+//! database. Time and chance are values that a caller passes in ([`Clock`], [`Entropy`]), so that every test
+//! can settle both.
+//!
+//! To extend: a new id is one line in [`ids`]; a new kind of failure is a stable `reason` on an existing
+//! [`ErrorCode`], not a new code.
+
+pub mod clock;
+pub mod entropy;
+pub mod environment;
+pub mod error;
+pub mod ids;
+pub mod redact;
+pub mod secret;
+
+pub use clock::{Clock, Timestamp};
+pub use entropy::Entropy;
+pub use environment::Environment;
+pub use error::{Error, ErrorCode, FieldViolation, Result};
+pub use redact::redact;
+pub use secret::Secret;
