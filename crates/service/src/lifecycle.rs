@@ -32,6 +32,7 @@ impl Lifecycle {
         let (stop, tasks) = (child.stop.clone(), child.tasks.clone());
         self.spawn(async move {
             stop.cancelled().await;
+            tasks.close();
             tasks.wait().await;
         });
         child
