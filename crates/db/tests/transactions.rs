@@ -28,6 +28,8 @@ async fn value(db: &Db, id: i64) -> i64 {
     read_tx!(db, "test.read", |tx| { tx.fetch_one(&READ, params![id]).await?.get("value") }).unwrap()
 }
 
+const NO_TABLE: Sql = Sql::new("NO_TABLE", "INSERT INTO nowhere (id) VALUES ($1)");
+
 both_engines! {
     migrations: MIGRATIONS;
 
@@ -129,7 +131,6 @@ both_engines! {
         add(3).await.unwrap();
         let twice = add(3).await.unwrap_err();
         assert!(twice.is_unique_violation() && !twice.is_retryable() && !twice.is_unavailable(), "{twice}");
-        const NO_TABLE: Sql = Sql::new("NO_TABLE", "INSERT INTO nowhere (id) VALUES ($1)");
         let other = run_tx!(db.db(), "test.add", |tx| { tx.execute(&NO_TABLE, params![1_i64]).await }).unwrap_err();
         assert!(!other.is_unique_violation() && other.to_string().starts_with("NO_TABLE: "), "{other}");
     }
