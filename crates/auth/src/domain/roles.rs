@@ -89,15 +89,15 @@ impl FromStr for Role {
 const ALL_MEMBERS: &[Role] = &[Role::Viewer, Role::Member, Role::Admin, Role::Owner];
 const WORKERS: &[Role] = &[Role::Member, Role::Admin, Role::Owner];
 const ADMINS: &[Role] = &[Role::Admin, Role::Owner];
+const OWNERS: &[Role] = &[Role::Owner];
 const PLATFORM: &[Role] = &[Role::PlatformAdmin];
 
 /// Permission by permission, who has it. What only internal services do (`job.jobs.work`, `audit.events.append`,
 /// `auth.revocations.watch`, …) stands for no role.
 const TABLE: &[(&str, &[Role])] = &[
-    ("auth.tenants.create", PLATFORM),
     ("auth.tenants.read", ALL_MEMBERS),
-    ("auth.memberships.read", ADMINS),
-    ("auth.memberships.manage", ADMINS),
+    ("auth.members.read", ADMINS),
+    ("auth.members.manage", ADMINS),
     ("auth.api_keys.read", ADMINS),
     ("auth.api_keys.manage", ADMINS),
     ("job.jobs.submit", WORKERS),
@@ -107,7 +107,10 @@ const TABLE: &[(&str, &[Role])] = &[
     ("token-broker.connections.read", WORKERS),
     ("token-broker.tokens.get", WORKERS),
     ("audit.events.read", ADMINS),
+    ("audit.log.export", ADMINS),
+    ("audit.subjects.erase", OWNERS),
     ("audit.checkpoints.read", ALL_MEMBERS),
+    ("auth.platform.manage", PLATFORM),
 ];
 
 /// Whether the permission `held` covers the one that a method asks for: the part before the first `:` must be it.
