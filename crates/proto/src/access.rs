@@ -94,7 +94,7 @@ fn rule(path: &str, method: &MethodDescriptor) -> Result<Declared, AccessError> 
                 && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte == b'-')
         });
     if well_formed {
-        Ok(Access::Permission(permission))
+        declared(Access::Permission(permission))
     } else {
         Err(AccessError::Malformed(path.to_owned(), permission))
     }

@@ -1,7 +1,6 @@
 //! Types and rules without a database, a transport or a task: everything here is a function of its arguments.
 
 pub mod api_key;
-pub mod claims;
 pub mod email;
 pub mod keys;
 pub mod password;

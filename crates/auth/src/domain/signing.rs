@@ -14,7 +14,7 @@ use gatehouse_core::{Entropy, Secret, Timestamp};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::claims::AccessClaims;
+use gatehouse_service::Claims;
 
 /// A signing key.
 #[derive(Clone)]
@@ -62,7 +62,7 @@ impl TokenKey {
     }
 
     /// Signs `claims` as a JWT of type `at+jwt` (RFC 9068, section 2.1).
-    pub fn sign(&self, claims: &AccessClaims) -> Result<Secret<String>, serde_json::Error> {
+    pub fn sign(&self, claims: &Claims) -> Result<Secret<String>, serde_json::Error> {
         let header = serde_json::json!({ "typ": "at+jwt", "alg": "EdDSA", "kid": self.kid });
         let mut token = URL_SAFE_NO_PAD.encode(header.to_string());
         token.push('.');

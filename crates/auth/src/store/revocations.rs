@@ -16,7 +16,7 @@ sql! {
     /// Live entries after a number.
     pub LIST_REVOCATIONS = "SELECT sequence, kind, subject_id, not_before, expires_at FROM revocations WHERE sequence > $1 AND expires_at > $2 ORDER BY sequence LIMIT $3";
     /// The latest instant before which tokens of any of these subjects are dead. Ids of different kinds are never
-    /// equal: UUIDs, pairs of them, and `client:` with a name.
+    /// equal: UUIDs, pairs of them, and names of clients.
     pub LATEST_NOT_BEFORE = "SELECT MAX(not_before) AS not_before FROM revocations WHERE subject_id IN ($1, $2, $3, $4, $5)";
     /// Forgets entries that concern no live token any more.
     pub PURGE_REVOCATIONS = "DELETE FROM revocations WHERE expires_at < $1";
