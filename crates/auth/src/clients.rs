@@ -63,6 +63,12 @@ impl Clients {
         Ok(Self { by_name, nobody: entropy.bytes() })
     }
 
+    /// The client called `name`.
+    #[must_use]
+    pub fn lookup(&self, name: &str) -> Option<&Client> {
+        self.by_name.get(name)
+    }
+
     /// The client called `name`, if `secret` is one of its secrets. Unknown names and wrong secrets cost the same.
     #[must_use]
     pub fn authenticate(&self, name: &str, secret: &str) -> Option<&Client> {

@@ -8,3 +8,4 @@ pub mod password_hash;
 pub mod refresh;
 pub mod roles;
 pub mod signing;
+pub mod text;
