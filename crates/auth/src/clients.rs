@@ -42,15 +42,22 @@ impl Clients {
             .iter()
             .map(|config| {
                 let invalid = |what: String| {
-                    let message = format!("The secret file {} of client {} {what}.", config.secret_file.display(), config.name);
+                    let message = format!(
+                        "The secret file {} of client {} {what}.",
+                        config.secret_file.display(),
+                        config.name
+                    );
                     Error::failed_precondition("CLIENT_SECRET_INVALID", message)
                 };
                 let text = fs::read_to_string(&config.secret_file)
                     .map(Zeroizing::new)
                     .map_err(|error| invalid(format!("can't be read: {error}")))?;
                 let secrets: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-                if !(1..=2).contains(&secrets.len()) || secrets.iter().any(|secret| secret.len() < MIN_SECRET) {
-                    return Err(invalid(format!("must hold one secret, or two, of at least {MIN_SECRET} characters, one a line")));
+                if !(1..=2).contains(&secrets.len()) || secrets.iter().any(|secret| secret.len() < MIN_SECRET)
+                {
+                    return Err(invalid(format!(
+                        "must hold one secret, or two, of at least {MIN_SECRET} characters, one a line"
+                    )));
                 }
                 let client = Client {
                     name: config.name.clone(),

@@ -122,8 +122,12 @@ impl Config {
     /// The problems that forbid a start, each with what to do; empty when there are none.
     #[must_use]
     pub fn validate(&self, environment: Environment) -> Vec<String> {
-        let mut problems: Vec<String> =
-            self.database.validate(environment).into_iter().map(|problem| format!("database.{problem}")).collect();
+        let mut problems: Vec<String> = self
+            .database
+            .validate(environment)
+            .into_iter()
+            .map(|problem| format!("database.{problem}"))
+            .collect();
         problems.extend(self.grpc.validate().into_iter().map(|problem| format!("grpc.{problem}")));
         let mut within = |name: &str, value: u64, low: u64, high: u64| {
             if !(low..=high).contains(&value) {
@@ -142,18 +146,32 @@ impl Config {
         within("hashing.permits", self.hashing.permits.into(), 0, 256);
         within("hashing.queue", self.hashing.queue.into(), 0, 1_000);
         within("signing.period_s", self.signing.period_s, 3_600, 7_776_000);
-        within("signing.lead_s", self.signing.lead_s, 60, 86_400.min(self.signing.period_s.saturating_sub(1)));
-        within("signing.jwks_max_age_s", self.signing.jwks_max_age_s, 1, 3_600.min(self.signing.lead_s.saturating_sub(1)));
+        within(
+            "signing.lead_s",
+            self.signing.lead_s,
+            60,
+            86_400.min(self.signing.period_s.saturating_sub(1)),
+        );
+        within(
+            "signing.jwks_max_age_s",
+            self.signing.jwks_max_age_s,
+            1,
+            3_600.min(self.signing.lead_s.saturating_sub(1)),
+        );
         if self.key_file.as_os_str().is_empty() {
             problems.push("key_file: name the file that holds auth's key ring".into());
         } else if !environment.is_dev()
             && let Some(database) = self.database.url.sqlite_path()
             && folder(&database) == folder(&self.key_file)
         {
-            problems.push("key_file: keep the keys in another folder than the database that they protect".into());
+            problems
+                .push("key_file: keep the keys in another folder than the database that they protect".into());
         }
         problems.extend(self.clients.iter().enumerate().flat_map(|(place, client)| {
-            client.problems(&self.clients[..place]).into_iter().map(move |problem| format!("clients[{place}].{problem}"))
+            client
+                .problems(&self.clients[..place])
+                .into_iter()
+                .map(move |problem| format!("clients[{place}].{problem}"))
         }));
         problems
     }
@@ -192,7 +210,10 @@ impl ClientConfig {
         let mut problems = Vec::new();
         let named = (1..=32).contains(&self.name.len())
             && self.name.starts_with(|first: char| first.is_ascii_lowercase())
-            && self.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+            && self
+                .name
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
         if !named {
             problems.push(format!("name: {:?} must be 1 to 32 of a-z, 0-9 and -, a letter first", self.name));
         }
@@ -206,7 +227,9 @@ impl ClientConfig {
             let known = audience_of(permission)
                 .is_some_and(|audience| gatehouse_client::audience::SERVICES.contains(&audience.as_str()));
             if !known || permission.contains(char::is_whitespace) {
-                problems.push(format!("permissions: {permission:?} is not of the form service.noun.verb of a Gatehouse service"));
+                problems.push(format!(
+                    "permissions: {permission:?} is not of the form service.noun.verb of a Gatehouse service"
+                ));
             }
         }
         problems
@@ -246,11 +269,24 @@ mod tests {
         };
         let problems = config.validate(Environment::Prod);
         for field in [
-            "key_file:", "access_token_lifetime_s:", "refresh_retry_window_s:", "hashing.memory_kib:", "hashing.passes:",
-            "hashing.permits:", "hashing.queue:", "signing.lead_s:", "signing.jwks_max_age_s:", "clients[0].name:",
-            "clients[0].secret_file:", "clients[0].permissions: \"everything\"", "clients[0].permissions: \"billing",
+            "key_file:",
+            "access_token_lifetime_s:",
+            "refresh_retry_window_s:",
+            "hashing.memory_kib:",
+            "hashing.passes:",
+            "hashing.permits:",
+            "hashing.queue:",
+            "signing.lead_s:",
+            "signing.jwks_max_age_s:",
+            "clients[0].name:",
+            "clients[0].secret_file:",
+            "clients[0].permissions: \"everything\"",
+            "clients[0].permissions: \"billing",
         ] {
-            assert!(problems.iter().any(|problem| problem.starts_with(field)), "{field} is not among {problems:#?}");
+            assert!(
+                problems.iter().any(|problem| problem.starts_with(field)),
+                "{field} is not among {problems:#?}"
+            );
         }
         assert_eq!(problems.len(), 13, "{problems:#?}");
     }

@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gatehouse_core::{Clock, Entropy, Environment, Error, Result, Secret, Timestamp};
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::domain::keys::{KeyId, KeyRing, MasterKey};
 
@@ -26,13 +26,13 @@ struct Stored {
     keys: Vec<StoredKey>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 #[serde(deny_unknown_fields)]
 struct StoredKey {
     id: String,
     created_at: i64,
     use_from: i64,
-    secret: Zeroizing<String>,
+    secret: String,
 }
 
 /// The key ring as last read. Cheap to clone; clones share it.
@@ -123,7 +123,7 @@ fn write(path: &Path, environment: Environment, keys: &[MasterKey]) -> io::Resul
             id: key.id.to_string(),
             created_at: key.created_at.as_micros(),
             use_from: key.use_from.as_micros(),
-            secret: Zeroizing::new(STANDARD.encode(key.secret.expose())),
+            secret: STANDARD.encode(key.secret.expose()),
         })
         .collect();
     let text = Zeroizing::new(serde_json::to_vec_pretty(&Stored { environment, keys })?);
@@ -138,25 +138,35 @@ fn write(path: &Path, environment: Environment, keys: &[MasterKey]) -> io::Resul
 fn read(path: &Path, environment: Environment) -> Result<KeyRing> {
     let shown = path.display();
     let mode = fs::metadata(path).map_err(|error| {
-        let message = format!("The key file {shown} can't be read ({error}). Make one with `gatehouse admin keys create`.");
+        let message = format!(
+            "The key file {shown} can't be read ({error}). Make one with `gatehouse admin keys create`."
+        );
         Error::failed_precondition("KEY_FILE_MISSING", message)
     })?;
     if mode.permissions().mode() & 0o007 != 0 {
-        let message = format!("The key file {shown} is open to everyone on this machine. Run `chmod 600` on it.");
+        let message =
+            format!("The key file {shown} is open to everyone on this machine. Run `chmod 600` on it.");
         return Err(Error::failed_precondition("KEY_FILE_EXPOSED", message));
     }
     let invalid = |what: &str| {
-        Error::failed_precondition("KEY_FILE_INVALID", format!("The key file {shown} {what}. Restore it from its backup."))
+        Error::failed_precondition(
+            "KEY_FILE_INVALID",
+            format!("The key file {shown} {what}. Restore it from its backup."),
+        )
     };
     let text = Zeroizing::new(fs::read(path).map_err(|_| invalid("can't be read"))?);
     // The parser's words could repeat a secret.
-    let stored: Stored = serde_json::from_slice(&text).map_err(|_| invalid("is not in the format that this program writes"))?;
+    let stored: Stored = serde_json::from_slice(&text)
+        .map_err(|_| invalid("is not in the format that this program writes"))?;
     if stored.environment != environment {
-        return Err(invalid(&format!("belongs to the environment {}, not to {environment}", stored.environment)));
+        return Err(invalid(&format!(
+            "belongs to the environment {}, not to {environment}",
+            stored.environment
+        )));
     }
     let keys = stored
         .keys
-        .into_iter()
+        .iter()
         .map(|key| {
             let secret = Zeroizing::new(STANDARD.decode(key.secret.as_bytes()).ok()?);
             Some(MasterKey {

@@ -78,7 +78,12 @@ impl RevocationLog {
     pub fn after(&self, sequence: i64) -> Vec<Revocation> {
         let now = self.0.clock.now();
         let entries = self.0.entries.read().unwrap_or_else(PoisonError::into_inner);
-        entries.range(sequence.saturating_add(1)..).map(|(_, entry)| entry).filter(|entry| entry.expires_at > now).map(to_proto).collect()
+        entries
+            .range(sequence.saturating_add(1)..)
+            .map(|(_, entry)| entry)
+            .filter(|entry| entry.expires_at > now)
+            .map(to_proto)
+            .collect()
     }
 
     async fn read(&self) -> Result<()> {

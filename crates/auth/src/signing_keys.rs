@@ -40,7 +40,8 @@ impl SigningKeys {
         entropy: Entropy,
         verifying: KeySet,
     ) -> Result<Self> {
-        let keys = Self(Arc::new(Shared { db, ring, schedule, clock, entropy, held: RwLock::default(), verifying }));
+        let keys =
+            Self(Arc::new(Shared { db, ring, schedule, clock, entropy, held: RwLock::default(), verifying }));
         keys.refresh().await?;
         Ok(keys)
     }
@@ -56,7 +57,8 @@ impl SigningKeys {
         if let Some((sequence, signs_from)) = keys.next(shared.clock.now(), shared.schedule) {
             let key = TokenKey::generate(sequence, signs_from, &shared.entropy);
             let (sealed, now) = (self.seal(&key), shared.clock.now());
-            let added = run_tx!(shared.db, "auth.signing_key.add", |tx| { store::add(tx, &sealed, now).await })?;
+            let added =
+                run_tx!(shared.db, "auth.signing_key.add", |tx| { store::add(tx, &sealed, now).await })?;
             if added {
                 tracing::info!(kid = key.kid, %signs_from, "made the next signing key");
             }
@@ -71,7 +73,10 @@ impl SigningKeys {
                 Ok(())
             })?;
         }
-        shared.verifying.replace(&serde_json::to_string(&keys.jwks(shared.clock.now(), shared.schedule)).map_err(Error::internal)?)?;
+        shared.verifying.replace(
+            &serde_json::to_string(&keys.jwks(shared.clock.now(), shared.schedule))
+                .map_err(Error::internal)?,
+        )?;
         *shared.held.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
         Ok(())
     }
@@ -101,7 +106,10 @@ impl SigningKeys {
     pub fn sign(&self, claims: &Claims) -> Result<Secret<String>> {
         let held = self.held();
         let key = held.signer(self.0.clock.now()).ok_or_else(|| {
-            Error::unavailable("NO_SIGNING_KEY", "No signing key is in use yet. Check the clocks of the replicas.")
+            Error::unavailable(
+                "NO_SIGNING_KEY",
+                "No signing key is in use yet. Check the clocks of the replicas.",
+            )
         })?;
         key.sign(claims).map_err(Error::internal)
     }
@@ -119,7 +127,8 @@ impl SigningKeys {
         let ring = self.0.ring.ring();
         let master = ring.current(self.0.clock.now());
         let place = place(key.sequence, &key.kid);
-        let sealed = ring.seal(master, Purpose::SealSigningKey, &place, key.private().expose(), &self.0.entropy);
+        let sealed =
+            ring.seal(master, Purpose::SealSigningKey, &place, key.private().expose(), &self.0.entropy);
         SealedKey {
             sequence: key.sequence,
             kid: key.kid.clone(),
@@ -135,7 +144,8 @@ impl SigningKeys {
             Error::failed_precondition("KEY_FILE_MISMATCH", message).caused_by(why)
         };
         let ring = self.0.ring.ring();
-        let master = ring.lookup(&row.sealed_kid).ok_or_else(|| lost(format!("no key {}", row.sealed_kid)))?;
+        let master =
+            ring.lookup(&row.sealed_kid).ok_or_else(|| lost(format!("no key {}", row.sealed_kid)))?;
         let private = ring
             .open(master, Purpose::SealSigningKey, &place(row.sequence, &row.kid), &row.sealed)
             .map_err(|error| lost(error.to_string()))?;

@@ -6,16 +6,17 @@ use gatehouse_core::ids::{PersonId, SessionId, TenantId};
 use gatehouse_core::{Error, Result, Secret};
 use gatehouse_db::{Tx, read_tx, run_tx};
 use gatehouse_service::{Caller, Subject};
+use serde_json::json;
 
+use super::sessions::in_tenant;
 use super::tenants::found;
-use super::{App, SessionFacts, Tokens, permissions_of, roles_of};
+use super::{App, Origin, SessionFacts, Tokens, permissions_of, roles_of};
 use crate::domain::email::Email;
 use crate::domain::password;
 use crate::domain::password_hash::PasswordHash;
 use crate::domain::refresh::RefreshToken;
 use crate::domain::roles::Role;
 use crate::domain::text;
-use crate::events::{Event, Origin, emit};
 use crate::store::people::Person;
 use crate::store::revocations::{self, Revoked};
 use crate::store::sessions::{self, EndReason, NewSession};
@@ -57,7 +58,8 @@ fn invalid_credentials() -> Error {
 }
 
 fn rejected(field: &str, weak: password::WeakPassword) -> Error {
-    Error::invalid_argument("PASSWORD_REJECTED", format!("{field}: {weak}.")).with_violation(field, weak.to_string())
+    Error::invalid_argument("PASSWORD_REJECTED", format!("{field}: {weak}."))
+        .with_violation(field, weak.to_string())
 }
 
 fn email(text: &str) -> Result<Email> {
@@ -78,7 +80,10 @@ impl App {
     /// `REGISTRATION_CLOSED`, `INVALID_FIELD`, `PASSWORD_REJECTED`, `EMAIL_TAKEN`, `HASHING_BUSY`.
     pub async fn register(&self, new: Registration) -> Result<(PersonId, Option<TenantId>)> {
         if !self.0.config.registration_open {
-            return Err(Error::permission_denied("REGISTRATION_CLOSED", "New accounts are made by an administrator here."));
+            return Err(Error::permission_denied(
+                "REGISTRATION_CLOSED",
+                "New accounts are made by an administrator here.",
+            ));
         }
         let email = email(&new.email)?;
         let display_name = match new.display_name.trim() {
@@ -90,14 +95,18 @@ impl App {
             name => Some(text::name("tenant_name", name)?),
         };
         password::check(new.password.expose(), &email).map_err(|weak| rejected("password", weak))?;
-        let taken =
-            read_tx!(self.0.db, "auth.register.lookup", |tx| { people::lookup_by_email(tx, email.as_str()).await })?;
+        let taken = read_tx!(self.0.db, "auth.register.lookup", |tx| {
+            people::lookup_by_email(tx, email.as_str()).await
+        })?;
         // One hash either way.
         let hash = match &taken {
             None => Some(self.0.hasher.hash(new.password).await?),
             Some(person) => {
                 if self.0.hasher.verify(new.password, Some(person.stored_hash.clone())).await? {
-                    return Err(Error::already_exists("EMAIL_TAKEN", "You have an account already. Sign in."));
+                    return Err(Error::already_exists(
+                        "EMAIL_TAKEN",
+                        "You have an account already. Sign in.",
+                    ));
                 }
                 None
             }
@@ -105,20 +114,26 @@ impl App {
         let person = PersonId::new(&self.0.clock, &self.0.entropy);
         let tenant = tenant_name.map(|name| (TenantId::new(&self.0.clock, &self.0.entropy), name));
         let now = self.now();
+        let payload = new.origin.with("email", email.as_str());
+        let event = self.0.outbox.event("auth.people.register").payload(payload);
+        let denied = event.clone().denied("EMAIL_TAKEN");
+        let event = event.by_person(person).about(person).target("person", person.as_uuid());
+        let founded = self.0.outbox.event("auth.tenants.create").by_person(person);
         run_tx!(self.0.db, "auth.register", |tx| {
             let added = match &hash {
-                Some(hash) => people::add(tx, person, email.as_str(), &display_name, hash, false, now).await?,
+                Some(hash) => {
+                    people::add(tx, person, email.as_str(), &display_name, hash, false, now).await?
+                }
                 None => false,
             };
             if !added {
-                let event = Event::by("auth.person.register", "anonymous".into(), None, "person".into());
-                return emit(self, tx, &event.denied().with("email", email.as_str()).from(&new.origin)).await;
+                return self.0.outbox.emit(tx, &denied).await;
             }
             if let Some((id, name)) = &tenant {
-                found(self, tx, *id, name, person, now, &new.origin).await?;
+                found(tx, *id, name, person, now).await?;
+                self.0.outbox.emit(tx, &founded.clone().tenant(*id).target("tenant", id.as_uuid())).await?;
             }
-            let event = Event::by_person("auth.person.register", person, None, format!("person/{person}"));
-            emit(self, tx, &event.with("email", email.as_str()).from(&new.origin)).await
+            self.0.outbox.emit(tx, &event).await
         })?;
         Ok((person, tenant.map(|(id, _)| id)))
     }
@@ -136,20 +151,21 @@ impl App {
     ) -> Result<Tokens> {
         let email = email(address)?;
         check_length(&password)?;
-        let person =
-            read_tx!(self.0.db, "auth.sign_in.lookup", |tx| { people::lookup_by_email(tx, email.as_str()).await })?;
+        let person = read_tx!(self.0.db, "auth.sign_in.lookup", |tx| {
+            people::lookup_by_email(tx, email.as_str()).await
+        })?;
         let stored = person.as_ref().map(|person| person.stored_hash.clone());
         let right = self.0.hasher.verify(password.clone(), stored).await?;
         let person = match person {
             Some(person) if right && person.disabled_at.is_none() => person,
             other => {
-                let event = Event::by("auth.session.create", "anonymous".into(), None, "session".into()).denied();
-                let event = event.with("email", email.as_str()).from(origin);
+                let event = self.0.outbox.event("auth.sessions.create").denied("INVALID_CREDENTIALS");
+                let event = event.payload(origin.with("email", email.as_str()));
                 let event = match &other {
                     Some(person) => event.about(person.id),
                     None => event,
                 };
-                run_tx!(self.0.db, "auth.sign_in.denied", |tx| { emit(self, tx, &event).await })?;
+                run_tx!(self.0.db, "auth.sign_in.denied", |tx| { self.0.outbox.emit(tx, &event).await })?;
                 return Err(invalid_credentials());
             }
         };
@@ -177,6 +193,8 @@ impl App {
         let lost = || Error::internal("the current key is not in its ring");
         let (digest, text) = first.digest(&ring).zip(first.to_text(&ring)).ok_or_else(lost)?;
         let agent: String = origin.user_agent.chars().take(256).collect();
+        let event = self.0.outbox.event("auth.sessions.create").by_person(person.id).about(person.id);
+        let event = event.target("session", session.as_uuid()).payload(origin.as_json());
         let (tenant, not_before) = run_tx!(self.0.db, "auth.sign_in", |tx| {
             if !people::mark_sign_in(tx, person.id, &person.stored_hash, now).await? {
                 return Err(invalid_credentials().into());
@@ -195,9 +213,10 @@ impl App {
                 digest: &digest,
             };
             sessions::add(tx, &new).await?;
-            let not_before = revocations::latest_not_before(tx, &revocable(session, person.id, new.tenant)).await?;
-            let event = Event::by_person("auth.session.create", person.id, new.tenant, format!("session/{session}"));
-            emit(self, tx, &event.from(origin)).await?;
+            let not_before =
+                revocations::latest_not_before(tx, &revocable(session, person.id, new.tenant)).await?;
+            let event = in_tenant(event.clone(), new.tenant);
+            self.0.outbox.emit(tx, &event).await?;
             Ok((tenant, not_before))
         })?;
         let facts = SessionFacts {
@@ -225,18 +244,25 @@ impl App {
     ///
     /// # Errors
     /// `INVALID_CREDENTIALS`, `PASSWORD_REJECTED`, `PERSON_REQUIRED`, `HASHING_BUSY`.
-    pub async fn change_password(&self, caller: &Caller, current: Secret<String>, new: Secret<String>) -> Result<()> {
+    pub async fn change_password(
+        &self,
+        caller: &Caller,
+        current: Secret<String>,
+        new: Secret<String>,
+    ) -> Result<()> {
         let id = caller.person()?;
         check_length(&current)?;
-        let person = read_tx!(self.0.db, "auth.change_password.lookup", |tx| { people::lookup(tx, id).await })?
-            .ok_or_else(invalid_credentials)?;
+        let person =
+            read_tx!(self.0.db, "auth.change_password.lookup", |tx| { people::lookup(tx, id).await })?
+                .ok_or_else(invalid_credentials)?;
         let address = Email::parse(&person.email).map_err(Error::internal)?;
         password::check(new.expose(), &address).map_err(|weak| rejected("new_password", weak))?;
         let right = self.0.hasher.verify(current, Some(person.stored_hash.clone())).await?;
-        let target = format!("person/{id}");
+        let event =
+            self.0.outbox.event("auth.passwords.change").by(caller).about(id).target("person", id.as_uuid());
         if !right {
-            let event = Event::by_person("auth.password.change", id, caller.claims().tid, target).denied();
-            run_tx!(self.0.db, "auth.change_password.denied", |tx| { emit(self, tx, &event).await })?;
+            let event = event.denied("INVALID_CREDENTIALS");
+            run_tx!(self.0.db, "auth.change_password.denied", |tx| { self.0.outbox.emit(tx, &event).await })?;
             return Err(invalid_credentials());
         }
         let hash = self.0.hasher.hash(new).await?;
@@ -248,8 +274,7 @@ impl App {
                 return Err(invalid_credentials().into());
             }
             let ended = sessions::end_others(tx, id, keep, EndReason::PasswordChanged, now).await?;
-            let event = Event::by_person("auth.password.change", id, caller.claims().tid, target.clone());
-            emit(self, tx, &event.with("sessions_ended", ended.len())).await?;
+            self.0.outbox.emit(tx, &event.clone().payload(json!({ "sessions_ended": ended.len() }))).await?;
             for session in ended {
                 revocations::add(tx, &Revoked::Session(session), now, self.0.config.longest_token()).await?;
             }
@@ -294,7 +319,8 @@ impl App {
                 who.permissions = key.map(|key| key.permissions).unwrap_or_default();
             }
             Subject::Client(name) => {
-                who.permissions = self.0.clients.lookup(name).map(|client| client.permissions.clone()).unwrap_or_default();
+                who.permissions =
+                    self.0.clients.lookup(name).map(|client| client.permissions.clone()).unwrap_or_default();
             }
         }
         Ok(who)
@@ -327,9 +353,13 @@ async fn choose_tenant(
         return Ok(Some((tenant.id, *role)));
     }
     // The password was right: these are the person's own.
-    let list: Vec<_> = memberships.iter().map(|(tenant, _)| format!("{} ({})", tenant.id, tenant.name)).collect();
-    let choice = if list.is_empty() { "leave it empty: you are in no tenant".into() } else { format!("one of {}", list.join(", ")) };
+    let list: Vec<_> =
+        memberships.iter().map(|(tenant, _)| format!("{} ({})", tenant.id, tenant.name)).collect();
+    let choice = if list.is_empty() {
+        "leave it empty: you are in no tenant".into()
+    } else {
+        format!("one of {}", list.join(", "))
+    };
     let error = Error::failed_precondition("TENANT_REQUIRED", "Say which of your tenants to sign in to.");
     Err(error.with_violation("tenant_id", choice).into())
 }
-

@@ -15,7 +15,9 @@ use std::time::Duration;
 use gatehouse_core::ids::{SessionId, TenantId, new_uuid};
 use gatehouse_core::{Clock, Entropy, Environment, Result, Secret, Timestamp};
 use gatehouse_db::Db;
+use gatehouse_outbox::Outbox;
 use gatehouse_service::{Claims, Doorbell, Verifier};
+use serde_json::{Value, json};
 
 use crate::clients::Clients;
 use crate::config::Config;
@@ -46,6 +48,28 @@ pub(crate) struct Parts {
     /// Of this service's own audience; used with others too.
     pub(crate) verifier: Verifier,
     pub(crate) doorbell: Doorbell,
+    pub(crate) outbox: Outbox,
+}
+
+/// Where a request came from. Personal data: it goes into sealed payloads of the audit trail only.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The client's address, as the gateway saw it; empty if unknown.
+    pub ip: String,
+    /// The client's User-Agent; empty if unknown.
+    pub user_agent: String,
+}
+
+impl Origin {
+    pub(crate) fn as_json(&self) -> Value {
+        json!({ "ip": self.ip, "user_agent": self.user_agent })
+    }
+
+    pub(crate) fn with(&self, name: &str, value: &str) -> Value {
+        let mut json = self.as_json();
+        json[name] = value.into();
+        json
+    }
 }
 
 /// A session's tokens.
@@ -157,7 +181,11 @@ impl App {
 
 /// The roles that a person acts with.
 pub(crate) fn roles_of(person: &Person, tenant: Option<(TenantId, Role)>) -> Vec<Role> {
-    tenant.map(|(_, role)| role).into_iter().chain(person.platform_admin.then_some(Role::PlatformAdmin)).collect()
+    tenant
+        .map(|(_, role)| role)
+        .into_iter()
+        .chain(person.platform_admin.then_some(Role::PlatformAdmin))
+        .collect()
 }
 
 /// What `roles` may do together, sorted.

@@ -119,6 +119,12 @@ pub fn covers(held: &str, asked: &str) -> bool {
     held.split(':').next() == Some(asked)
 }
 
+/// Whether `permission` is one that a role of a tenant has, and so one that an API key can have.
+#[must_use]
+pub fn is_known(permission: &str) -> bool {
+    Role::Owner.holds(permission)
+}
+
 /// The audience (`gatehouse.<service>`) at which `permission` means something.
 #[must_use]
 pub fn audience_of(permission: &str) -> Option<String> {

@@ -119,12 +119,7 @@ pub async fn list(tx: &mut Tx, tenant: TenantId) -> Result<Vec<ApiKeyRow>, Error
 
 /// Puts the text of `new` in place of that of `old`, which holds until `until`; `false` if the key was rotated or
 /// revoked meanwhile.
-pub async fn rotate(
-    tx: &mut Tx,
-    old: &ApiKeyRow,
-    new: &ApiKeyRow,
-    until: Timestamp,
-) -> Result<bool, Error> {
+pub async fn rotate(tx: &mut Tx, old: &ApiKeyRow, new: &ApiKeyRow, until: Timestamp) -> Result<bool, Error> {
     let params = params![
         old.tenant,
         old.id,
@@ -140,12 +135,7 @@ pub async fn rotate(
 }
 
 /// Ends a key; `false` if it was over.
-pub async fn revoke(
-    tx: &mut Tx,
-    tenant: TenantId,
-    id: CredentialId,
-    now: Timestamp,
-) -> Result<bool, Error> {
+pub async fn revoke(tx: &mut Tx, tenant: TenantId, id: CredentialId, now: Timestamp) -> Result<bool, Error> {
     Ok(tx.execute(&REVOKE_API_KEY, params![tenant, id, now]).await? == 1)
 }
 

@@ -61,12 +61,7 @@ pub async fn lookup(tx: &mut Tx, tenant: TenantId, person: PersonId) -> Result<O
 }
 
 /// At most `limit` members after `after`, in the order of their ids.
-pub async fn list(
-    tx: &mut Tx,
-    tenant: TenantId,
-    after: PersonId,
-    limit: u32,
-) -> Result<Vec<Member>, Error> {
+pub async fn list(tx: &mut Tx, tenant: TenantId, after: PersonId, limit: u32) -> Result<Vec<Member>, Error> {
     tx.fetch_all(&LIST_MEMBERS, params![tenant, after, limit]).await?.iter().map(Member::from_row).collect()
 }
 

@@ -82,12 +82,7 @@ pub async fn add(
 }
 
 /// See [`MARK_SIGN_IN`]; `false` if the password was changed or the account disabled meanwhile.
-pub async fn mark_sign_in(
-    tx: &mut Tx,
-    id: PersonId,
-    checked: &str,
-    now: Timestamp,
-) -> Result<bool, Error> {
+pub async fn mark_sign_in(tx: &mut Tx, id: PersonId, checked: &str, now: Timestamp) -> Result<bool, Error> {
     Ok(tx.execute(&MARK_SIGN_IN, params![id, checked, now]).await? == 1)
 }
 

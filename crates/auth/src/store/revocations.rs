@@ -112,7 +112,8 @@ pub async fn add(
     let sequence: i64 = tx.fetch_one(&NEXT_SEQUENCE, params![]).await?.get("sequence")?;
     let not_before = now.plus(MARGIN);
     let expires_at = not_before.plus(longest_token).plus(MARGIN);
-    tx.execute(&ADD_REVOCATION, params![sequence, revoked.kind(), revoked.id(), not_before, expires_at]).await?;
+    tx.execute(&ADD_REVOCATION, params![sequence, revoked.kind(), revoked.id(), not_before, expires_at])
+        .await?;
     Ok(sequence)
 }
 

@@ -145,8 +145,15 @@ pub async fn consume(
     salt: &Salt,
     now: Timestamp,
 ) -> Result<bool, Error> {
-    let params =
-        params![family.id, family.generation, family.current.bytes, next.kid.as_str(), next.bytes, *salt, now];
+    let params = params![
+        family.id,
+        family.generation,
+        family.current.bytes,
+        next.kid.as_str(),
+        next.bytes,
+        *salt,
+        now
+    ];
     Ok(tx.execute(&CONSUME, params).await? == 1)
 }
 
