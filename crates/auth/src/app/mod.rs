@@ -109,6 +109,18 @@ impl App {
         Duration::from_secs(self.0.config.refresh_retry_window_s)
     }
 
+    /// How many password hashes this process computed.
+    #[must_use]
+    pub fn hashes_computed(&self) -> u64 {
+        self.0.hasher.computed()
+    }
+
+    /// How often this process took memory for a password hash; see [`Hasher::buffers_made`].
+    #[must_use]
+    pub fn hash_buffers_made(&self) -> u64 {
+        self.0.hasher.buffers_made()
+    }
+
     pub(crate) fn now(&self) -> Timestamp {
         self.0.clock.now()
     }
