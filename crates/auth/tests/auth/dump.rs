@@ -25,7 +25,11 @@ async fn dump(db: &TestDb) -> Vec<u8> {
     let mut dumped = Vec::new();
     for table in ALL {
         let lines = read_tx!(db.db(), "test.dump", |tx| { tx.fetch_all(table, params![]).await }).unwrap();
-        assert!(!lines.is_empty() || table.name() == "REVOCATIONS", "{} is empty: the test looks at nothing", table.name());
+        assert!(
+            !lines.is_empty() || table.name() == "REVOCATIONS",
+            "{} is empty: the test looks at nothing",
+            table.name()
+        );
         for line in lines {
             dumped.extend(line.get::<String>("line").unwrap().into_bytes());
         }

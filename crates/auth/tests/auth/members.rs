@@ -3,12 +3,12 @@
 use gatehouse_auth::MIGRATIONS;
 use gatehouse_client::audience;
 use gatehouse_proto::auth::v1::{
-    AddMemberRequest, GetTenantRequest, ListApiKeysRequest, ListMembersRequest, ListTenantsRequest, RemoveMemberRequest,
-    SetMemberRoleRequest,
+    AddMemberRequest, GetTenantRequest, ListApiKeysRequest, ListMembersRequest, ListTenantsRequest,
+    RemoveMemberRequest, SetMemberRoleRequest,
 };
 use gatehouse_testkit::{TestDb, both_engines, eventually};
 
-use crate::support::{Cluster, PATIENCE, PASSWORD, Subject, claims, reason};
+use crate::support::{Cluster, PASSWORD, PATIENCE, Subject, claims, reason};
 
 fn add(email: &str, role: &str) -> AddMemberRequest {
     AddMemberRequest { email: email.into(), role: role.into() }

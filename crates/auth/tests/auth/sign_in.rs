@@ -3,8 +3,8 @@
 use gatehouse_auth::MIGRATIONS;
 use gatehouse_client::audience;
 use gatehouse_proto::auth::v1::{
-    ChangePasswordRequest, GetJwksRequest, ListSessionsRequest, RegisterRequest, RevokeSessionRequest, SignInRequest,
-    SignOutRequest, WhoAmIRequest,
+    ChangePasswordRequest, GetJwksRequest, ListSessionsRequest, RegisterRequest, RevokeSessionRequest,
+    SignInRequest, SignOutRequest, WhoAmIRequest,
 };
 use gatehouse_testkit::{TestDb, both_engines, eventually};
 
@@ -214,4 +214,3 @@ fn uuid_text() -> String {
     let (clock, entropy) = (gatehouse_core::Clock::system(), gatehouse_core::Entropy::system());
     gatehouse_core::ids::TenantId::new(&clock, &entropy).to_string()
 }
-

@@ -19,7 +19,8 @@ async fn key_ids(replica: &Replica) -> Vec<String> {
 
 fn signed_by(token: &str) -> String {
     use base64::Engine as _;
-    let head = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap()).unwrap();
+    let head =
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap()).unwrap();
     serde_json::from_slice::<serde_json::Value>(&head).unwrap()["kid"].as_str().unwrap().to_owned()
 }
 

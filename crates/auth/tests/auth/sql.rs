@@ -23,7 +23,8 @@ fn tenant_data_is_reached_through_its_tenant() {
     for sql in all_sql() {
         let text = sql.postgres();
         let tenants = text.contains("api_keys") || text.contains("memberships");
-        let led = text.contains("tenant_id = $1") || text.starts_with("INSERT") && text.contains("(tenant_id,");
+        let led =
+            text.contains("tenant_id = $1") || text.starts_with("INSERT") && text.contains("(tenant_id,");
         let exempt = EXEMPT.iter().any(|(name, _)| *name == sql.name());
         assert_eq!(tenants && !led, exempt, "{}: {text}", sql.name());
         assert!(!sql.has_two_texts(), "{} has two texts", sql.name());

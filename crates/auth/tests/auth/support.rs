@@ -13,8 +13,8 @@ use gatehouse_proto::auth::v1::api_key_service_client::ApiKeyServiceClient;
 use gatehouse_proto::auth::v1::tenant_service_client::TenantServiceClient;
 use gatehouse_proto::auth::v1::token_service_client::TokenServiceClient;
 use gatehouse_proto::auth::v1::{
-    ExchangeTokenRequest, ExchangeTokenResponse, IssueTokenRequest, RefreshRequest, RegisterRequest, SignInRequest,
-    TokenPair,
+    ExchangeTokenRequest, ExchangeTokenResponse, IssueTokenRequest, RefreshRequest, RegisterRequest,
+    SignInRequest, TokenPair,
 };
 use gatehouse_service::revocations::Staleness;
 use gatehouse_service::{Doorbell, Lifecycle, Readiness};
@@ -94,10 +94,14 @@ impl Cluster {
             doorbell: Doorbell::local(),
             outbox: self.outbox.clone(),
             // The clock of these tests jumps by days.
-            staleness: Staleness { privileged: Duration::from_secs(86_400 * 365), all: Duration::from_secs(86_400 * 365) },
+            staleness: Staleness {
+                privileged: Duration::from_secs(86_400 * 365),
+                all: Duration::from_secs(86_400 * 365),
+            },
         };
         let server = build(self.config.clone(), deps, listener).await?;
-        let config = ChannelConfig { request_timeout_ms: 60_000, ..ChannelConfig::to(format!("http://{address}")) };
+        let config =
+            ChannelConfig { request_timeout_ms: 60_000, ..ChannelConfig::to(format!("http://{address}")) };
         Ok(Replica { server, channel: channel(&config)?, lifecycle })
     }
 
@@ -114,7 +118,15 @@ fn clients(secret_file: &std::path::Path) -> Vec<ClientConfig> {
         permissions: permissions.iter().map(|&permission| permission.into()).collect(),
     };
     vec![
-        client("gateway", &["auth.tokens.exchange", "auth.revocations.watch", "auth.origin.assert", "auth.tokens.introspect"]),
+        client(
+            "gateway",
+            &[
+                "auth.tokens.exchange",
+                "auth.revocations.watch",
+                "auth.origin.assert",
+                "auth.tokens.introspect",
+            ],
+        ),
         client("worker", &["job.jobs.work:optimize:*", "job.jobs.read", "auth.revocations.watch"]),
     ]
 }
@@ -147,7 +159,12 @@ impl Replica {
         self.try_sign_in(email, PASSWORD, "").await.unwrap()
     }
 
-    pub(crate) async fn try_sign_in(&self, email: &str, password: &str, tenant: &str) -> Result<TokenPair, tonic::Status> {
+    pub(crate) async fn try_sign_in(
+        &self,
+        email: &str,
+        password: &str,
+        tenant: &str,
+    ) -> Result<TokenPair, tonic::Status> {
         let request = SignInRequest {
             email: email.into(),
             password: password.into(),
@@ -182,7 +199,11 @@ impl Replica {
         TokenServiceClient::new(self.with(&token))
     }
 
-    pub(crate) async fn exchange(&self, subject: &str, audience: &str) -> Result<ExchangeTokenResponse, tonic::Status> {
+    pub(crate) async fn exchange(
+        &self,
+        subject: &str,
+        audience: &str,
+    ) -> Result<ExchangeTokenResponse, tonic::Status> {
         let request = ExchangeTokenRequest {
             subject_token: subject.into(),
             audience: audience.into(),

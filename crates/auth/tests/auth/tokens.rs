@@ -17,7 +17,8 @@ use crate::support::{CLIENT_SECRET, Cluster, ISSUER, PATIENCE, claims, reason};
 
 /// A verifier as every other service has one, with this cluster's keys.
 async fn verifier(cluster: &Cluster, issuer: &str, audience: &'static str) -> Verifier {
-    let (keys, revocations) = (KeySet::default(), Revocations::new(cluster.clock.clone(), Staleness::default()));
+    let (keys, revocations) =
+        (KeySet::default(), Revocations::new(cluster.clock.clone(), Staleness::default()));
     let jwks = cluster.at(0).tokens().get_jwks(GetJwksRequest {}).await.unwrap().into_inner();
     keys.replace(&jwks.jwks_json).unwrap();
     revocations.apply(&[], 0, true);
