@@ -55,7 +55,7 @@ pub struct HashingConfig {
     pub passes: u32,
     /// Hashes at once, 0 to 256; 0 takes one core fewer than there are, at least one.
     pub permits: u32,
-    /// Hashes that may wait for their turn, 0 to 1000. More are refused with HASHING_BUSY.
+    /// Hashes that may wait for their turn, 0 to 1000. More are refused with `HASHING_BUSY`.
     pub queue: u32,
     /// Whether hashes also depend on a key of the key ring, so that a stolen database gives nothing to guess against.
     pub pepper: bool,
@@ -189,7 +189,7 @@ impl Config {
             period: Duration::from_secs(self.signing.period_s),
             lead: Duration::from_secs(self.signing.lead_s),
             // A minute for clocks that differ.
-            tail: self.longest_token() + Duration::from_secs(60),
+            tail: self.longest_token() + Duration::from_mins(1),
         }
     }
 

@@ -17,7 +17,7 @@ use crate::domain::keys::{KeyId, KeyRing, MasterKey};
 
 /// How long before its first use a key stands in the file, so that every replica has read it by then. Replicas look
 /// every few seconds.
-pub const LEAD: Duration = Duration::from_secs(600);
+pub const LEAD: Duration = Duration::from_mins(10);
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -32,9 +32,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// Ticks between two readings of key file and signing keys that others may have changed.
 const TICKS_BETWEEN_READINGS: u32 = 10;
 /// How long the clock goes on between two purges.
-const PURGE_EVERY: Duration = Duration::from_secs(600);
+const PURGE_EVERY: Duration = Duration::from_mins(10);
 /// How long what is over is kept, for those who ask what happened.
-const KEEP_ENDED: Duration = Duration::from_secs(86_400);
+const KEEP_ENDED: Duration = Duration::from_hours(24);
 
 /// What the service is given.
 #[derive(Clone, Debug)]
@@ -136,10 +136,10 @@ async fn maintain(app: App, stopping: tokio_util::sync::CancellationToken) {
     loop {
         let parts = &app.0;
         ticks += 1;
-        if ticks % TICKS_BETWEEN_READINGS == 0 {
-            if let Err(error) = parts.keys.reload() {
-                tracing::warn!(?error, "the key file can't be read; going on with the keys as last read");
-            }
+        if ticks % TICKS_BETWEEN_READINGS == 0
+            && let Err(error) = parts.keys.reload()
+        {
+            tracing::warn!(?error, "the key file can't be read; going on with the keys as last read");
         }
         if (ticks % TICKS_BETWEEN_READINGS == 0 || parts.signing.is_due())
             && let Err(error) = parts.signing.refresh().await

@@ -241,7 +241,7 @@ impl App {
                 _ => return Ok(None),
             }
         };
-        let minute_ago = now.minus(Duration::from_secs(60));
+        let minute_ago = now.minus(Duration::from_mins(1));
         if row.last_used_at.is_none_or(|used| used < minute_ago) {
             run_tx!(self.0.db, "auth.api_key.mark_use", |tx| {
                 api_keys::mark_use(tx, &row, now, minute_ago).await

@@ -200,6 +200,9 @@ impl KeyRing {
     }
 
     /// The key derived from `key` for `purpose`.
+    ///
+    /// # Panics
+    /// Never: HKDF refuses only outputs of more than 8160 bytes.
     #[must_use]
     pub fn derive(&self, key: &MasterKey, purpose: Purpose) -> Secret<[u8; 32]> {
         let mut derived = [0; 32];
@@ -213,6 +216,9 @@ impl KeyRing {
 
     /// HMAC-SHA-256 over `parts` under the key derived from `key` for `purpose`. Each part goes in after its
     /// length, so that no two lists of parts give one input.
+    ///
+    /// # Panics
+    /// Never: HMAC takes a key of any length.
     #[must_use]
     pub fn mac(&self, key: &MasterKey, purpose: Purpose, parts: &[&[u8]]) -> [u8; 32] {
         let derived = self.derive(key, purpose);
@@ -233,6 +239,9 @@ impl KeyRing {
 
     /// Seals `plain` for `purpose` at `place` (which row and column) with XChaCha20-Poly1305. The environment is
     /// in the derived key, the place is associated data: moved elsewhere, the result opens nothing.
+    ///
+    /// # Panics
+    /// If `plain` is longer than the cipher's 256 GiB.
     #[must_use]
     pub fn seal(
         &self,

@@ -18,7 +18,7 @@ impl Row {
             generation: 0,
             current: token.digest(ring).unwrap(),
             parent: None,
-            ends_at: now.plus(Duration::from_secs(30 * 86_400)),
+            ends_at: now.plus(Duration::from_hours(30 * 24)),
             ended: false,
         };
         (Self(family), token)

@@ -43,7 +43,7 @@ impl AccountService for Face {
             let tenant = optional_id("tenant_id", &message.tenant_id)?;
             self.app.sign_in(&message.email, password, tenant, &origin).await
         };
-        reply(signed_in.await.map(|tokens| SignInResponse { tokens: Some(pair(tokens)) }))
+        reply(signed_in.await.map(|tokens| SignInResponse { tokens: Some(pair(&tokens)) }))
     }
 
     async fn refresh(&self, request: Request<RefreshRequest>) -> Result<Response<RefreshResponse>, Status> {
@@ -54,7 +54,7 @@ impl AccountService for Face {
         let (app, token) = (self.app.clone(), Secret::new(message.refresh_token));
         let refreshed = self.lifecycle.spawn(async move { app.refresh(&token, &origin).await }).await;
         let refreshed = refreshed.map_err(gatehouse_core::Error::internal).and_then(|refreshed| refreshed);
-        reply(refreshed.map(|tokens| RefreshResponse { tokens: Some(pair(tokens)) }))
+        reply(refreshed.map(|tokens| RefreshResponse { tokens: Some(pair(&tokens)) }))
     }
 
     async fn sign_out(&self, request: Request<SignOutRequest>) -> Result<Response<SignOutResponse>, Status> {
@@ -130,7 +130,7 @@ impl AccountService for Face {
     }
 }
 
-fn pair(tokens: Tokens) -> TokenPair {
+fn pair(tokens: &Tokens) -> TokenPair {
     TokenPair {
         access_token: tokens.access.expose().clone(),
         access_token_expires_at: tokens.access_expires_at.as_micros(),
