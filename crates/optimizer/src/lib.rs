@@ -1,1 +1,2 @@
-//! Placeholder.
+//! Optimizer.
+pub mod domain;
