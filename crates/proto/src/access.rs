@@ -7,7 +7,16 @@ use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, Value};
 
 use crate::FILE_DESCRIPTOR_SET;
 
-/// The rule that a method declares.
+/// What a method declares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Declared {
+    /// Who may call it.
+    pub access: Access,
+    /// Whether it refuses as soon as the news of revocations is late.
+    pub privileged: bool,
+}
+
+/// Who may call a method.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Anyone, without a credential.
@@ -42,7 +51,7 @@ static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
 ///
 /// # Errors
 /// The first method without a usable rule.
-pub fn access_table(packages: &[&str]) -> Result<BTreeMap<String, Access>, AccessError> {
+pub fn access_table(packages: &[&str]) -> Result<BTreeMap<String, Declared>, AccessError> {
     POOL.services()
         .filter(|service| packages.contains(&service.package_name()))
         .flat_map(|service| service.methods().collect::<Vec<_>>())
@@ -57,7 +66,7 @@ pub fn access_table(packages: &[&str]) -> Result<BTreeMap<String, Access>, Acces
 pub const PACKAGES: &[&str] =
     &["gatehouse.auth.v1", "gatehouse.token_broker.v1", "gatehouse.job.v1", "gatehouse.audit.v1"];
 
-fn rule(path: &str, method: &MethodDescriptor) -> Result<Access, AccessError> {
+fn rule(path: &str, method: &MethodDescriptor) -> Result<Declared, AccessError> {
     let undeclared = || AccessError::Undeclared(path.to_owned());
     let extension = POOL.get_extension_by_name("gatehouse.options.v1.access").ok_or_else(undeclared)?;
     let options = method.options();
@@ -67,11 +76,12 @@ fn rule(path: &str, method: &MethodDescriptor) -> Result<Access, AccessError> {
     let value = options.get_extension(&extension);
     let message = value.as_message().ok_or_else(undeclared)?;
     let flag = |name: &str| field(message, name).and_then(|value| value.as_bool()).unwrap_or(false);
+    let declared = |access| Ok(Declared { access, privileged: flag("privileged") });
     if flag("public") {
-        return Ok(Access::Public);
+        return declared(Access::Public);
     }
     if flag("authenticated") {
-        return Ok(Access::Authenticated);
+        return declared(Access::Authenticated);
     }
     let permission =
         field(message, "permission").and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default();
@@ -84,7 +94,7 @@ fn rule(path: &str, method: &MethodDescriptor) -> Result<Access, AccessError> {
                 && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte == b'-')
         });
     if well_formed {
-        Ok(Access::Permission(permission))
+        declared(Access::Permission(permission))
     } else {
         Err(AccessError::Malformed(path.to_owned(), permission))
     }
@@ -105,9 +115,9 @@ mod tests {
     fn every_method_declares_a_rule() {
         let table = access_table(PACKAGES).expect("no gap");
         assert!(table.len() > 40, "only {} methods were found", table.len());
-        assert_eq!(table["/gatehouse.auth.v1.AccountService/SignIn"], Access::Public);
+        assert_eq!(table["/gatehouse.auth.v1.AccountService/SignIn"].access, Access::Public);
         assert_eq!(
-            table["/gatehouse.job.v1.JobService/SubmitJob"],
+            table["/gatehouse.job.v1.JobService/SubmitJob"].access,
             Access::Permission("job.jobs.submit".to_owned())
         );
     }
@@ -118,7 +128,7 @@ mod tests {
         let table = access_table(PACKAGES).expect("no gap");
         let public: Vec<_> = table
             .iter()
-            .filter(|(_, access)| **access == Access::Public)
+            .filter(|(_, access)| access.access == Access::Public)
             .filter_map(|(path, _)| path.rsplit('/').next())
             .collect();
         assert_eq!(public, ["Refresh", "Register", "SignIn", "GetJwks", "IssueToken", "RevokeToken"]);

@@ -20,7 +20,6 @@ macro_rules! generated {
             /// Version 1.
             #[expect(
                 missing_docs,
-                unreachable_pub,
                 clippy::pedantic,
                 clippy::allow_attributes_without_reason,
                 clippy::allow_attributes,
