@@ -155,7 +155,10 @@ mod tests {
     #[test]
     fn a_workers_words_are_bounded() {
         let failure = Failure::from_worker("OBJECTIVE_NOT_FINITE", &"é\n".repeat(3000));
-        assert_eq!((failure.reason.as_str(), failure.message.chars().count()), ("OBJECTIVE_NOT_FINITE", 2000));
+        assert_eq!(
+            (failure.reason.as_str(), failure.message.chars().count()),
+            ("OBJECTIVE_NOT_FINITE", 2000)
+        );
         for reason in ["", "lower", "A B", &"A".repeat(65), "É"] {
             assert_eq!(Failure::from_worker(reason, "").reason, "WORKER_ERROR", "{reason:?}");
         }

@@ -9,7 +9,7 @@ mod scope;
 
 pub use event::{EventType, JobEvent};
 pub use idempotency::{IdempotencyKey, request_digest};
-pub use job::{Failure, Job, JobState};
+pub use job::{Failure, Job, JobState, not_found};
 pub use lease::{Lease, Write, WriteOutcome};
 pub use queue::{fair_turn, retry_pause};
 pub use scope::WorkScope;

@@ -23,7 +23,8 @@ impl WorkScope {
         let mut tenants = BTreeSet::new();
         for permission in permissions {
             let mut parts = permission.splitn(3, ':');
-            let (Some(PERMISSION), Some(of_kind), Some(tenant)) = (parts.next(), parts.next(), parts.next()) else {
+            let (Some(PERMISSION), Some(of_kind), Some(tenant)) = (parts.next(), parts.next(), parts.next())
+            else {
                 continue;
             };
             if of_kind != kind && of_kind != "*" {

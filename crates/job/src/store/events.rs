@@ -28,7 +28,13 @@ pub(crate) async fn add(
 }
 
 /// At most `limit` events after `after`, in order.
-pub(crate) async fn list(tx: &mut Tx, tenant: TenantId, job: JobId, after: i64, limit: i64) -> Result<Vec<JobEvent>> {
+pub(crate) async fn list(
+    tx: &mut Tx,
+    tenant: TenantId,
+    job: JobId,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<JobEvent>> {
     tx.fetch_all(&READ_EVENTS, params![tenant, job, after, limit]).await?.iter().map(read).collect()
 }
 

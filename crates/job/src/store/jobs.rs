@@ -55,7 +55,7 @@ sql! {
         RETURNING ", columns!());
     /// A job that runs is asked, once.
     pub(crate) REQUEST_CANCEL = concat!("UPDATE jobs SET cancel_requested = TRUE, last_sequence = last_sequence + 1 \
-        WHERE tenant_id = $1 AND id = $2 AND state = 'running' AND NOT cancel_requested RETURNING ", columns!());
+        WHERE tenant_id = $1 AND id = $2 AND state = 'running' AND NOT cancel_requested RETURNING holder, ", columns!());
     pub(crate) RETRY = concat!("UPDATE jobs SET state = 'queued', available_at = $3, turn = $4, \
         max_attempts = attempt + $5, finished_at = NULL, expires_at = NULL, cancel_requested = FALSE, \
         failure_reason = NULL, failure_message = NULL, last_sequence = last_sequence + 1 \
@@ -157,7 +157,11 @@ pub(crate) async fn lookup(tx: &mut Tx, tenant: TenantId, id: JobId) -> Result<O
     tx.fetch_optional(&FIND_JOB, params![tenant, id]).await?.as_ref().map(read).transpose()
 }
 
-pub(crate) async fn lookup_result(tx: &mut Tx, tenant: TenantId, id: JobId) -> Result<Option<(Job, Option<String>)>> {
+pub(crate) async fn lookup_result(
+    tx: &mut Tx,
+    tenant: TenantId,
+    id: JobId,
+) -> Result<Option<(Job, Option<String>)>> {
     let row = tx.fetch_optional(&FIND_RESULT, params![tenant, id]).await?;
     row.map(|row| Ok((read(&row)?, row.get("result")?))).transpose()
 }
@@ -186,8 +190,14 @@ pub(crate) async fn cancel_queued(
     row.as_ref().map(read).transpose()
 }
 
-pub(crate) async fn request_cancel(tx: &mut Tx, tenant: TenantId, id: JobId) -> Result<Option<Job>> {
-    tx.fetch_optional(&REQUEST_CANCEL, params![tenant, id]).await?.as_ref().map(read).transpose()
+/// The job and who holds it, unless it does not run or was asked before.
+pub(crate) async fn request_cancel(
+    tx: &mut Tx,
+    tenant: TenantId,
+    id: JobId,
+) -> Result<Option<(Job, Option<WorkerId>)>> {
+    let row = tx.fetch_optional(&REQUEST_CANCEL, params![tenant, id]).await?;
+    row.map(|row| Ok((read(&row)?, row.get("holder")?))).transpose()
 }
 
 pub(crate) async fn retry(
@@ -231,7 +241,10 @@ pub(crate) async fn write_event(
     checkpoint: Option<Vec<u8>>,
 ) -> Result<Option<Written>> {
     let Holding { tenant, job, epoch, holder } = holding;
-    written(tx.fetch_optional(&WRITE_EVENT, params![tenant, job, epoch, holder, write_number, now, checkpoint]).await?)
+    written(
+        tx.fetch_optional(&WRITE_EVENT, params![tenant, job, epoch, holder, write_number, now, checkpoint])
+            .await?,
+    )
 }
 
 /// As [`write_event`].
@@ -242,7 +255,10 @@ pub(crate) async fn write_checkpoint(
     checkpoint: Vec<u8>,
 ) -> Result<Option<Written>> {
     let Holding { tenant, job, epoch, holder } = holding;
-    written(tx.fetch_optional(&WRITE_CHECKPOINT, params![tenant, job, epoch, holder, write_number, checkpoint]).await?)
+    written(
+        tx.fetch_optional(&WRITE_CHECKPOINT, params![tenant, job, epoch, holder, write_number, checkpoint])
+            .await?,
+    )
 }
 
 /// How a job ended.
@@ -341,10 +357,11 @@ fn written(row: Option<Row>) -> Result<Option<Written>> {
 }
 
 fn read(row: &Row) -> Result<Job> {
-    let failure = match (row.get::<Option<String>>("failure_reason")?, row.get::<Option<String>>("failure_message")?) {
-        (Some(reason), message) => Some(Failure { reason, message: message.unwrap_or_default() }),
-        (None, _) => None,
-    };
+    let failure =
+        match (row.get::<Option<String>>("failure_reason")?, row.get::<Option<String>>("failure_message")?) {
+            (Some(reason), message) => Some(Failure { reason, message: message.unwrap_or_default() }),
+            (None, _) => None,
+        };
     Ok(Job {
         tenant: row.get("tenant_id")?,
         id: row.get("id")?,

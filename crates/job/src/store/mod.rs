@@ -33,8 +33,13 @@ mod tests {
         for sql in all_sql() {
             let text = sql.postgres();
             let of_tenants = !text.contains("worker_sessions");
-            let bound = text.contains("tenant_id = $1") || text.starts_with("INSERT INTO") && text.contains("(tenant_id,");
-            assert!(!of_tenants || bound || across.contains(&sql.name()), "{} is not bound to a tenant", sql.name());
+            let bound = text.contains("tenant_id = $1")
+                || text.starts_with("INSERT INTO") && text.contains("(tenant_id,");
+            assert!(
+                !of_tenants || bound || across.contains(&sql.name()),
+                "{} is not bound to a tenant",
+                sql.name()
+            );
         }
         assert_eq!(all_sql().iter().filter(|sql| sql.has_two_texts()).count(), 2);
     }

@@ -49,7 +49,12 @@ pub(crate) async fn resume(
 }
 
 /// Keeps a session alive, and locks its row until the end of the transaction; `false` if it is over.
-pub(crate) async fn extend(tx: &mut Tx, session: Session, now: Timestamp, expires_at: Timestamp) -> Result<bool> {
+pub(crate) async fn extend(
+    tx: &mut Tx,
+    session: Session,
+    now: Timestamp,
+    expires_at: Timestamp,
+) -> Result<bool> {
     let values = params![session.id, session.stream, now, expires_at];
     Ok(tx.execute(&EXTEND_SESSION, values).await? == 1)
 }
