@@ -22,8 +22,10 @@ pub const MAX_DEPTH: usize = 64;
 /// Most numbers, names and operators in one objective.
 pub const MAX_NODES: usize = 1024;
 
+type Named<F> = (&'static str, F);
+
 /// Functions of one argument, by the name that the expression library is given too.
-pub(crate) const UNARY: &[(&str, fn(f64) -> f64)] = &[
+pub(crate) const UNARY: &[Named<fn(f64) -> f64>] = &[
     ("abs", f64::abs),
     ("acos", f64::acos),
     ("asin", f64::asin),
@@ -48,7 +50,7 @@ pub(crate) const UNARY: &[(&str, fn(f64) -> f64)] = &[
 ];
 
 /// Functions of two arguments.
-pub(crate) const BINARY: &[(&str, fn(f64, f64) -> f64)] =
+pub(crate) const BINARY: &[Named<fn(f64, f64) -> f64>] =
     &[("atan2", f64::atan2), ("hypot", f64::hypot), ("max", f64::max), ("min", f64::min), ("pow", f64::powf)];
 
 /// Named numbers.

@@ -29,7 +29,8 @@ impl MakeOperators<f64> for Operators {
 /// A parsed objective over variables that are known by their place.
 #[derive(Clone, Debug)]
 pub struct Objective {
-    expression: FlatEx<f64, Operators, NumberMatcher>,
+    /// Boxed: the library keeps small expressions in the value itself, which makes it tens of KiB large.
+    expression: Box<FlatEx<f64, Operators, NumberMatcher>>,
     /// For each variable that the expression mentions, in the library's order, its place in the request.
     mentioned: Vec<usize>,
 }
@@ -55,7 +56,7 @@ impl Objective {
                 "it mentions none of the variables, so there is nothing to search".to_owned(),
             ));
         }
-        Ok(Self { expression, mentioned })
+        Ok(Self { expression: Box::new(expression), mentioned })
     }
 
     /// The value at `point`, one coordinate for each variable of the request. `None` where it has no finite value:

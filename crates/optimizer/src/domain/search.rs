@@ -90,7 +90,7 @@ pub struct Checkpoint {
 
 /// A running search.
 pub struct Search {
-    strategy: CMAES<Evaluator>,
+    strategy: Box<CMAES<Evaluator>>,
     variables: Vec<Variable>,
     iterations: Iterations,
     seed: u64,
@@ -157,6 +157,7 @@ impl Search {
             .build(evaluator)
             .map_err(|error| Error::internal(format!("the strategy refused its options: {error:?}")))?;
         let iterations = problem.iterations;
+        let strategy = Box::new(strategy);
         Ok(Self { strategy, variables, iterations, seed, iteration: 0, best, stopped: None })
     }
 
