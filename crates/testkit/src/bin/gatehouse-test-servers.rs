@@ -8,7 +8,7 @@ use std::io::{self, Error};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitCode;
 
-use gatehouse_testkit::{Postgres, postgres};
+use gatehouse_testkit::{Postgres, postgres, redis};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
@@ -62,47 +62,5 @@ fn pass_on(child: &Child, signal: Signal) {
     if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
         // It may just have ended, and then there is nothing to tell.
         let _ = kill(Pid::from_raw(pid), signal);
-    }
-}
-
-/// Stands in until `gatehouse_testkit::redis` is there.
-mod redis {
-    use std::io;
-    use std::net::{Ipv4Addr, TcpListener, TcpStream};
-    use std::process::{Child, Command, Stdio};
-    use std::time::Duration;
-
-    pub(crate) const URL_VARIABLE: &str = "GATEHOUSE_TEST_REDIS_URL";
-
-    pub(crate) struct Redis {
-        url: String,
-        server: Child,
-    }
-
-    impl Redis {
-        pub(crate) fn start() -> io::Result<Self> {
-            let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-            let server = Command::new("setpriv")
-                .args(["--pdeathsig", "KILL", "redis-server", "--bind", "127.0.0.1", "--save", "", "--port"])
-                .arg(port.to_string())
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .spawn()?;
-            while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            Ok(Self { url: format!("redis://127.0.0.1:{port}/"), server })
-        }
-
-        pub(crate) fn url(&self) -> &str {
-            &self.url
-        }
-    }
-
-    impl Drop for Redis {
-        fn drop(&mut self) {
-            let _ = self.server.kill();
-            let _ = self.server.wait();
-        }
     }
 }
