@@ -127,7 +127,9 @@ impl Clock {
     pub fn now(&self) -> Timestamp {
         match &self.0 {
             // A machine set before 1970 reads as 1970: every expiry then fails closed.
-            Source::System => Timestamp(micros(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())),
+            Source::System => {
+                Timestamp(micros(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()))
+            }
             Source::Settable(now) => Timestamp(now.load(Ordering::SeqCst)),
         }
     }

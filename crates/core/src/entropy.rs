@@ -38,7 +38,9 @@ impl Entropy {
     pub fn fill(&self, buffer: &mut [u8]) {
         match &self.0 {
             Source::System => SysRng.try_fill_bytes(buffer).expect("the operating system gives random bytes"),
-            Source::Seeded(stream) => stream.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(buffer),
+            Source::Seeded(stream) => {
+                stream.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(buffer)
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! One error for every use case, whatever carries it out of the process.
 
+use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
@@ -126,7 +127,7 @@ pub struct FieldViolation {
 /// `retry_after`) and what only our log may (`source`). Transports send the first and log the second, once.
 pub struct Error {
     code: ErrorCode,
-    reason: &'static str,
+    reason: Cow<'static, str>,
     message: String,
     violations: Vec<FieldViolation>,
     retry_after: Option<Duration>,
@@ -140,7 +141,7 @@ macro_rules! constructors {
     ($($(#[$doc:meta])* $name:ident => $code:ident;)*) => {$(
         $(#[$doc])*
         #[must_use]
-        pub fn $name(reason: &'static str, message: impl Into<String>) -> Self {
+        pub fn $name(reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
             Self::new(ErrorCode::$code, reason, message)
         }
     )*};
@@ -152,8 +153,15 @@ impl Error {
     /// `reason`: stable `UPPER_SNAKE_CASE`, the name that programs match on (`ErrorInfo.reason`). `message`:
     /// one sentence for the caller that says what to do; never a secret, a path or another system's words.
     #[must_use]
-    pub fn new(code: ErrorCode, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), violations: Vec::new(), retry_after: None, source: None }
+    pub fn new(code: ErrorCode, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            reason: reason.into(),
+            message: message.into(),
+            violations: Vec::new(),
+            retry_after: None,
+            source: None,
+        }
     }
 
     constructors! {
@@ -182,8 +190,12 @@ impl Error {
     /// A fault of ours: the caller reads a fixed sentence, the log reads `source`.
     #[must_use]
     pub fn internal(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self::new(ErrorCode::Internal, "INTERNAL", "Something went wrong on our side. Try again; if it stays, report the request id.")
-            .caused_by(source)
+        Self::new(
+            ErrorCode::Internal,
+            "INTERNAL",
+            "Something went wrong on our side. Try again; if it stays, report the request id.",
+        )
+        .caused_by(source)
     }
 
     /// A wrong field, as [`ErrorCode::InvalidArgument`] with the reason `INVALID_FIELD`.
@@ -223,8 +235,8 @@ impl Error {
 
     /// The stable name of this failure.
     #[must_use]
-    pub const fn reason(&self) -> &'static str {
-        self.reason
+    pub fn reason(&self) -> &str {
+        &self.reason
     }
 
     /// What the caller may read.
@@ -254,7 +266,7 @@ impl Error {
     /// The HTTP status: that of the code, refined for the reasons that HTTP has its own number for.
     #[must_use]
     pub fn http_status(&self) -> u16 {
-        match self.reason {
+        match self.reason.as_ref() {
             "PAYLOAD_TOO_LARGE" => 413,
             "URI_TOO_LONG" => 414,
             "UNSUPPORTED_MEDIA_TYPE" => 415,

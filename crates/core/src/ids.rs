@@ -123,7 +123,8 @@ mod tests {
     #[test]
     fn other_spellings_of_an_id_are_refused() {
         let id = JobId::new(&Clock::system(), &Entropy::system()).to_string();
-        for wrong in [id.to_uppercase(), id.replace('-', ""), format!("{{{id}}}"), String::new(), "1".into()] {
+        for wrong in [id.to_uppercase(), id.replace('-', ""), format!("{{{id}}}"), String::new(), "1".into()]
+        {
             let same = wrong == id;
             assert!(same || wrong.parse::<JobId>().is_err(), "{wrong:?} was accepted");
         }

@@ -15,12 +15,16 @@ struct Rule {
     luhn: bool,
 }
 
+/// Ids are full of digit groups: number rules match them first, under this name, and leave them as they are.
+const ID: &str = "(?P<id>[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12})";
+
 static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
     let rule = |pattern: &str, replacement, luhn| Rule {
         pattern: Regex::new(pattern).expect("the pattern is a literal that the tests compile"),
         replacement,
         luhn,
     };
+    let number = |pattern: &str, replacement, luhn| rule(&format!("{ID}|{pattern}"), replacement, luhn);
     vec![
         rule(r"(?i)\b(bearer|basic|dpop)\s+[A-Za-z0-9._~+/=-]{6,}", "$1 [redacted]", false),
         // Three base64url parts: a JWT, wherever it stands.
@@ -33,10 +37,11 @@ static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
             false,
         ),
         rule(r"(?i)[a-z0-9._%+-]+@[a-z0-9-]+(\.[a-z0-9-]+)*\.[a-z]{2,}", "[email]", false),
-        rule(r"\b\d(?:[ -]?\d){12,18}\b", "[card]", true),
+        // No payment network issues numbers that begin with 0, 1 or 7-9; microsecond timestamps begin with 1.
+        number(r"\b[2-6](?:[ -]?\d){12,18}\b", "[card]", true),
         // E.164 with its plus, or national forms with at least two separators.
-        rule(r"\+\d(?:[ ().-]{0,2}\d){7,14}\b", "[phone]", false),
-        rule(r"(?:\(\d{2,5}\)|\b\d{2,5})[ .-]\d{2,4}[ .-]\d{3,5}\b", "[phone]", false),
+        number(r"\+\d(?:[ ().-]{0,2}\d){7,14}\b", "[phone]", false),
+        number(r"(?:\(\d{2,5}\)|\b\d{2,5})[ .-]\d{2,4}[ .-]\d{3,5}\b", "[phone]", false),
     ]
 });
 
@@ -50,13 +55,16 @@ pub fn redact(text: &str) -> Cow<'_, str> {
         if !rule.pattern.is_match(&current) {
             continue;
         }
-        let replaced = if rule.luhn {
-            rule.pattern.replace_all(&current, |found: &regex::Captures<'_>| {
-                if luhn(&found[0]) { rule.replacement.to_owned() } else { found[0].to_owned() }
-            })
-        } else {
-            rule.pattern.replace_all(&current, rule.replacement)
-        };
+        let replaced = rule.pattern.replace_all(&current, |found: &regex::Captures<'_>| {
+            let keep = found.name("id").is_some() || (rule.luhn && !luhn(&found[0]));
+            let mut text = String::new();
+            if keep {
+                text.push_str(&found[0]);
+            } else {
+                found.expand(rule.replacement, &mut text);
+            }
+            text
+        });
         if let Cow::Owned(owned) = replaced {
             current = Cow::Owned(owned);
         }
@@ -103,6 +111,7 @@ mod tests {
             "job 0190b5c2-7f3e-7a52-9d2c-0b1d7cbb1f5e finished in 1532 ms",
             "2026-11-22T10:11:12.000001Z listening on 127.0.0.1:8080",
             "order 4111111111111112 is no card",
+            "id 01905555-1234-7123-8456-123456789012 at 1790000000000000",
         ] {
             assert_eq!(redact(text), text);
         }

@@ -1,0 +1,136 @@
+//! Who may call what: read from the option that stands beside each method.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, Value};
+
+use crate::FILE_DESCRIPTOR_SET;
+
+/// What a method declares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Declared {
+    /// Who may call it.
+    pub access: Access,
+    /// Whether it refuses as soon as the news of revocations is late.
+    pub privileged: bool,
+}
+
+/// Who may call a method.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Anyone, without a credential.
+    Public,
+    /// Any valid token for this service.
+    Authenticated,
+    /// A token that holds this permission.
+    Permission(String),
+}
+
+/// A method without a rule, or with a rule that says nothing. A server that has one must not start.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum AccessError {
+    /// The method has no `gatehouse.options.v1.access` option.
+    #[error("the method {0} declares no access rule: add option (gatehouse.options.v1.access) beside it")]
+    Undeclared(String),
+    /// The option is there but empty, or `public: false`.
+    #[error("the access rule of the method {0} says nothing: set public, authenticated or permission")]
+    Empty(String),
+    /// The permission is not of the form `service.noun.verb`.
+    #[error("the permission {1:?} of the method {0} is not of the form service.noun.verb")]
+    Malformed(String, String),
+}
+
+static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+    DescriptorPool::decode(FILE_DESCRIPTOR_SET)
+        .expect("the build script wrote these descriptors and tests read them")
+});
+
+/// The rules of every method of the packages named (`gatehouse.job.v1`), by gRPC path
+/// (`/gatehouse.job.v1.JobService/SubmitJob`), sorted.
+///
+/// # Errors
+/// The first method without a usable rule.
+pub fn access_table(packages: &[&str]) -> Result<BTreeMap<String, Declared>, AccessError> {
+    POOL.services()
+        .filter(|service| packages.contains(&service.package_name()))
+        .flat_map(|service| service.methods().collect::<Vec<_>>())
+        .map(|method| {
+            let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
+            rule(&path, &method).map(|access| (path.clone(), access))
+        })
+        .collect()
+}
+
+/// Every package that Gatehouse serves.
+pub const PACKAGES: &[&str] =
+    &["gatehouse.auth.v1", "gatehouse.token_broker.v1", "gatehouse.job.v1", "gatehouse.audit.v1"];
+
+fn rule(path: &str, method: &MethodDescriptor) -> Result<Declared, AccessError> {
+    let undeclared = || AccessError::Undeclared(path.to_owned());
+    let extension = POOL.get_extension_by_name("gatehouse.options.v1.access").ok_or_else(undeclared)?;
+    let options = method.options();
+    if !options.has_extension(&extension) {
+        return Err(undeclared());
+    }
+    let value = options.get_extension(&extension);
+    let message = value.as_message().ok_or_else(undeclared)?;
+    let flag = |name: &str| field(message, name).and_then(|value| value.as_bool()).unwrap_or(false);
+    let declared = |access| Ok(Declared { access, privileged: flag("privileged") });
+    if flag("public") {
+        return declared(Access::Public);
+    }
+    if flag("authenticated") {
+        return declared(Access::Authenticated);
+    }
+    let permission =
+        field(message, "permission").and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default();
+    if permission.is_empty() {
+        return Err(AccessError::Empty(path.to_owned()));
+    }
+    let well_formed = permission.split('.').count() == 3
+        && permission.split('.').all(|part| {
+            !part.is_empty()
+                && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte == b'-')
+        });
+    if well_formed {
+        declared(Access::Permission(permission))
+    } else {
+        Err(AccessError::Malformed(path.to_owned(), permission))
+    }
+}
+
+fn field(message: &DynamicMessage, name: &str) -> Option<Value> {
+    message
+        .has_field_by_name(name)
+        .then(|| message.get_field_by_name(name).map(std::borrow::Cow::into_owned))
+        .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_declares_a_rule() {
+        let table = access_table(PACKAGES).expect("no gap");
+        assert!(table.len() > 40, "only {} methods were found", table.len());
+        assert_eq!(table["/gatehouse.auth.v1.AccountService/SignIn"].access, Access::Public);
+        assert_eq!(
+            table["/gatehouse.job.v1.JobService/SubmitJob"].access,
+            Access::Permission("job.jobs.submit".to_owned())
+        );
+    }
+
+    /// A new public method must be a decision, not an accident: it fails here until it is written down.
+    #[test]
+    fn the_public_methods_are_these() {
+        let table = access_table(PACKAGES).expect("no gap");
+        let public: Vec<_> = table
+            .iter()
+            .filter(|(_, access)| access.access == Access::Public)
+            .filter_map(|(path, _)| path.rsplit('/').next())
+            .collect();
+        assert_eq!(public, ["Refresh", "Register", "SignIn", "GetJwks", "IssueToken", "RevokeToken"]);
+    }
+}
