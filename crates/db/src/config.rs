@@ -1,0 +1,316 @@
+//! Where the database is and how hard it may be used.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use gatehouse_core::{Environment, Secret};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use url::Url;
+
+/// A service's database.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// `postgres://user:password@host:5432/database?sslmode=verify-full`, or `sqlite:<path of a file>`. Outside dev,
+    /// PostgreSQL needs sslmode `require`, `verify-ca` or `verify-full`. Required.
+    pub url: DatabaseUrl,
+    /// File that holds the password of the PostgreSQL user, read at start; it wins over one in `url`. Default: none.
+    pub password_file: Option<PathBuf>,
+    /// PostgreSQL schema that holds the service's tables: lower-case letters, digits and `_`, at most 63 characters.
+    /// Default: `gatehouse_<service>`. SQLite ignores it.
+    pub schema: Option<String>,
+    /// Most connections of one process, 1 to 1000. SQLite opens one for writing and at most 4 of these for reading.
+    pub max_connections: u32,
+    /// How long a transaction waits for a connection (and on SQLite for another process's write) before it fails,
+    /// in milliseconds, 1 to 600000.
+    pub acquire_timeout_ms: u64,
+    /// How long PostgreSQL may work on one statement, waiting for locks included, in milliseconds, 1 to 600000.
+    /// Migrations are exempt. SQLite ignores it.
+    pub statement_timeout_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            url: DatabaseUrl::default(),
+            password_file: None,
+            schema: None,
+            max_connections: 10,
+            acquire_timeout_ms: 5_000,
+            statement_timeout_ms: 10_000,
+        }
+    }
+}
+
+impl Config {
+    /// The problems that forbid a start, each with what to do; empty when there are none. Names in it are relative
+    /// to this section.
+    #[must_use]
+    pub fn validate(&self, environment: Environment) -> Vec<String> {
+        let mut problems = Vec::new();
+        match self.url.target() {
+            Err(problem) => problems.push(problem),
+            Ok(Target::Sqlite(_)) => {
+                if self.password_file.is_some() {
+                    problems.push("password_file: SQLite has no password; remove it".into());
+                }
+            }
+            Ok(Target::Postgres(options)) => {
+                let encrypted = matches!(
+                    options.get_ssl_mode(),
+                    PgSslMode::Require | PgSslMode::VerifyCa | PgSslMode::VerifyFull
+                );
+                if !environment.is_dev() && !encrypted {
+                    problems.push(format!(
+                        "url: in {environment} the connection to PostgreSQL must be encrypted; add ?sslmode=verify-full (or require)"
+                    ));
+                }
+            }
+        }
+        if let Some(schema) = &self.schema
+            && !is_schema_name(schema)
+        {
+            problems.push(format!(
+                "schema: {schema:?} is not a schema name; use lower-case letters, digits and _, at most 63, a letter first"
+            ));
+        }
+        if !(1..=1000).contains(&self.max_connections) {
+            problems.push(format!("max_connections: {} is not within 1 to 1000", self.max_connections));
+        }
+        for (name, value) in [
+            ("acquire_timeout_ms", self.acquire_timeout_ms),
+            ("statement_timeout_ms", self.statement_timeout_ms),
+        ] {
+            if !(1..=600_000).contains(&value) {
+                problems.push(format!("{name}: {value} is not within 1 to 600000"));
+            }
+        }
+        problems
+    }
+
+    pub(crate) fn acquire_timeout(&self) -> Duration {
+        Duration::from_millis(self.acquire_timeout_ms)
+    }
+
+    /// The schema for `service` (`token-broker` gives `gatehouse_token_broker`).
+    pub(crate) fn schema_for(&self, service: &str) -> String {
+        self.schema.clone().unwrap_or_else(|| format!("gatehouse_{}", service.replace('-', "_")))
+    }
+}
+
+/// Only names that need no quoting anywhere, so that none can be more than a name.
+pub(crate) fn is_schema_name(name: &str) -> bool {
+    name.len() <= 63
+        && name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+}
+
+/// What a [`DatabaseUrl`] leads to.
+pub(crate) enum Target {
+    Postgres(Box<PgConnectOptions>),
+    Sqlite(PathBuf),
+}
+
+/// The address of a database. It may hold a password, so it prints and serializes with that replaced by `***`.
+#[derive(Clone)]
+pub struct DatabaseUrl(Secret<String>);
+
+impl DatabaseUrl {
+    /// The address that `text` is; whether it is a sound one, [`Config::validate`] says.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(Secret::new(text.into()))
+    }
+
+    /// The SQLite file `path`.
+    #[must_use]
+    pub fn sqlite(path: &Path) -> Self {
+        Self::new(format!("sqlite:{}", path.display()))
+    }
+
+    /// The SQLite file, where it is one.
+    #[must_use]
+    pub fn sqlite_path(&self) -> Option<PathBuf> {
+        match self.target() {
+            Ok(Target::Sqlite(path)) => Some(path),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn target(&self) -> Result<Target, String> {
+        let text = self.0.expose();
+        if text.is_empty() {
+            return Err(
+                "url: is not set; set postgres://user@host/database or sqlite:<path of a file>".into()
+            );
+        }
+        if let Some(path) = text.strip_prefix("sqlite:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            if path.is_empty() || path.starts_with(':') || path.contains('?') || path.contains('\0') {
+                return Err(
+                    "url: after sqlite: stands the path of a file, without options; it can't live in memory"
+                        .into(),
+                );
+            }
+            return Ok(Target::Sqlite(PathBuf::from(path)));
+        }
+        if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            return PgConnectOptions::from_str(text)
+                .map(|options| Target::Postgres(Box::new(options)))
+                // The driver's words could repeat the password.
+                .map_err(|_| {
+                    format!(
+                        "url: {self} is not a PostgreSQL address; write postgres://user@host:5432/database"
+                    )
+                });
+        }
+        Err("url: must start with postgres:// or sqlite:".into())
+    }
+}
+
+/// No address: `validate` says that one is needed.
+impl Default for DatabaseUrl {
+    fn default() -> Self {
+        Self::new("")
+    }
+}
+
+impl From<&str> for DatabaseUrl {
+    fn from(text: &str) -> Self {
+        Self::new(text)
+    }
+}
+
+impl fmt::Display for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.expose();
+        if text.is_empty() || text.starts_with("sqlite:") {
+            return f.write_str(text);
+        }
+        let Ok(mut url) = Url::parse(text) else { return f.write_str("***") };
+        let had_password = url.password().is_some() && url.set_password(Some("***")).is_ok();
+        // libpq also takes the password as an option.
+        if url.password().is_some() && !had_password || url.query_pairs().any(|(key, _)| key == "password") {
+            url.set_query(None);
+        }
+        f.write_str(url.as_str())
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl Serialize for DatabaseUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for DatabaseUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::new)
+    }
+}
+
+impl JsonSchema for DatabaseUrl {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "DatabaseUrl".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        String::json_schema(generator)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(url: &str, environment: Environment) -> Vec<String> {
+        Config { url: url.into(), ..Config::default() }.validate(environment)
+    }
+
+    #[test]
+    fn postgres_must_be_encrypted_outside_dev() {
+        for mode in ["require", "verify-ca", "verify-full"] {
+            assert!(
+                problems(&format!("postgres://u@h/d?sslmode={mode}"), Environment::Prod).is_empty(),
+                "{mode}"
+            );
+        }
+        for mode in ["disable", "allow", "prefer"] {
+            let url = format!("postgres://u@h/d?sslmode={mode}");
+            assert!(problems(&url, Environment::Dev).is_empty());
+            for environment in [Environment::Staging, Environment::Prod] {
+                assert!(problems(&url, environment)[0].contains("sslmode"), "{mode} in {environment}");
+            }
+        }
+        assert_eq!(problems("postgres://u@h/d", Environment::Prod).len(), 1);
+    }
+
+    #[test]
+    fn each_wrong_setting_is_named() {
+        for wrong in [
+            "",
+            "mysql://h/d",
+            "sqlite:",
+            "sqlite::memory:",
+            "sqlite:a.db?mode=ro",
+            "postgres://h:notaport/d",
+        ] {
+            assert!(problems(wrong, Environment::Dev)[0].starts_with("url: "), "{wrong:?} was accepted");
+        }
+        let config = Config {
+            url: "sqlite:a.db".into(),
+            password_file: Some("/p".into()),
+            schema: Some("Robert'; DROP".into()),
+            max_connections: 0,
+            acquire_timeout_ms: 0,
+            statement_timeout_ms: 600_001,
+        };
+        assert_eq!(config.validate(Environment::Dev).len(), 5);
+    }
+
+    #[test]
+    fn sqlite_paths_are_taken_as_they_are() {
+        for (url, path) in
+            [("sqlite:a b.db", "a b.db"), ("sqlite:/x/a.db", "/x/a.db"), ("sqlite:///x/a.db", "/x/a.db")]
+        {
+            assert_eq!(DatabaseUrl::from(url).sqlite_path(), Some(path.into()), "{url}");
+        }
+    }
+
+    #[test]
+    fn the_password_is_never_shown() {
+        for url in [
+            "postgres://u:hunter2@h/d?sslmode=require",
+            "postgres://u@h/d?password=hunter2",
+            "postgres://u:hunter2@h:x/d",
+        ] {
+            let url = DatabaseUrl::from(url);
+            let config = Config { url, ..Config::default() };
+            let shown = format!(
+                "{config:?} {} {:?}",
+                serde_json::to_string(&config).unwrap(),
+                config.validate(Environment::Prod)
+            );
+            assert!(!shown.contains("hunter2"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn the_schema_is_named_after_the_service() {
+        assert_eq!(Config::default().schema_for("token-broker"), "gatehouse_token_broker");
+    }
+}
