@@ -1,0 +1,206 @@
+//! The door of every gRPC server: request id, trace, caller, permission, metrics.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use gatehouse_client::context;
+use gatehouse_core::{Clock, Entropy, Error, Result};
+use gatehouse_proto::access::{Access, Declared};
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Request, Response};
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::Histogram;
+use opentelemetry::trace::TraceContextExt as _;
+use tonic::body::Body;
+use tower::{Layer, Service};
+use tracing::Instrument as _;
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+
+use crate::identity::denied;
+use crate::{Verifier, reply};
+
+/// Wraps a gRPC server's routes.
+#[derive(Clone, Debug)]
+pub struct AccessLayer(Arc<Door>);
+
+#[derive(Debug)]
+struct Door {
+    methods: BTreeMap<String, Declared>,
+    verifier: Verifier,
+    clock: Clock,
+    entropy: Entropy,
+    duration: Histogram<f64>,
+}
+
+impl AccessLayer {
+    /// A door for the methods of `packages` (`gatehouse.job.v1`).
+    ///
+    /// # Errors
+    /// A method that declares no usable access rule: the server must not start.
+    pub fn new(packages: &[&str], verifier: Verifier, clock: Clock, entropy: Entropy) -> Result<Self> {
+        let methods = gatehouse_proto::access::access_table(packages).map_err(|gap| {
+            Error::failed_precondition("ACCESS_UNDECLARED", "A method declares no access rule.")
+                .caused_by(gap)
+        })?;
+        // Names and units: OpenTelemetry semantic conventions for RPC metrics.
+        let duration = opentelemetry::global::meter("gatehouse")
+            .f64_histogram("rpc.server.call.duration")
+            .with_unit("s")
+            .with_description("Time from a call's arrival to its answer's head.")
+            .build();
+        Ok(Self(Arc::new(Door { methods, verifier, clock, entropy, duration })))
+    }
+}
+
+impl<S> Layer<S> for AccessLayer {
+    type Service = AccessService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        AccessService { door: Arc::clone(&self.0), inner }
+    }
+}
+
+/// See [`AccessLayer`].
+#[derive(Clone, Debug)]
+pub struct AccessService<S> {
+    door: Arc<Door>,
+    inner: S,
+}
+
+impl<S> Service<Request<Body>> for AccessService<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let fresh = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, fresh);
+        let door = Arc::clone(&self.door);
+        // Probes come every second from everywhere: no span, no log.
+        if request.uri().path().starts_with("/grpc.health.v1.Health/") {
+            let mut inner = inner;
+            return Box::pin(async move { inner.call(request).await });
+        }
+        Box::pin(door.pass(request, inner))
+    }
+}
+
+impl Door {
+    async fn pass<S>(
+        self: Arc<Self>,
+        mut request: Request<Body>,
+        mut inner: S,
+    ) -> Result<Response<Body>, S::Error>
+    where
+        S: Service<Request<Body>, Response = Response<Body>>,
+    {
+        let started = Instant::now();
+        let path = request.uri().path().to_owned();
+        let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
+        let request_id = self.request_id(&request);
+        if let Ok(value) = HeaderValue::from_str(&request_id) {
+            request.headers_mut().insert(context::REQUEST_ID, value);
+        }
+        let span = tracing::info_span!(
+            "rpc",
+            otel.name = format!("{service}/{method}"),
+            otel.kind = "server",
+            rpc.system.name = "grpc",
+            rpc.method = method,
+            rpc.service = service,
+            request_id,
+            trace_id = tracing::field::Empty,
+            caller = tracing::field::Empty,
+        );
+        context::adopt(&span, request.headers());
+        let trace = span.context().span().span_context().trace_id();
+        if trace != opentelemetry::TraceId::INVALID {
+            span.record("trace_id", trace.to_string());
+        }
+        let response = context::with_request_id(
+            request_id,
+            async {
+                match self.admit(&path, &mut request) {
+                    Ok(()) => inner.call(request).await,
+                    Err(error) => Ok(reply::status(&error).into_http()),
+                }
+            }
+            .instrument(span),
+        )
+        .await;
+        let code = match &response {
+            Ok(response) => response
+                .headers()
+                .get("grpc-status")
+                .and_then(|code| code.to_str().ok())
+                .unwrap_or("0")
+                .to_owned(),
+            Err(_) => "2".to_owned(),
+        };
+        self.duration.record(
+            started.elapsed().as_secs_f64(),
+            &[
+                KeyValue::new("rpc.service", service.to_owned()),
+                KeyValue::new("rpc.method", method.to_owned()),
+                KeyValue::new("rpc.response.status_code", code),
+            ],
+        );
+        response
+    }
+
+    fn admit(&self, path: &str, request: &mut Request<Body>) -> Result<()> {
+        // Reflection tells only what this repository's proto files tell everyone.
+        if path.starts_with("/grpc.reflection.") {
+            return Ok(());
+        }
+        let Some(declared) = self.methods.get(path) else {
+            return Err(Error::not_found("METHOD_NOT_FOUND", "This service has no such method."));
+        };
+        if declared.access == Access::Public {
+            return Ok(());
+        }
+        let token = request
+            .headers()
+            .get(AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map(|(_, token)| token.trim())
+            .ok_or_else(|| {
+                Error::unauthenticated("TOKEN_MISSING", "Send an access token as a bearer token.")
+            })?;
+        let caller = self.verifier.verify(token, declared.privileged)?;
+        tracing::Span::current().record("caller", caller.subject().as_text());
+        if let Access::Permission(permission) = &declared.access
+            && !caller.holds(permission)
+        {
+            return Err(denied(permission));
+        }
+        request.extensions_mut().insert(caller);
+        Ok(())
+    }
+
+    fn request_id(&self, request: &Request<Body>) -> String {
+        request
+            .headers()
+            .get(context::REQUEST_ID)
+            .and_then(|value| value.to_str().ok())
+            .filter(|id| context::is_valid_request_id(id))
+            .map_or_else(
+                || gatehouse_core::ids::RequestId::new(&self.clock, &self.entropy).to_string(),
+                str::to_owned,
+            )
+    }
+}

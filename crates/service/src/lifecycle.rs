@@ -1,0 +1,114 @@
+//! Start, stop and drain of a process or of one service in it.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// The one stop signal and the tasks that drain waits for. Cheap to clone; clones share both.
+///
+/// Whatever must finish though its caller went away runs through [`Lifecycle::spawn`]; whatever goes on until stop
+/// watches [`Lifecycle::stopping`].
+#[derive(Clone, Debug, Default)]
+pub struct Lifecycle {
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Lifecycle {
+    /// A running lifecycle.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A lifecycle that stops with this one, and whose drain is waited for by this one's, but which can be stopped
+    /// and drained alone.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        let child = Self { stop: self.stop.child_token(), tasks: TaskTracker::new() };
+        let (stop, tasks) = (child.stop.clone(), child.tasks.clone());
+        self.spawn(async move {
+            stop.cancelled().await;
+            tasks.close();
+            tasks.wait().await;
+        });
+        child
+    }
+
+    /// Runs `future` to its end even after stop; drain waits for it.
+    pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.tasks.spawn(tracing::Instrument::in_current_span(future))
+    }
+
+    /// Cancelled when stop begins.
+    #[must_use]
+    pub fn stopping(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Begins to stop: no new work, streams end themselves.
+    pub fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+    }
+
+    /// Stops and waits until every task has ended, at most `limit`. Whether they all did.
+    pub async fn drain(&self, limit: Duration) -> bool {
+        self.stop();
+        tokio::time::timeout(limit, self.tasks.wait()).await.is_ok()
+    }
+
+    /// Resolves at SIGTERM or SIGINT (Ctrl-C), whichever comes first.
+    ///
+    /// # Errors
+    /// If the operating system refuses to tell of signals.
+    pub async fn signal() -> std::io::Result<&'static str> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        tokio::select! {
+            _ = terminate.recv() => Ok("SIGTERM"),
+            _ = interrupt.recv() => Ok("SIGINT"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn drain_waits_for_what_was_begun() {
+        let lifecycle = Lifecycle::new();
+        let done = Arc::new(AtomicBool::new(false));
+        let (finished, go) = (done.clone(), Arc::new(tokio::sync::Notify::new()));
+        let gate = go.clone();
+        lifecycle.spawn(async move {
+            gate.notified().await;
+            finished.store(true, Ordering::SeqCst);
+        });
+        assert!(!lifecycle.drain(Duration::from_millis(20)).await, "drained before the task ended");
+        go.notify_one();
+        assert!(lifecycle.drain(Duration::from_secs(5)).await);
+        assert!(done.load(Ordering::SeqCst));
+    }
+
+    #[tokio::test]
+    async fn a_child_stops_with_its_parent() {
+        let parent = Lifecycle::new();
+        let child = parent.child();
+        parent.stop();
+        assert!(child.stopping().is_cancelled());
+        assert!(parent.drain(Duration::from_secs(5)).await == child.drain(Duration::from_secs(5)).await);
+    }
+}

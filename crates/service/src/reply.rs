@@ -1,0 +1,31 @@
+//! From a use case's result to a gRPC answer: the one place that logs causes.
+
+use gatehouse_core::{Error, ErrorCode, Result};
+use tonic::{Response, Status};
+
+/// The answer for `result`. A failure's cause is logged here and goes no further.
+///
+/// # Errors
+/// The public face of the error, as a status with `ErrorInfo`.
+pub fn reply<T>(result: Result<T>) -> Result<Response<T>, Status> {
+    result.map(Response::new).map_err(|error| status(&error))
+}
+
+/// The status for `error`, after its cause was logged.
+#[must_use]
+pub fn status(error: &Error) -> Status {
+    log(error);
+    gatehouse_client::to_status(error)
+}
+
+/// Logs a failure once: ours as errors, dependencies' as warnings, callers' as information.
+pub fn log(error: &Error) {
+    let (code, reason) = (error.code().as_str(), error.reason());
+    match error.code() {
+        ErrorCode::Internal => tracing::error!(code, reason, cause = ?error, "request failed"),
+        ErrorCode::Unavailable | ErrorCode::DeadlineExceeded => {
+            tracing::warn!(code, reason, cause = ?error, "request failed");
+        }
+        _ => tracing::info!(code, reason, cause = ?error, "request refused"),
+    }
+}

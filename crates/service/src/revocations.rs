@@ -1,0 +1,232 @@
+//! What has been revoked: every verifier holds all live entries, fed by auth's sequenced table.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use gatehouse_client::{Authorized, Backoff, from_status};
+use gatehouse_core::{Clock, Entropy, Error, Result, Timestamp};
+use gatehouse_proto::auth::v1::token_service_client::TokenServiceClient;
+use gatehouse_proto::auth::v1::{GetJwksRequest, Revocation, RevocationKind, WatchRevocationsRequest};
+use tokio::sync::watch;
+
+use crate::identity::{Caller, Subject};
+use crate::verifier::KeySet;
+use crate::{Lifecycle, Readiness};
+
+/// How late the news may be. Both count from the last word of auth.
+#[derive(Clone, Copy, Debug)]
+pub struct Staleness {
+    /// After this, privileged methods refuse.
+    pub privileged: Duration,
+    /// After this, all do.
+    pub all: Duration,
+}
+
+impl Default for Staleness {
+    fn default() -> Self {
+        Self { privileged: Duration::from_secs(2), all: Duration::from_secs(30) }
+    }
+}
+
+/// The live revocations. Cheap to clone; clones share one state.
+#[derive(Clone, Debug)]
+pub struct Revocations(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    clock: Clock,
+    staleness: Staleness,
+    state: RwLock<State>,
+    changed: watch::Sender<i64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    entries: HashMap<(i32, String), Entry>,
+    sequence: i64,
+    complete: bool,
+    heard_at: Option<Timestamp>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    not_before: Timestamp,
+    expires_at: Timestamp,
+}
+
+impl Revocations {
+    /// None yet: until a snapshot is [applied](Self::apply), every check refuses.
+    #[must_use]
+    pub fn new(clock: Clock, staleness: Staleness) -> Self {
+        Self(Arc::new(Inner { clock, staleness, state: RwLock::default(), changed: watch::Sender::new(0) }))
+    }
+
+    /// Takes news in, also empty news: hearing from auth is what keeps the state fresh.
+    pub fn apply(&self, revocations: &[Revocation], sequence: i64, snapshot_complete: bool) {
+        let now = self.0.clock.now();
+        let mut state = self.0.state.write().unwrap_or_else(PoisonError::into_inner);
+        for revocation in revocations {
+            let entry = Entry {
+                not_before: Timestamp::from_micros(revocation.not_before),
+                expires_at: Timestamp::from_micros(revocation.expires_at),
+            };
+            let held = state.entries.entry((revocation.kind, revocation.id.clone())).or_insert(entry);
+            held.not_before = held.not_before.max(entry.not_before);
+            held.expires_at = held.expires_at.max(entry.expires_at);
+        }
+        if !revocations.is_empty() {
+            state.entries.retain(|_, entry| entry.expires_at > now);
+        }
+        state.sequence = state.sequence.max(sequence);
+        state.complete |= snapshot_complete;
+        state.heard_at = Some(now);
+        let sequence = state.sequence;
+        drop(state);
+        self.0.changed.send_replace(sequence);
+    }
+
+    /// The highest sequence applied.
+    #[must_use]
+    pub fn sequence(&self) -> i64 {
+        self.0.state.read().unwrap_or_else(PoisonError::into_inner).sequence
+    }
+
+    /// Changes with each [`apply`](Self::apply), for those who hold streams or caches that a revocation must end.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<i64> {
+        self.0.changed.subscribe()
+    }
+
+    /// Refuses a caller of whom something was revoked after their token was issued, and everyone when the news is
+    /// too late.
+    ///
+    /// # Errors
+    /// `TOKEN_REVOKED`, `REVOCATIONS_STALE`.
+    pub fn check(&self, caller: &Caller, privileged: bool) -> Result<()> {
+        let now = self.0.clock.now();
+        let state = self.0.state.read().unwrap_or_else(PoisonError::into_inner);
+        let limit = if privileged { self.0.staleness.privileged } else { self.0.staleness.all };
+        if !state.complete || state.heard_at.is_none_or(|heard_at| now.since(heard_at) > limit) {
+            return Err(Error::unavailable(
+                "REVOCATIONS_STALE",
+                "This service has not heard of revocations for too long to let anyone in. Try again in a moment.",
+            )
+            .retry_after(Duration::from_secs(1)));
+        }
+        let issued_at = Timestamp::from_micros(caller.claims().iat_us);
+        let revoked = names(caller).into_iter().any(|(kind, id)| {
+            state.entries.get(&(kind as i32, id)).is_some_and(|entry| issued_at < entry.not_before)
+        });
+        if revoked {
+            return Err(Error::unauthenticated(
+                "TOKEN_REVOKED",
+                "This credential was revoked. Sign in again.",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Everything whose revocation ends this caller's token.
+fn names(caller: &Caller) -> Vec<(RevocationKind, String)> {
+    let claims = caller.claims();
+    let mut names = Vec::with_capacity(5);
+    if let Some(session) = claims.sid {
+        names.push((RevocationKind::Session, session.to_string()));
+    }
+    if let Some(credential) = claims.cid {
+        names.push((RevocationKind::Credential, credential.to_string()));
+    }
+    if let Some(tenant) = claims.tid {
+        names.push((RevocationKind::Tenant, tenant.to_string()));
+        if let Subject::Person(person) = caller.subject() {
+            names.push((RevocationKind::Membership, format!("{person}/{tenant}")));
+        }
+    }
+    match caller.subject() {
+        Subject::Person(person) => names.push((RevocationKind::Person, person.to_string())),
+        Subject::ApiKey(credential) => names.push((RevocationKind::Credential, credential.to_string())),
+        Subject::Client(_) => {}
+    }
+    for client in [caller.client(), claims.client_id.as_deref()].into_iter().flatten() {
+        names.push((RevocationKind::Client, client.to_owned()));
+    }
+    names
+}
+
+/// Keeps [`Revocations`] and the [`KeySet`] of a process up to date from the auth service: one stream, taken up again
+/// with backoff whenever it ends, and the keys fetched at each start and when an unknown key id turns up.
+#[derive(Debug)]
+pub struct RevocationFeed {
+    auth: TokenServiceClient<Authorized>,
+    revocations: Revocations,
+    keys: KeySet,
+    entropy: Entropy,
+}
+
+impl RevocationFeed {
+    /// A feed over `auth`, a channel that shows a token with the permission `auth.revocations.watch`.
+    #[must_use]
+    pub fn new(auth: Authorized, revocations: Revocations, keys: KeySet, entropy: Entropy) -> Self {
+        Self { auth: TokenServiceClient::new(auth), revocations, keys, entropy }
+    }
+
+    /// Runs until the process stops. `readiness` turns good with the first whole snapshot.
+    pub fn start(self, lifecycle: &Lifecycle, readiness: &Readiness) {
+        let gate = readiness.gate("revocations", "no snapshot of revocations from auth yet");
+        let stopping = lifecycle.stopping();
+        lifecycle.spawn(async move {
+            let mut backoff =
+                Backoff::new(Duration::from_millis(20), Duration::from_secs(1), self.entropy.clone());
+            loop {
+                let ended = tokio::select! {
+                    () = stopping.cancelled() => return,
+                    ended = self.follow(&gate, &mut backoff) => ended,
+                };
+                if let Err(error) = ended {
+                    tracing::debug!(?error, "the revocation stream ended; taking it up again");
+                }
+                tokio::select! {
+                    () = stopping.cancelled() => return,
+                    () = backoff.wait() => {}
+                }
+            }
+        });
+    }
+
+    async fn follow(&self, gate: &crate::readiness::Gate, backoff: &mut Backoff) -> Result<()> {
+        let mut auth = self.auth.clone();
+        self.fetch_keys(&mut auth).await?;
+        let request = WatchRevocationsRequest { after_sequence: self.revocations.sequence() };
+        let mut stream = auth.watch_revocations(request).await.map_err(from_status)?.into_inner();
+        let mut silence = Duration::from_secs(2);
+        loop {
+            let message = tokio::select! {
+                // A stream that says nothing for too long is as good as gone.
+                message = tokio::time::timeout(silence * 2, stream.message()) => match message {
+                    Ok(message) => message.map_err(from_status)?,
+                    Err(_) => return Err(Error::unavailable("STREAM_SILENT", "Auth's stream fell silent.")),
+                },
+                () = self.keys.wanted() => {
+                    self.fetch_keys(&mut auth.clone()).await?;
+                    continue;
+                }
+            };
+            let Some(news) = message else { return Ok(()) };
+            if let Ok(heartbeat @ 1..) = u64::try_from(news.heartbeat_ms) {
+                silence = Duration::from_millis(heartbeat.max(100));
+            }
+            self.revocations.apply(&news.revocations, news.sequence, news.snapshot_complete);
+            if news.snapshot_complete {
+                gate.ready();
+                backoff.reset();
+            }
+        }
+    }
+
+    async fn fetch_keys(&self, auth: &mut TokenServiceClient<Authorized>) -> Result<()> {
+        let answer = auth.get_jwks(GetJwksRequest {}).await.map_err(from_status)?.into_inner();
+        self.keys.replace(&answer.jwks_json)
+    }
+}

@@ -1,0 +1,208 @@
+//! Logs, traces and metrics of a process.
+//!
+//! Logs go to standard error, one JSON object a line (or plain text for a person at a terminal), redacted line by
+//! line before they are written. Traces and metrics go to an OTLP collector where one is configured; metrics are
+//! always on the private port's `/metrics`.
+
+use std::io::Write;
+use std::time::Duration;
+
+use gatehouse_core::{Environment, Error, Result};
+use opentelemetry::KeyValue;
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_otlp::{MetricExporter, SpanExporter, WithExportConfig as _};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use prometheus::{Encoder as _, Registry, TextEncoder};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
+
+/// What a process tells of itself, and where.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TelemetryConfig {
+    /// Which log lines are written, in the syntax of `RUST_LOG`, such as `info,gatehouse_auth=debug`.
+    #[schemars(extend("x-env" = "RUST_LOG"))]
+    pub log_filter: String,
+    /// `json` or `text`.
+    pub log_format: LogFormat,
+    /// Address of an OTLP/gRPC collector, such as `http://127.0.0.1:4317`; empty for none.
+    #[schemars(extend("x-env" = "OTEL_EXPORTER_OTLP_ENDPOINT"))]
+    pub otlp_endpoint: String,
+    /// The share of traces that begin here and are kept, 0.0 to 1.0. A trace that came in sampled stays so.
+    pub trace_ratio: f64,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For a person.
+    Text,
+}
+
+impl Default for TelemetryConfig {
+    fn default() -> Self {
+        Self {
+            log_filter: "info".to_owned(),
+            log_format: LogFormat::Json,
+            otlp_endpoint: String::new(),
+            trace_ratio: 1.0,
+        }
+    }
+}
+
+impl TelemetryConfig {
+    /// What is wrong with it; empty if nothing is.
+    #[must_use]
+    pub fn validate(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if let Err(error) = EnvFilter::try_new(&self.log_filter) {
+            problems.push(format!("log_filter: {:?} is no log filter: {error}", self.log_filter));
+        }
+        if !(0.0..=1.0).contains(&self.trace_ratio) {
+            problems.push("trace_ratio: must be from 0.0 to 1.0".to_owned());
+        }
+        if !self.otlp_endpoint.is_empty() && !self.otlp_endpoint.starts_with("http") {
+            problems.push("otlp_endpoint: must be an address such as http://127.0.0.1:4317".to_owned());
+        }
+        problems
+    }
+}
+
+/// What `/metrics` shows. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Metrics(Registry);
+
+impl Metrics {
+    /// The metrics as Prometheus text.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = Vec::new();
+        // Writing to memory can't fail; a metric that can't be encoded leaves the others.
+        if let Err(error) = TextEncoder::new().encode(&self.0.gather(), &mut text) {
+            tracing::warn!(%error, "some metrics could not be shown");
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+/// Running telemetry. Call [`Telemetry::shutdown`] last, so that the last spans are sent.
+#[derive(Debug)]
+pub struct Telemetry {
+    metrics: Metrics,
+    meters: SdkMeterProvider,
+    tracers: Option<SdkTracerProvider>,
+}
+
+impl Telemetry {
+    /// Starts logs, traces and metrics for this process; once a process.
+    ///
+    /// # Errors
+    /// If they were started before, or the collector's address is wrong. Must be called inside a tokio runtime.
+    pub fn start(config: &TelemetryConfig, service: &'static str, environment: Environment) -> Result<Self> {
+        let resource = Resource::builder()
+            .with_service_name(service)
+            .with_attribute(KeyValue::new("service.namespace", "gatehouse"))
+            .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+            .with_attribute(KeyValue::new("deployment.environment.name", environment.as_str()))
+            .build();
+        opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
+
+        let registry = Registry::new();
+        let exporter = opentelemetry_prometheus::exporter()
+            .with_registry(registry.clone())
+            .build()
+            .map_err(Error::internal)?;
+        let mut meters = SdkMeterProvider::builder().with_resource(resource.clone()).with_reader(exporter);
+        if !config.otlp_endpoint.is_empty() {
+            let exporter = MetricExporter::builder()
+                .with_tonic()
+                .with_endpoint(&config.otlp_endpoint)
+                .with_timeout(Duration::from_secs(5))
+                .build()
+                .map_err(Error::internal)?;
+            meters = meters.with_reader(PeriodicReader::builder(exporter).build());
+        }
+        let meters = meters.build();
+        opentelemetry::global::set_meter_provider(meters.clone());
+
+        let tracers = Self::tracers(config, resource)?;
+        let layer = tracing_opentelemetry::layer().with_tracer(tracers.tracer("gatehouse"));
+        let log = tracing_subscriber::fmt::layer().with_writer(RedactingWriter);
+        let log = match config.log_format {
+            LogFormat::Json => log.json().flatten_event(true).with_span_list(false).boxed(),
+            LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed(),
+        };
+        let filter = EnvFilter::try_new(&config.log_filter).map_err(Error::internal)?;
+        tracing_subscriber::registry()
+            .with(log.with_filter(filter))
+            .with(layer.with_filter(EnvFilter::new("info,h2=off,hyper=off,tower=off")))
+            .try_init()
+            .map_err(Error::internal)?;
+        Ok(Self { metrics: Metrics(registry), meters, tracers: Some(tracers) })
+    }
+
+    // Spans are made even without a collector: their ids stand in logs and audit events.
+    fn tracers(config: &TelemetryConfig, resource: Resource) -> Result<SdkTracerProvider> {
+        let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.trace_ratio)));
+        let mut tracers = SdkTracerProvider::builder().with_resource(resource).with_sampler(sampler);
+        if !config.otlp_endpoint.is_empty() {
+            let exporter = SpanExporter::builder()
+                .with_tonic()
+                .with_endpoint(&config.otlp_endpoint)
+                .with_timeout(Duration::from_secs(5))
+                .build()
+                .map_err(Error::internal)?;
+            tracers = tracers.with_batch_exporter(exporter);
+        }
+        Ok(tracers.build())
+    }
+
+    /// What `/metrics` shows.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        self.metrics.clone()
+    }
+
+    /// Sends what is left. Blocks for a few seconds at most.
+    pub fn shutdown(mut self) {
+        if let Some(tracers) = self.tracers.take() {
+            let _ = tracers.shutdown_with_timeout(Duration::from_secs(3));
+        }
+        let _ = self.meters.shutdown();
+    }
+}
+
+/// Standard error, with every line redacted on its way.
+#[derive(Clone, Copy, Debug)]
+struct RedactingWriter;
+
+impl<'a> MakeWriter<'a> for RedactingWriter {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        Self
+    }
+}
+
+impl Write for RedactingWriter {
+    /// `tracing-subscriber` writes each event with one call, so no secret is split between two.
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        std::io::stderr().lock().write_all(gatehouse_core::redact(&text).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().lock().flush()
+    }
+}
