@@ -36,7 +36,8 @@ CREATE TABLE rotations (
     generation BIGINT NOT NULL,
     -- Idempotency token of what it puts into the secrets backend.
     rotation_id UUID NOT NULL,
-    -- intent: the call may have happened. answered: its answer is in escrow. done, refused, failed, superseded: over.
+    -- intent: the call may have happened. answered: its answer is in escrow. lost: given up, but an answer may still be
+    -- laid into escrow. done, refused, failed, superseded: over.
     state TEXT NOT NULL,
     -- Version in the secrets backend of the token that was shown, and its SHA-256.
     token_version TEXT NOT NULL,
@@ -96,9 +97,20 @@ CREATE TABLE offline_grants (
 CREATE UNIQUE INDEX offline_grants_id ON offline_grants (offline_grant_id);
 CREATE INDEX offline_grants_person ON offline_grants (tenant_id, person_id);
 
--- Static API keys of upstreams: which version of the secrets backend is current. The key itself stands there only.
-CREATE TABLE static_keys (
-    upstream TEXT NOT NULL PRIMARY KEY,
-    version TEXT NOT NULL,
-    rotated_at BIGINT NOT NULL
+-- Audit events on their way to the audit service. Rows live for a moment, but hold personal data while they do.
+CREATE TABLE audit_outbox (
+    event_id UUID NOT NULL PRIMARY KEY,
+    -- Order of making: microseconds, made unique within a process.
+    position BIGINT NOT NULL,
+    -- gatehouse.audit.v1.NewEvent, encoded.
+    event BYTEA NOT NULL,
+    -- Why the audit service refused it; such a row stays for a person to look at, and no other waits for it.
+    refused TEXT
+);
+CREATE INDEX audit_outbox_by_position ON audit_outbox (position);
+-- Which replica relays; at most one row.
+CREATE TABLE audit_outbox_relay (
+    id BIGINT NOT NULL PRIMARY KEY,
+    holder UUID NOT NULL,
+    held_until BIGINT NOT NULL
 );

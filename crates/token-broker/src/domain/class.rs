@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A provider's class of rotation. It decides how soon an attempt with an unknown outcome may be repeated: never
-/// whether, for then the only other way on is to ask the person.
+/// A provider's class of rotation. It decides how soon an attempt with an unknown outcome must be repeated to be
+/// within the provider's leeway; never whether, for the only other way on is to ask the person.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum RotationClass {
     /// The same refresh token for ever; an answer brings none.
@@ -26,13 +26,6 @@ pub enum RotationClass {
 }
 
 impl RotationClass {
-    /// Whether an attempt with an unknown outcome may be repeated before its lease is over. A holder that is only
-    /// slow may still bring the answer: for a strict provider it is worth waiting for.
-    #[must_use]
-    pub const fn may_repeat_at_once(self) -> bool {
-        matches!(self, Self::NoRotate | Self::KeepOld | Self::Grace(_) | Self::UntilUsed)
-    }
-
     /// The longest lease that leaves time to repeat within the leeway; `None` where there is no such bound.
     #[must_use]
     pub fn longest_lease(self) -> Option<Duration> {
