@@ -162,7 +162,9 @@ impl Config {
         for (name, upstream) in &self.upstreams {
             let place = format!("token_broker.upstreams.{name}");
             problems.extend(name_problem(name).map(|problem| format!("{place}: {problem}")));
-            problems.extend(upstream.problems(self, environment).into_iter().map(|problem| format!("{place}.{problem}")));
+            problems.extend(
+                upstream.problems(self, environment).into_iter().map(|problem| format!("{place}.{problem}")),
+            );
             if self.static_keys.contains_key(name) {
                 problems.push(format!("{place}: the name stands under static_keys too; rename one"));
             }
@@ -206,7 +208,8 @@ impl Upstream {
             }
         }
         if self.client_id.is_empty() {
-            problems.push("client_id is missing; register Gatehouse with the provider and name the id".into());
+            problems
+                .push("client_id is missing; register Gatehouse with the provider and name the id".into());
         }
         if let Some(file) = self.client_secret_file.as_ref().filter(|file| !file.is_file()) {
             problems.push(format!("client_secret_file ({}) is not a file", file.display()));
@@ -315,9 +318,7 @@ mod tests {
 
     #[test]
     fn plain_http_is_for_this_machine_in_dev_only() {
-        let plain = |address: &str| {
-            problems(|_, upstream| upstream.token_endpoint = address.into()).len()
-        };
+        let plain = |address: &str| problems(|_, upstream| upstream.token_endpoint = address.into()).len();
         assert_eq!(plain("http://127.0.0.1:1/token"), 1);
         assert!(address_problem("http://127.0.0.1:1/token", Environment::Dev).is_none());
         assert!(address_problem("http://id.example.com/token", Environment::Dev).is_some());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gatehouse_core::{Clock, Error, Result, Secret};
-use reqwest::header::{ACCEPT, AUTHORIZATION};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use reqwest::redirect;
 use url::Url;
 use url::form_urlencoded::{Serializer, byte_serialize};
@@ -23,6 +23,24 @@ pub(crate) enum Silence {
     NotSent(reqwest::Error),
     /// It may have been received: the token may be used up.
     Unknown(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl Silence {
+    /// For logs and audit events.
+    pub(crate) const fn reason(&self) -> &'static str {
+        match self {
+            Self::NotSent(_) => "unreachable",
+            Self::Unknown(_) => "answer_lost",
+        }
+    }
+
+    /// What the HTTP client says, for our log: it names no token.
+    pub(crate) fn cause(&self) -> String {
+        match self {
+            Self::NotSent(error) => format!("{error:?}"),
+            Self::Unknown(error) => format!("{error:?}"),
+        }
+    }
 }
 
 /// The configured upstreams with their secrets. Cheap to clone.
@@ -47,13 +65,15 @@ impl Providers {
             .iter()
             .map(|(name, settings)| {
                 let secret = settings.client_secret_file.as_ref().map(|file| {
-                    std::fs::read_to_string(file).map(|text| Secret::new(text.trim().to_owned())).map_err(|error| {
-                        Error::failed_precondition(
-                            "CLIENT_SECRET_UNREADABLE",
-                            format!("token_broker.upstreams.{name}.client_secret_file can't be read."),
-                        )
-                        .caused_by(error)
-                    })
+                    std::fs::read_to_string(file).map(|text| Secret::new(text.trim().to_owned())).map_err(
+                        |error| {
+                            Error::failed_precondition(
+                                "CLIENT_SECRET_UNREADABLE",
+                                format!("token_broker.upstreams.{name}.client_secret_file can't be read."),
+                            )
+                            .caused_by(error)
+                        },
+                    )
                 });
                 let http = reqwest::Client::builder()
                     .timeout(settings.timeout())
@@ -80,7 +100,10 @@ impl Providers {
     /// The upstream of that name.
     pub(crate) fn get(&self, name: &str) -> Result<&Provider> {
         self.0.get(name).ok_or_else(|| {
-            Error::not_found("UPSTREAM_NOT_FOUND", "There is no such upstream. ListUpstreams names those there are.")
+            Error::not_found(
+                "UPSTREAM_NOT_FOUND",
+                "There is no such upstream. ListUpstreams names those there are.",
+            )
         })
     }
 
@@ -112,7 +135,12 @@ impl Provider {
     }
 
     /// Exchanges a code (RFC 6749, section 4.1.3).
-    pub(crate) async fn exchange(&self, callback: &str, code: &str, verifier: &str) -> Result<RawAnswer, Silence> {
+    pub(crate) async fn exchange(
+        &self,
+        callback: &str,
+        code: &str,
+        verifier: &str,
+    ) -> Result<RawAnswer, Silence> {
         let fields = [
             ("grant_type", "authorization_code"),
             ("code", code),
@@ -139,13 +167,17 @@ impl Provider {
         match self.post(&self.settings.revocation_endpoint, &fields).await {
             Ok(answer) => (200..300).contains(&answer.status),
             Err(silence) => {
-                tracing::info!(upstream = self.name, ?silence, "the upstream did not confirm a revocation");
+                tracing::info!(
+                    upstream = self.name,
+                    cause = silence.cause(),
+                    "the upstream did not confirm a revocation"
+                );
                 false
             }
         }
     }
 
-    async fn post(&self, address: &str, fields: &[(&str, &str)]) -> Result<RawAnswer, Silence> {
+    fn request(&self, address: &str, fields: &[(&str, &str)]) -> reqwest::RequestBuilder {
         let mut form = Serializer::new(String::new());
         form.extend_pairs(fields);
         let mut request = self.http.post(address).header(ACCEPT, "application/json");
@@ -156,13 +188,18 @@ impl Provider {
                 request = request.header(AUTHORIZATION, format!("Basic {}", STANDARD.encode(pair)));
             }
             (Some(secret), ClientAuthentication::Post) => {
-                form.append_pair("client_id", &self.settings.client_id).append_pair("client_secret", secret.expose());
+                form.append_pair("client_id", &self.settings.client_id)
+                    .append_pair("client_secret", secret.expose());
             }
             (None, _) => {
                 form.append_pair("client_id", &self.settings.client_id);
             }
         }
-        let request = request.header("content-type", "application/x-www-form-urlencoded").body(form.finish());
+        request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.finish())
+    }
+
+    async fn post(&self, address: &str, fields: &[(&str, &str)]) -> Result<RawAnswer, Silence> {
+        let request = self.request(address, fields);
         let mut response = request.send().await.map_err(|error| {
             let error = error.without_url();
             if error.is_connect() || error.is_builder() {

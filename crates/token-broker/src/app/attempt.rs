@@ -14,7 +14,6 @@ use super::rotate::Rotation;
 use super::settle::Attempt;
 use crate::domain::answer::{self, Meaning, RawAnswer};
 use crate::domain::connection::ConnectionKey;
-use crate::provider::Silence;
 use crate::steps::Step;
 use crate::store::connections;
 use crate::store::rotations::{self, End, Intent};
@@ -59,11 +58,13 @@ impl Broker {
         let answer = match rotation.provider.refresh(token, narrowed).await {
             Ok(answer) => answer,
             Err(silence) => {
-                let reason = match &silence {
-                    Silence::NotSent(_) => "unreachable",
-                    Silence::Unknown(_) => "answer_lost",
-                };
-                tracing::warn!(upstream = rotation.provider.name, ?silence, reason, "no answer to a refresh");
+                let reason = silence.reason();
+                tracing::warn!(
+                    upstream = rotation.provider.name,
+                    cause = silence.cause(),
+                    reason,
+                    "no answer to a refresh"
+                );
                 self.end(key, lease.generation, End::Failed(reason)).await?;
                 return Err(Failure::Upstream { reason, wait: Self::wait_after(rotation) });
             }

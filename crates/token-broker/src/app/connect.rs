@@ -15,7 +15,7 @@ use crate::domain::answer::{self, Meaning, Tokens};
 use crate::domain::connection::{Connection, ConnectionKey};
 use crate::domain::pkce;
 use crate::domain::scopes::Scopes;
-use crate::provider::{Provider, Silence};
+use crate::provider::Provider;
 use crate::steps::Step;
 use crate::store::authorizations::{self, Authorization};
 use crate::store::connections::{self, new_key, secret_key};
@@ -65,7 +65,12 @@ impl Broker {
     ///
     /// # Errors
     /// `UPSTREAM_NOT_FOUND`, `SCOPE_NOT_ALLOWED`, `TOO_MANY_CONNECTIONS`, `PERSON_REQUIRED`, `TENANT_REQUIRED`.
-    pub async fn begin_connection(&self, caller: &Caller, upstream: &str, scopes: &[String]) -> Result<Begun> {
+    pub async fn begin_connection(
+        &self,
+        caller: &Caller,
+        upstream: &str,
+        scopes: &[String],
+    ) -> Result<Begun> {
         let (person, tenant) = (caller.person()?, caller.tenant()?);
         let provider = self.0.providers.get(upstream)?;
         let known = provider.settings.all_scopes();
@@ -95,12 +100,10 @@ impl Broker {
             expires_at: now.plus(Duration::from_secs(self.0.config.authorization_seconds)),
         };
         let most = i64::from(self.0.config.max_connections);
-        let event = self
-            .outbox
-            .event("token-broker.connections.begin")
-            .by(caller)
-            .about(person)
-            .payload(serde_json::json!({ "upstream": upstream, "scopes": authorization.scopes.to_vec() }));
+        let event =
+            self.outbox.event("token-broker.connections.begin").by(caller).about(person).payload(
+                serde_json::json!({ "upstream": upstream, "scopes": authorization.scopes.to_vec() }),
+            );
         let begun = run_tx!(self.db, "token_broker.connect.begin", |tx| {
             let reconnects = connections::find_live(tx, tenant, person, upstream).await?.is_some();
             let full = !reconnects && connections::count_live(tx, tenant, person).await? >= most;
@@ -154,7 +157,8 @@ impl Broker {
         event: AuditEvent,
     ) -> Result<Connection> {
         let state = callback.state.expose();
-        if state.is_empty() || state.len() > MAX_STATE_BYTES || callback.code.expose().len() > MAX_CODE_BYTES {
+        if state.is_empty() || state.len() > MAX_STATE_BYTES || callback.code.expose().len() > MAX_CODE_BYTES
+        {
             return Err(state_invalid());
         }
         let (digest, now) = (pkce::state_digest(state), self.clock.now());
@@ -164,7 +168,9 @@ impl Broker {
         let authorization = consumed.ok_or_else(state_invalid)?;
         let provider = self.0.providers.get(&authorization.upstream)?;
         if !provider.settings.issuer.is_empty() && callback.issuer != provider.settings.issuer {
-            return Err(refused("The answer came from another issuer than the one asked (RFC 9207). Begin again."));
+            return Err(refused(
+                "The answer came from another issuer than the one asked (RFC 9207). Begin again.",
+            ));
         }
         if !callback.error.is_empty() || callback.code.expose().is_empty() {
             let denied = callback.error == "access_denied";
@@ -175,13 +181,12 @@ impl Broker {
             })
             .caused_by(callback.error.chars().take(64).collect::<String>()));
         }
-        let verifier = self.secrets.unseal(&verifier_purpose(authorization.id), &authorization.verifier).await?;
+        let verifier =
+            self.secrets.unseal(&verifier_purpose(authorization.id), &authorization.verifier).await?;
         let key = self.claim(&authorization).await?;
         let exchanged = self.exchange(provider, callback, verifier.expose()).await;
         let outcome = match exchanged {
-            Ok((tokens, received_at)) => {
-                self.keep(&authorization, key, &tokens, received_at, event).await
-            }
+            Ok((tokens, received_at)) => self.keep(&authorization, key, &tokens, received_at, event).await,
             Err(failure) => Err(failure),
         };
         match outcome {
@@ -215,7 +220,8 @@ impl Broker {
             }
             Ok(connections::add(tx, fresh, *person, upstream, scopes, now).await?.then_some(fresh))
         })?;
-        let key = key.ok_or_else(|| Error::aborted("CONNECTION_CHANGED", "Two consents crossed. Begin again."))?;
+        let key =
+            key.ok_or_else(|| Error::aborted("CONNECTION_CHANGED", "Two consents crossed. Begin again."))?;
         self.steps.at(Step::CodeClaimed).map_err(|died| Error::from(Failure::from(died)))?;
         Ok(key)
     }
@@ -229,13 +235,11 @@ impl Broker {
         let upstream = |reason| Failure::Upstream { reason, wait: Duration::from_secs(1) };
         let verifier = std::str::from_utf8(verifier).map_err(Error::internal)?;
         let code = callback.code.expose();
-        let answer = provider.exchange(&self.0.config.callback_url, code, verifier).await.map_err(|silence| {
-            tracing::warn!(upstream = provider.name, ?silence, "no answer to a code");
-            upstream(match silence {
-                Silence::NotSent(_) => "unreachable",
-                Silence::Unknown(_) => "answer_lost",
-            })
-        })?;
+        let answer =
+            provider.exchange(&self.0.config.callback_url, code, verifier).await.map_err(|silence| {
+                tracing::warn!(upstream = provider.name, cause = silence.cause(), "no answer to a code");
+                upstream(silence.reason())
+            })?;
         self.steps.at(Step::CodeExchanged)?;
         match answer::read(&answer) {
             Meaning::Granted(tokens) if tokens.refresh.is_some() => Ok((tokens, answer.received_at)),
@@ -309,11 +313,14 @@ impl Broker {
 
     /// Removes a connection that never came to be, secrets first: the row is what leads to them.
     pub(crate) async fn abandon(&self, key: ConnectionKey) -> Result<(), Failure> {
-        let connection = read_tx!(self.db, "token_broker.connect.look", |tx| { connections::lookup(tx, key).await })?;
+        let connection =
+            read_tx!(self.db, "token_broker.connect.look", |tx| { connections::lookup(tx, key).await })?;
         let connecting = crate::domain::connection::ConnectionState::Connecting;
         if connection.is_some_and(|connection| connection.state == connecting) {
             self.secrets.delete(&secret_key(key)?).await?;
-            run_tx!(self.db, "token_broker.connect.abandon", |tx| { connections::drop_connecting(tx, key).await })?;
+            run_tx!(self.db, "token_broker.connect.abandon", |tx| {
+                connections::drop_connecting(tx, key).await
+            })?;
         }
         Ok(())
     }

@@ -46,7 +46,9 @@ impl Broker {
     /// `PERSON_REQUIRED`, `TENANT_REQUIRED`.
     pub async fn list_connections(&self, caller: &Caller) -> Result<Vec<Connection>> {
         let (person, tenant) = (caller.person()?, caller.tenant()?);
-        Ok(read_tx!(self.db, "token_broker.connections.list", |tx| { connections::list(tx, tenant, person).await })?)
+        Ok(read_tx!(self.db, "token_broker.connections.list", |tx| {
+            connections::list(tx, tenant, person).await
+        })?)
     }
 
     /// One of the caller's own connections.
@@ -55,7 +57,8 @@ impl Broker {
     /// `CONNECTION_NOT_FOUND`, also for someone else's.
     pub async fn get_connection(&self, caller: &Caller, id: ConnectionId) -> Result<Connection> {
         let (person, key) = (caller.person()?, new_key(caller.tenant()?, id));
-        let found = read_tx!(self.db, "token_broker.connections.get", |tx| { connections::lookup(tx, key).await })?;
+        let found =
+            read_tx!(self.db, "token_broker.connections.get", |tx| { connections::lookup(tx, key).await })?;
         found
             .filter(|found| found.person == person && found.state != ConnectionState::Connecting)
             .ok_or_else(connection_not_found)

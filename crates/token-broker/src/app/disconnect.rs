@@ -61,7 +61,8 @@ impl Broker {
     /// Revokes upstream and deletes the secrets of a connection that is over; whether the upstream confirmed. While a
     /// rotation may still be under way it is not marked as done: that rotation, or a sweep, comes back.
     pub(crate) async fn shred(&self, key: ConnectionKey) -> Result<bool, Failure> {
-        let connection = read_tx!(self.db, "token_broker.shred.look", |tx| { connections::lookup(tx, key).await })?;
+        let connection =
+            read_tx!(self.db, "token_broker.shred.look", |tx| { connections::lookup(tx, key).await })?;
         let Some(connection) = connection.filter(|found| found.state == ConnectionState::Disconnected) else {
             return Ok(false);
         };

@@ -57,17 +57,16 @@ impl From<Failure> for Error {
                 "The token is being renewed and that takes longer than usual. Try again in a moment.",
             )
             .retry_after(Duration::from_secs(1)),
-            Failure::Upstream { reason, wait } => {
-                Self::unavailable("UPSTREAM_UNAVAILABLE", "The upstream did not renew its token. Try again later.")
-                    .retry_after(wait)
-                    .caused_by(reason)
-            }
-            Failure::Ours(error) => {
-                Self::new(error.code(), error.reason().to_owned(), error.message()).caused_by(format!("{error:?}"))
-            }
-            Failure::Died(died) => {
-                Self::unavailable("INTERRUPTED", "The work was interrupted. Try again.").caused_by(format!("{died:?}"))
-            }
+            Failure::Upstream { reason, wait } => Self::unavailable(
+                "UPSTREAM_UNAVAILABLE",
+                "The upstream did not renew its token. Try again later.",
+            )
+            .retry_after(wait)
+            .caused_by(reason),
+            Failure::Ours(error) => Self::new(error.code(), error.reason().to_owned(), error.message())
+                .caused_by(format!("{error:?}")),
+            Failure::Died(died) => Self::unavailable("INTERRUPTED", "The work was interrupted. Try again.")
+                .caused_by(format!("{died:?}")),
         }
     }
 }

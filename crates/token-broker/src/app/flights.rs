@@ -77,7 +77,8 @@ mod tests {
         let gate = Arc::new(tokio::sync::Semaphore::new(0));
         let callers: Vec<_> = (0..20)
             .map(|_| {
-                let (flights, lifecycle, runs, gate) = (flights.clone(), lifecycle.clone(), runs.clone(), gate.clone());
+                let (flights, lifecycle, runs, gate) =
+                    (flights.clone(), lifecycle.clone(), runs.clone(), gate.clone());
                 tokio::spawn(async move {
                     let work = || async move {
                         let run = runs.fetch_add(1, Ordering::SeqCst);

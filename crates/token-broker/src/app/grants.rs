@@ -51,17 +51,22 @@ impl Broker {
             _ => return Err(Error::invalid_field("lifetime_seconds", "must be from 0 to 31536000")),
         };
         let key = new_key(tenant, id);
-        let found = read_tx!(self.db, "token_broker.grants.look", |tx| { connections::lookup(tx, key).await })?;
+        let found =
+            read_tx!(self.db, "token_broker.grants.look", |tx| { connections::lookup(tx, key).await })?;
         let connection = found
             .filter(|found| found.person == person)
-            .filter(|found| matches!(found.state, ConnectionState::Active | ConnectionState::NeedsReauthorization))
+            .filter(|found| {
+                matches!(found.state, ConnectionState::Active | ConnectionState::NeedsReauthorization)
+            })
             .ok_or_else(connection_not_found)?;
         let provider = self.0.providers.get(&connection.upstream)?;
         let asker = Asker::Client(client.to_owned());
-        let allowed = policy::allowed(&provider.settings.allow, &asker, &connection.scopes).ok_or_else(|| {
-            Error::permission_denied("CLIENT_NOT_ALLOWED", "This service may not use this upstream.")
-        })?;
-        let asked: Scopes = if scopes.is_empty() { allowed.clone() } else { scopes.iter().cloned().collect() };
+        let allowed =
+            policy::allowed(&provider.settings.allow, &asker, &connection.scopes).ok_or_else(|| {
+                Error::permission_denied("CLIENT_NOT_ALLOWED", "This service may not use this upstream.")
+            })?;
+        let asked: Scopes =
+            if scopes.is_empty() { allowed.clone() } else { scopes.iter().cloned().collect() };
         if asked.is_empty() || !asked.are_within(&allowed) {
             return Err(Error::invalid_field(
                 "scopes",
@@ -102,7 +107,10 @@ impl Broker {
         if added {
             Ok(grant)
         } else {
-            Err(Error::resource_exhausted("TOO_MANY_GRANTS", "There are too many offline grants. Revoke some."))
+            Err(Error::resource_exhausted(
+                "TOO_MANY_GRANTS",
+                "There are too many offline grants. Revoke some.",
+            ))
         }
     }
 
@@ -112,7 +120,9 @@ impl Broker {
     /// `PERSON_REQUIRED`, `TENANT_REQUIRED`.
     pub async fn list_offline_grants(&self, caller: &Caller) -> Result<Vec<OfflineGrant>> {
         let (person, tenant) = (caller.person()?, caller.tenant()?);
-        Ok(read_tx!(self.db, "token_broker.grants.list", |tx| { offline_grants::list(tx, tenant, person).await })?)
+        Ok(read_tx!(self.db, "token_broker.grants.list", |tx| {
+            offline_grants::list(tx, tenant, person).await
+        })?)
     }
 
     /// Ends one of the caller's own grants at once. Idempotent.

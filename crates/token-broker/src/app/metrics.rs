@@ -36,7 +36,8 @@ impl Metrics {
     }
 
     pub(crate) fn issued(&self, upstream: &str, outcome: &str) {
-        let labels = [KeyValue::new("upstream", upstream.to_owned()), KeyValue::new("outcome", outcome.to_owned())];
+        let labels =
+            [KeyValue::new("upstream", upstream.to_owned()), KeyValue::new("outcome", outcome.to_owned())];
         self.issued.add(1, &labels);
     }
 }

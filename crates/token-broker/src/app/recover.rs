@@ -37,7 +37,8 @@ impl Broker {
     /// Those of the database.
     pub async fn free_leases_of_the_dead(&self) -> gatehouse_core::Result<()> {
         if self.sole_replica {
-            let freed = run_tx!(self.db, "token_broker.free_leases", |tx| { connections::free_leases(tx).await })?;
+            let freed =
+                run_tx!(self.db, "token_broker.free_leases", |tx| { connections::free_leases(tx).await })?;
             if freed > 0 {
                 tracing::info!(freed, "took over from a process that ended in the middle of its work");
             }

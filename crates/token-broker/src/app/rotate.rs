@@ -51,9 +51,11 @@ impl Broker {
     pub(crate) async fn renew(&self, key: ConnectionKey, scopes: Scopes) -> Result<(), Failure> {
         let broker = self.clone();
         let work = || async move { broker.run(key, scopes).await };
-        self.0.flights.join(key, &self.lifecycle, work).await.unwrap_or_else(|| {
-            Err(gatehouse_core::Error::internal("the rotation's task broke off").into())
-        })
+        self.0
+            .flights
+            .join(key, &self.lifecycle, work)
+            .await
+            .unwrap_or_else(|| Err(gatehouse_core::Error::internal("the rotation's task broke off").into()))
     }
 
     async fn run(&self, key: ConnectionKey, scopes: Scopes) -> Result<(), Failure> {
@@ -81,7 +83,8 @@ impl Broker {
         let mut seen_holder = false;
         loop {
             let now = self.clock.now();
-            let connection = read_tx!(self.db, "token_broker.rotation.look", |tx| { connections::lookup(tx, key).await })?;
+            let connection =
+                read_tx!(self.db, "token_broker.rotation.look", |tx| { connections::lookup(tx, key).await })?;
             let connection = connection.ok_or(Failure::Gone)?;
             match connection.state {
                 ConnectionState::Disconnected => return Err(Failure::Gone),
@@ -121,7 +124,9 @@ impl Broker {
             return Ok(());
         }
         for attempt in 0..CANDIDATES {
-            let Some(candidate) = self.pick(rotation).await? else { return Err(self.expire(rotation).await?) };
+            let Some(candidate) = self.pick(rotation).await? else {
+                return Err(self.expire(rotation).await?);
+            };
             if attempt > 0 {
                 self.move_on(rotation).await?;
             }
@@ -219,9 +224,7 @@ impl Broker {
         };
         let lease = rotation.lease;
         let retry_at = self.clock.now().plus(backoff(rotation.connection.failures));
-        let event = self
-            .event(rotation, "token-broker.tokens.rotate")
-            .failed(&reason.to_ascii_uppercase());
+        let event = self.event(rotation, "token-broker.tokens.rotate").failed(&reason.to_ascii_uppercase());
         let noted = run_tx!(self.db, "token_broker.rotation.fail", |tx| {
             let held = connections::fail_rotation(tx, lease, retry_at).await?;
             if held {

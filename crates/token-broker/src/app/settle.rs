@@ -36,7 +36,11 @@ pub(crate) struct Attempt {
 
 impl Broker {
     /// Acts on an answer that an earlier holder left in escrow. Whether it gave tokens.
-    pub(crate) async fn settle_escrow(&self, rotation: &Rotation<'_>, row: &Answered) -> Result<bool, Failure> {
+    pub(crate) async fn settle_escrow(
+        &self,
+        rotation: &Rotation<'_>,
+        row: &Answered,
+    ) -> Result<bool, Failure> {
         let opened = self.secrets.unseal(&escrow_purpose(row.key, row.rotation_id), &row.escrow).await;
         let answer = match opened {
             Ok(bytes) => RawAnswer::from_bytes(bytes.expose()),
@@ -139,7 +143,8 @@ impl Broker {
     /// What a holder does that is not the newest any more. Its token stays as a candidate for whoever is, unless the
     /// connection is over: then nobody would ever look.
     async fn overtaken(&self, key: ConnectionKey) -> Result<Failure, Failure> {
-        let connection = read_tx!(self.db, "token_broker.rotation.look", |tx| { connections::lookup(tx, key).await })?;
+        let connection =
+            read_tx!(self.db, "token_broker.rotation.look", |tx| { connections::lookup(tx, key).await })?;
         if connection.is_some_and(|connection| connection.state != ConnectionState::Disconnected) {
             return Ok(Failure::Busy);
         }

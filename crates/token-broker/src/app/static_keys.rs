@@ -8,8 +8,8 @@ use gatehouse_db::run_tx;
 use gatehouse_secrets::{IdempotencyToken, SecretKey};
 use gatehouse_service::{Caller, reply};
 
-use super::{Broker, SERVICE};
 use super::tokens::Issued;
+use super::{Broker, SERVICE};
 use crate::domain::scopes::Scopes;
 
 /// How long a caller may keep a key before it asks again: so long may a rotation take to reach everyone.
@@ -39,11 +39,14 @@ impl Broker {
     async fn take_in(&self, upstream: &str, text: &Secret<Vec<u8>>) -> Result<()> {
         let key = secret_key(upstream)?;
         let current = self.secrets.get_current(&key).await?;
-        if text.expose().is_empty() || current.as_ref().is_some_and(|current| current.value.expose() == text.expose()) {
+        if text.expose().is_empty()
+            || current.as_ref().is_some_and(|current| current.value.expose() == text.expose())
+        {
             return Ok(());
         }
         let token = gatehouse_core::ids::new_uuid(&self.clock, &self.entropy);
-        let version = self.secrets.put_pending(&key, text, &IdempotencyToken::new(token.to_string())?).await?;
+        let version =
+            self.secrets.put_pending(&key, text, &IdempotencyToken::new(token.to_string())?).await?;
         let expected = current.map(|current| current.id);
         let promoted = match self.secrets.promote(&key, &version, expected.as_ref()).await {
             Ok(()) => true,
@@ -68,21 +71,31 @@ impl Broker {
 
     pub(crate) async fn issue_static(&self, caller: &Caller, upstream: &str) -> Result<Issued> {
         let settings = self.0.config.static_keys.get(upstream);
-        let allowed = settings.zip(caller.client()).filter(|(settings, client)| {
-            settings.clients.iter().any(|allowed| allowed == client)
-        });
+        let allowed = settings
+            .zip(caller.client())
+            .filter(|(settings, client)| settings.clients.iter().any(|allowed| allowed == client));
         let Some((settings, _)) = allowed else {
-            return Err(Error::permission_denied("POLICY_DENIED", "Only the services configured for it may have this key."));
+            return Err(Error::permission_denied(
+                "POLICY_DENIED",
+                "Only the services configured for it may have this key.",
+            ));
         };
         let current = self.secrets.get_current(&secret_key(upstream)?).await?.ok_or_else(|| {
-            Error::unavailable("UPSTREAM_UNAVAILABLE", "The upstream's key has not been read yet. Try again in a moment.")
+            Error::unavailable(
+                "UPSTREAM_UNAVAILABLE",
+                "The upstream's key has not been read yet. Try again in a moment.",
+            )
         })?;
         let event =
             self.outbox.event("token-broker.tokens.issue").by(caller).target_named("upstream", upstream);
         run_tx!(self.db, "token_broker.static_keys.issue", |tx| { self.outbox.emit(tx, &event).await })?;
         Ok(Issued {
             token: Secret::new(String::from_utf8(current.value.expose().clone()).map_err(Error::internal)?),
-            token_type: if settings.token_type.is_empty() { "apikey".to_owned() } else { settings.token_type.clone() },
+            token_type: if settings.token_type.is_empty() {
+                "apikey".to_owned()
+            } else {
+                settings.token_type.clone()
+            },
             expires_at: self.clock.now().plus(KEPT_BY_CALLERS),
             scopes: Scopes::default(),
             connection: None,

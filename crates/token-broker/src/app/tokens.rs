@@ -59,7 +59,10 @@ struct Claim {
 }
 
 fn policy_denied() -> Error {
-    Error::permission_denied("POLICY_DENIED", "This caller may not have this upstream's token for these scopes.")
+    Error::permission_denied(
+        "POLICY_DENIED",
+        "This caller may not have this upstream's token for these scopes.",
+    )
 }
 
 impl Broker {
@@ -191,11 +194,14 @@ impl Broker {
                 let now = self.clock.now();
                 let tenant = caller.claims().tid;
                 let grant = grant
-                    .filter(|grant| grant.holds(now) && tenant.is_none_or(|tenant| tenant == grant.key.tenant))
+                    .filter(|grant| {
+                        grant.holds(now) && tenant.is_none_or(|tenant| tenant == grant.key.tenant)
+                    })
                     .ok_or_else(grant_not_found)?;
                 let key = grant.key;
-                let connection =
-                    read_tx!(self.db, "token_broker.tokens.connection", |tx| { connections::lookup(tx, key).await })?;
+                let connection = read_tx!(self.db, "token_broker.tokens.connection", |tx| {
+                    connections::lookup(tx, key).await
+                })?;
                 let connection = connection.filter(|connection| {
                     connection.upstream == request.upstream && connection.person == grant.person
                 });
@@ -203,7 +209,10 @@ impl Broker {
             }
             // A grant is for when the person is away; beside a subject token it would name a second person.
             (Some(_), _) => {
-                return Err(Error::invalid_field("offline_grant_id", "only for a client without a subject token"));
+                return Err(Error::invalid_field(
+                    "offline_grant_id",
+                    "only for a client without a subject token",
+                ));
             }
             (None, _) => {
                 let (person, tenant) = (caller.person()?, caller.tenant()?);
@@ -218,7 +227,8 @@ impl Broker {
         let usable = |state| matches!(state, ConnectionState::Active | ConnectionState::NeedsReauthorization);
         let connection =
             connection.filter(|connection| usable(connection.state)).ok_or_else(connection_not_found)?;
-        let mut allowed = policy::allowed(&provider.settings.allow, &asker, &connection.scopes).ok_or_else(policy_denied)?;
+        let mut allowed = policy::allowed(&provider.settings.allow, &asker, &connection.scopes)
+            .ok_or_else(policy_denied)?;
         if let Some(grant) = &granted {
             allowed = allowed.common(&grant.scopes);
         }

@@ -89,7 +89,11 @@ pub enum Meaning {
 pub fn read(answer: &RawAnswer) -> Meaning {
     let parsed = serde_json::from_slice::<Value>(answer.body.expose());
     let Ok(mut body) = parsed else {
-        return Meaning::Unclear(if answer.status == 200 { "answer_not_json" } else { class_of(answer.status) });
+        return Meaning::Unclear(if answer.status == 200 {
+            "answer_not_json"
+        } else {
+            class_of(answer.status)
+        });
     };
     let meaning = read_body(answer, &body);
     shred(&mut body);
@@ -136,13 +140,15 @@ fn class_of(status: u16) -> &'static str {
 fn token(body: &Value, name: &str) -> Option<Secret<String>> {
     // Anything that fits a header: a token with a line break would be an injection into every later request.
     let text = body[name].as_str()?;
-    let fits = !text.is_empty() && text.len() <= MAX_TOKEN_BYTES && text.bytes().all(|b| (0x21..=0x7e).contains(&b));
+    let fits =
+        !text.is_empty() && text.len() <= MAX_TOKEN_BYTES && text.bytes().all(|b| (0x21..=0x7e).contains(&b));
     fits.then(|| Secret::new(text.to_owned()))
 }
 
 fn token_type(body: &Value) -> String {
     let stated = body["token_type"].as_str().unwrap_or("Bearer");
-    let fits = (1..=32).contains(&stated.len()) && stated.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let fits =
+        (1..=32).contains(&stated.len()) && stated.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     match stated {
         text if text.eq_ignore_ascii_case("bearer") => "Bearer".to_owned(),
         text if fits => text.to_owned(),
@@ -194,7 +200,8 @@ mod tests {
         assert_eq!(tokens.refresh.unwrap().expose(), "r");
         assert_eq!(tokens.scopes.unwrap().to_string(), "x y");
         // An access token that nobody can use does not cost us the refresh token.
-        let Meaning::Granted(tokens) = read(&answer(200, r#"{"access_token":"a\nb","refresh_token":"r"}"#)) else {
+        let Meaning::Granted(tokens) = read(&answer(200, r#"{"access_token":"a\nb","refresh_token":"r"}"#))
+        else {
             panic!("not granted")
         };
         assert!(tokens.access.is_none() && tokens.refresh.is_some());
@@ -209,12 +216,20 @@ mod tests {
         ] {
             assert!(matches!(read(&answer(status, body)), Meaning::InvalidGrant), "{status} {body}");
         }
-        for (status, body) in [(401, r#"{"error":"invalid_client"}"#), (400, r#"{"error":"invalid_scope"}"#)] {
+        for (status, body) in [(401, r#"{"error":"invalid_client"}"#), (400, r#"{"error":"invalid_scope"}"#)]
+        {
             assert!(matches!(read(&answer(status, body)), Meaning::Refused(_)), "{status} {body}");
         }
-        for (status, body) in
-            [(500, ""), (503, "{}"), (200, ""), (200, "{}"), (200, "[]"), (302, ""), (400, "{}"), (429, "<html>")]
-        {
+        for (status, body) in [
+            (500, ""),
+            (503, "{}"),
+            (200, ""),
+            (200, "{}"),
+            (200, "[]"),
+            (302, ""),
+            (400, "{}"),
+            (429, "<html>"),
+        ] {
             assert!(matches!(read(&answer(status, body)), Meaning::Unclear(_)), "{status} {body}");
         }
     }

@@ -54,7 +54,8 @@ mod tests {
             client: client.into(),
             scopes: scopes.iter().map(|&scope| scope.into()).collect(),
         };
-        let rules = [rule("reporter", &["read"]), rule("person", &["*"]), rule("reporter", &["list", "admin"])];
+        let rules =
+            [rule("reporter", &["read"]), rule("person", &["*"]), rule("reporter", &["list", "admin"])];
         let connected = Scopes::parse("read write list");
         let of = |asker: Asker| allowed(&rules, &asker, &connected).map(|scopes| scopes.to_string());
         assert_eq!(of(Asker::Client("reporter".into())).as_deref(), Some("list read"));

@@ -171,7 +171,12 @@ pub(crate) async fn renew_lease(tx: &mut Tx, lease: Lease, until: Timestamp) -> 
     Ok(tx.execute(&RENEW_LEASE, values).await? == 1)
 }
 
-pub(crate) async fn finish_rotation(tx: &mut Tx, lease: Lease, rotated: bool, now: Timestamp) -> Result<bool> {
+pub(crate) async fn finish_rotation(
+    tx: &mut Tx,
+    lease: Lease,
+    rotated: bool,
+    now: Timestamp,
+) -> Result<bool> {
     let values = params![lease.key.tenant, lease.key.connection, lease.generation, i64::from(rotated), now];
     Ok(tx.execute(&FINISH_ROTATION, values).await? == 1)
 }
@@ -186,7 +191,12 @@ pub(crate) async fn expire(tx: &mut Tx, lease: Lease) -> Result<bool> {
     Ok(tx.execute(&EXPIRE_CONNECTION, values).await? == 1)
 }
 
-pub(crate) async fn disconnect(tx: &mut Tx, key: ConnectionKey, person: PersonId, now: Timestamp) -> Result<bool> {
+pub(crate) async fn disconnect(
+    tx: &mut Tx,
+    key: ConnectionKey,
+    person: PersonId,
+    now: Timestamp,
+) -> Result<bool> {
     Ok(tx.execute(&DISCONNECT, params![key.tenant, key.connection, person, now]).await? == 1)
 }
 

@@ -66,7 +66,11 @@ pub(crate) async fn count(tx: &mut Tx, tenant: TenantId, person: PersonId, now: 
     tx.fetch_one(&COUNT_GRANTS, params![tenant, person, now]).await?.get("held")
 }
 
-pub(crate) async fn find_for_client(tx: &mut Tx, id: OfflineGrantId, client: &str) -> Result<Option<OfflineGrant>> {
+pub(crate) async fn find_for_client(
+    tx: &mut Tx,
+    id: OfflineGrantId,
+    client: &str,
+) -> Result<Option<OfflineGrant>> {
     tx.fetch_optional(&FIND_GRANT, params![id, client]).await?.as_ref().map(read).transpose()
 }
 

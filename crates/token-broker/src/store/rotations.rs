@@ -73,7 +73,12 @@ pub(crate) async fn add(tx: &mut Tx, lease: Lease, intent: &Intent, now: Timesta
     tx.execute(&ADD_ROTATION, values).await.map(drop)
 }
 
-pub(crate) async fn lay_into_escrow(tx: &mut Tx, key: ConnectionKey, generation: i64, escrow: &[u8]) -> Result<bool> {
+pub(crate) async fn lay_into_escrow(
+    tx: &mut Tx,
+    key: ConnectionKey,
+    generation: i64,
+    escrow: &[u8],
+) -> Result<bool> {
     Ok(tx.execute(&LAY_INTO_ESCROW, params![key.tenant, key.connection, generation, escrow]).await? == 1)
 }
 
@@ -86,7 +91,13 @@ pub(crate) enum End {
     FailedUnread(&'static str),
 }
 
-pub(crate) async fn end(tx: &mut Tx, key: ConnectionKey, generation: i64, end: End, now: Timestamp) -> Result<()> {
+pub(crate) async fn end(
+    tx: &mut Tx,
+    key: ConnectionKey,
+    generation: i64,
+    end: End,
+    now: Timestamp,
+) -> Result<()> {
     let (state, failure) = match end {
         End::Done => ("done", None),
         End::Refused => ("refused", Some("invalid_grant")),
