@@ -1,1 +1,3 @@
 //! Placeholder.
+pub mod oauth_provider;
+pub mod redis;

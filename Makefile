@@ -1,0 +1,47 @@
+# `make` alone lists what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo up test build lint fmt bench-start soak clean
+
+# Options of the thing run: make demo ARGS=--json
+ARGS ?=
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# All cargo calls here share one profile and name no package, so that features are resolved over the whole workspace each
+# time: what one target built, the next one uses.
+
+demo: ## Build, start everything, do the main job while you watch (ARGS=--json for plain JSON)
+	@cargo build --locked --bin gatehouse --bin gatehouse-demo
+	@cargo run --locked --quiet --bin gatehouse-demo -- $(ARGS)
+
+up: ## Start all services in one process and stay; prints URLs and the first admin's credentials
+	@cargo run --locked --bin gatehouse -- up $(ARGS)
+
+test: ## Install what the tests need, run all of them; the last line is `N passed, N failed`
+	@.ci/test $(ARGS)
+
+build: ## Build every program
+	cargo build --locked --workspace
+
+lint: ## Check formatting, lints, dependencies and secrets
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	@.ci/check-dependencies
+	@.ci/secret-scan
+
+fmt: ## Format the code
+	cargo fmt --all
+
+bench-start: ## Measure the start, idle memory and size of the release build
+	cargo build --locked --release --bin gatehouse --bin gatehouse-demo
+	@cargo run --locked --quiet --release --bin gatehouse-demo -- bench-start $(ARGS)
+
+soak: ## Kill the process in the middle of a job again and again, and check that nothing is lost
+	@cargo build --locked --bin gatehouse --bin gatehouse-demo
+	@cargo run --locked --quiet --bin gatehouse-demo -- soak $(ARGS)
+
+clean: ## Remove what was built
+	cargo clean
