@@ -16,7 +16,8 @@ struct State {
     stopping: tokio_util::sync::CancellationToken,
 }
 
-/// Serves the probes on `listener` until everything else has drained.
+/// Serves the probes on `listener`. `/readyz` fails as soon as `process` stops; the port itself lives until `probes`
+/// stops, so that the drain can be watched.
 ///
 /// # Errors
 /// If the listener can't be used.
@@ -24,10 +25,11 @@ pub fn start(
     listener: TcpListener,
     readiness: &Readiness,
     metrics: &Metrics,
-    lifecycle: &Lifecycle,
+    process: &Lifecycle,
+    probes: &Lifecycle,
 ) -> Result<()> {
     let state =
-        State { readiness: readiness.clone(), metrics: metrics.clone(), stopping: lifecycle.stopping() };
+        State { readiness: readiness.clone(), metrics: metrics.clone(), stopping: process.stopping() };
     let server = HttpServer::new(move || {
         App::new()
             .app_data(web::Data::new(state.clone()))
@@ -43,9 +45,13 @@ pub fn start(
     .map_err(Error::internal)?
     .run();
     let handle = server.handle();
-    let stopping = lifecycle.stopping();
-    tokio::spawn(server);
-    lifecycle.spawn(async move {
+    let stopping = probes.stopping();
+    probes.spawn(async move {
+        if let Err(error) = server.await {
+            tracing::error!(%error, "the probes' server ended");
+        }
+    });
+    probes.spawn(async move {
         stopping.cancelled().await;
         handle.stop(true).await;
     });

@@ -1,3 +1,16 @@
-//! Placeholder.
+//! What tests run against: throwaway real servers, fresh databases, and waiting without sleeping. Dev-only.
+//!
+//! Invariants: no server and no file outlives the process that started it, however that process ends; tests that
+//! share a server never meet.
+
 pub mod oauth_provider;
+pub mod postgres;
 pub mod redis;
+pub mod test_db;
+pub mod wait;
+
+pub use oauth_provider::OAuthProvider;
+pub use postgres::Postgres;
+pub use redis::Redis;
+pub use test_db::TestDb;
+pub use wait::eventually;

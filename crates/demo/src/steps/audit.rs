@@ -1,0 +1,86 @@
+//! What just happened, and the proof of it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use serde_json::Value;
+use tokio::process::Command;
+
+use super::sign_in::Account;
+use crate::api::{Api, text};
+use crate::narrator::Narrator;
+use crate::server::Server;
+
+pub(crate) async fn run(
+    api: &Api,
+    server: &Server,
+    account: &Account,
+    job: &str,
+    narrator: &mut Narrator,
+) -> anyhow::Result<()> {
+    narrator.step("Show the audit trail");
+    let expected = ["auth.session", "job.", "token-broker."];
+    let events = settled(api, &expected).await?;
+    for event in &events {
+        let (action, target) = (text(event, "/action")?, event["target"].as_str().unwrap_or_default());
+        narrator.say(&format!("{action:<36} {:<8} {target}", event["outcome"].as_str().unwrap_or_default()));
+    }
+    ensure!(events.iter().any(|event| event["actor"] == account.person_id.as_str()), "no event names the admin");
+    ensure!(
+        events.iter().any(|event| event["target"].as_str().is_some_and(|target| target.ends_with(job))),
+        "no event names the job"
+    );
+    narrator.done(&format!("{} events of this tenant", events.len()));
+
+    narrator.step("Verify the log with verify-audit-chain");
+    let logs = api.get("/v1/audit/logs").await?;
+    let log = logs["logs"].get(0).context("there is no log")?;
+    let name = text(log, "/name")?;
+    let answer = api.get(&format!("/v1/audit/logs/{name}/checkpoint?fresh=true")).await?;
+    let kept = server.data.join("checkpoint-kept-elsewhere.txt");
+    std::fs::write(&kept, text(&answer, "/checkpoint")?)?;
+    let without = verify(server, None).await?;
+    narrator.say(&format!("without a checkpoint: {}", without.lines().last().unwrap_or_default()));
+    ensure!(without.contains("tail not proven"), "the tail was called proven without a checkpoint: {without}");
+    let with = verify(server, Some(&kept)).await?;
+    ensure!(!with.contains("tail not proven"), "the tail was not proven although there is a checkpoint: {with}");
+    narrator.done(with.lines().last().unwrap_or_default());
+    Ok(())
+}
+
+/// The tenant's events, once each kind that must be there has arrived: the relay takes a moment.
+async fn settled(api: &Api, expected: &[&str]) -> anyhow::Result<Vec<Value>> {
+    let begun = Instant::now();
+    loop {
+        let page = api.get("/v1/audit/events?page_size=200").await?;
+        let events = page["events"].as_array().cloned().unwrap_or_default();
+        let missing: Vec<_> = expected
+            .iter()
+            .filter(|prefix| !events.iter().any(|event| event["action"].as_str().is_some_and(|action| action.starts_with(**prefix))))
+            .collect();
+        if missing.is_empty() {
+            return Ok(events);
+        }
+        if begun.elapsed() > Duration::from_secs(20) {
+            bail!("no events of {missing:?} arrived in 20 s");
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn verify(server: &Server, checkpoint: Option<&std::path::Path>) -> anyhow::Result<String> {
+    let mut command = Command::new(&server.program);
+    command.arg("verify-audit-chain").arg("--data").arg(server.data.join("gatehouse"));
+    if let Some(checkpoint) = checkpoint {
+        command.arg("--checkpoint").arg(checkpoint);
+    }
+    let output = command.output().await?;
+    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    ensure!(
+        output.status.success(),
+        "verify-audit-chain ended with {}: {said} {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(said)
+}

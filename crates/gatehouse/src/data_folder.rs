@@ -1,0 +1,155 @@
+//! The one folder of an embedded Gatehouse: databases, keys and secrets, held by one process at a time.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use gatehouse_core::{Entropy, Secret};
+
+/// A data folder that this process holds; the hold ends with the value (or the process, however it dies).
+#[derive(Debug)]
+pub(crate) struct DataFolder {
+    root: PathBuf,
+    _lock: File,
+}
+
+impl DataFolder {
+    /// Makes the folder if it is missing (mode 0700) and takes its lock.
+    ///
+    /// # Errors
+    /// One sentence that says what to do: not a folder, not ours to write, or held by another process.
+    pub(crate) fn open(root: &Path) -> anyhow::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(|error| match error.kind() {
+            ErrorKind::AlreadyExists | ErrorKind::NotADirectory => {
+                anyhow::anyhow!("the data folder {} is a file. Name a folder with --data.", root.display())
+            }
+            _ => anyhow::anyhow!(
+                "the data folder {} can't be made: {error}. Make it yourself or name another with --data.",
+                root.display()
+            ),
+        })?;
+        let root = root
+            .canonicalize()
+            .with_context(|| format!("the data folder {} can't be read. Check who owns it.", root.display()))?;
+        let path = root.join("lock");
+        let lock = private().read(true).write(true).create(true).truncate(false).open(&path).map_err(|error| {
+            anyhow::anyhow!(
+                "the data folder {} can't be written: {error}. Check who owns it, or name another with --data.",
+                root.display()
+            )
+        })?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { root, _lock: lock }),
+            Err(TryLockError::WouldBlock) => bail!(
+                "another Gatehouse uses the data folder {}. Stop it, or name another folder with --data.",
+                root.display()
+            ),
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("the data folder {} can't be locked", root.display()))
+            }
+        }
+    }
+
+    /// A path in the folder.
+    pub(crate) fn path(&self, relative: &str) -> PathBuf {
+        self.root.join(relative)
+    }
+
+    /// A folder in the folder, made if it is missing (mode 0700).
+    pub(crate) fn folder(&self, relative: &str) -> anyhow::Result<PathBuf> {
+        let path = self.path(relative);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .with_context(|| format!("the folder {} can't be made", path.display()))?;
+        Ok(path)
+    }
+
+    /// The file of a random secret (256 bits, base64url, mode 0600), made on first use. A file that a crash left
+    /// half-written can't be: it is written whole under another name first.
+    pub(crate) fn secret_file(&self, relative: &str, entropy: &Entropy) -> anyhow::Result<PathBuf> {
+        let path = self.path(relative);
+        if path.exists() {
+            return Ok(path);
+        }
+        if let Some(parent) = relative.rsplit_once('/').map(|(parent, _)| parent) {
+            self.folder(parent)?;
+        }
+        let fresh = path.with_extension("new");
+        let write = || -> std::io::Result<()> {
+            let mut file = private().write(true).create(true).truncate(true).open(&fresh)?;
+            file.write_all(URL_SAFE_NO_PAD.encode(entropy.bytes::<32>()).as_bytes())?;
+            file.sync_all()?;
+            std::fs::rename(&fresh, &path)
+        };
+        write().with_context(|| format!("the secret {} can't be written", path.display()))?;
+        Ok(path)
+    }
+}
+
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.mode(0o600);
+    options
+}
+
+/// The secret in `path`, without the line end that editors add.
+///
+/// # Errors
+/// If the file can't be read, is empty, is no text or is larger than 4 KiB.
+pub(crate) fn read_secret(path: &Path) -> anyhow::Result<Secret<String>> {
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| file.take(4097).read_to_string(&mut text))
+        .with_context(|| format!("the secret file {} can't be read", path.display()))?;
+    let text = Secret::new(text);
+    let secret = text.expose().trim_end_matches(['\r', '\n']);
+    if secret.is_empty() || secret.len() > 4096 {
+        bail!("the secret file {} is empty or larger than 4 KiB", path.display());
+    }
+    Ok(Secret::new(secret.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_has_one_holder() {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path().join("a b/data");
+        let held = DataFolder::open(&root).unwrap();
+        let refused = DataFolder::open(&root).unwrap_err().to_string();
+        assert!(refused.contains("another Gatehouse uses"), "{refused}");
+        drop(held);
+        DataFolder::open(&root).unwrap();
+    }
+
+    #[test]
+    fn secrets_are_made_once_and_are_private() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = DataFolder::open(place.path()).unwrap();
+        let path = folder.secret_file("clients/job.secret", &Entropy::system()).unwrap();
+        let first = read_secret(&path).unwrap();
+        folder.secret_file("clients/job.secret", &Entropy::system()).unwrap();
+        assert_eq!(read_secret(&path).unwrap().expose(), first.expose());
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(first.expose().len(), 43);
+    }
+
+    #[test]
+    fn a_file_is_no_data_folder() {
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("data");
+        std::fs::write(&file, "x").unwrap();
+        let refused = DataFolder::open(&file).unwrap_err().to_string();
+        assert!(refused.contains("is a file"), "{refused}");
+    }
+}

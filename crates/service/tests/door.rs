@@ -1,0 +1,273 @@
+//! The door of a gRPC server against forged, stale, foreign and revoked tokens.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ed25519_dalek::{Signer as _, SigningKey};
+use gatehouse_client::{audience, from_status};
+use gatehouse_core::{Clock, Entropy, ErrorCode, Timestamp};
+use gatehouse_proto::auth::v1::{Revocation, RevocationKind};
+use gatehouse_service::revocations::Staleness;
+use gatehouse_service::{AccessLayer, Caller, KeySet, Revocations, Verifier};
+use http::{Request, Response};
+use serde_json::{Value, json};
+use tonic::body::Body;
+use tower::{Layer as _, Service as _};
+
+const ISSUER: &str = "https://gatehouse.test/prod";
+const SUBMIT: &str = "/gatehouse.job.v1.JobService/SubmitJob";
+const NOW: i64 = 1_790_000_000;
+const PERSON: &str = "01905555-1234-7123-8456-123456789012";
+const TENANT: &str = "01905555-1234-7123-8456-aaaaaaaaaaaa";
+const SESSION: &str = "01905555-1234-7123-8456-bbbbbbbbbbbb";
+
+struct Door {
+    clock: Clock,
+    key: SigningKey,
+    revocations: Revocations,
+    layer: AccessLayer,
+}
+
+impl Door {
+    fn new() -> Self {
+        let clock = Clock::settable(Timestamp::from_seconds(NOW));
+        let key = SigningKey::from_bytes(&Entropy::seeded(1).bytes());
+        let keys = KeySet::default();
+        keys.replace(&jwks(&key)).unwrap();
+        let revocations = Revocations::new(clock.clone(), Staleness::default());
+        let verifier = Verifier::new(ISSUER, audience::JOB, keys, revocations.clone(), clock.clone());
+        let layer =
+            AccessLayer::new(&["gatehouse.job.v1"], verifier, clock.clone(), Entropy::seeded(2)).unwrap();
+        Self { clock, key, revocations, layer }
+    }
+
+    fn hear(&self, revocations: &[Revocation]) {
+        self.revocations.apply(revocations, 1, true);
+    }
+
+    /// What a call is answered: the reason of the refusal, or the caller's subject.
+    async fn knock(&self, path: &str, authorization: Option<&str>) -> Result<String, (ErrorCode, String)> {
+        let mut inner = self.layer.layer(tower::service_fn(|request: Request<Body>| async move {
+            let caller = request.extensions().get::<Caller>().expect("only known callers come through");
+            let mut response = Response::new(Body::empty());
+            response.headers_mut().insert("x-caller", caller.subject().as_text().parse().unwrap());
+            Ok::<_, Infallible>(response)
+        }));
+        let mut request = Request::builder().uri(path);
+        if let Some(authorization) = authorization {
+            request = request.header("authorization", authorization);
+        }
+        let response = inner.call(request.body(Body::empty()).unwrap()).await.unwrap();
+        if let Some(caller) = response.headers().get("x-caller") {
+            return Ok(caller.to_str().unwrap().to_owned());
+        }
+        let status = tonic::Status::from_header_map(response.headers()).expect("a refusal carries a status");
+        let error = from_status(status);
+        Err((error.code(), error.reason().to_owned()))
+    }
+
+    async fn submit(&self, token: &str) -> Result<String, (ErrorCode, String)> {
+        self.knock(SUBMIT, Some(&format!("Bearer {token}"))).await
+    }
+}
+
+fn jwks(key: &SigningKey) -> String {
+    let x = URL_SAFE_NO_PAD.encode(key.verifying_key().as_bytes());
+    json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": "k1", "x": x}]})
+        .to_string()
+}
+
+fn header() -> Value {
+    json!({"alg": "EdDSA", "typ": "at+jwt", "kid": "k1"})
+}
+
+fn claims() -> Value {
+    json!({
+        "iss": ISSUER, "sub": PERSON, "aud": audience::JOB, "exp": NOW + 300, "iat": NOW, "iat_us": NOW * 1_000_000,
+        "nbf": NOW, "jti": "j1", "token_use": "access", "tid": TENANT, "sid": SESSION,
+        "permissions": ["job.jobs.submit"],
+    })
+}
+
+fn with(mut value: Value, key: &str, to: Value) -> Value {
+    value[key] = to;
+    value
+}
+
+fn encode(header: &Value, claims: &Value) -> String {
+    format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()))
+}
+
+fn sign(key: &SigningKey, header: &Value, claims: &Value) -> String {
+    let signed = encode(header, claims);
+    let signature = URL_SAFE_NO_PAD.encode(key.sign(signed.as_bytes()).to_bytes());
+    format!("{signed}.{signature}")
+}
+
+#[tokio::test]
+async fn a_good_token_comes_through() {
+    let door = Door::new();
+    door.hear(&[]);
+    assert_eq!(door.submit(&sign(&door.key, &header(), &claims())).await, Ok(PERSON.to_owned()));
+}
+
+#[tokio::test]
+async fn forged_and_foreign_tokens_are_refused() {
+    let door = Door::new();
+    door.hear(&[]);
+    let (key, other) = (&door.key, SigningKey::from_bytes(&Entropy::seeded(9).bytes()));
+    let good = sign(key, &header(), &claims());
+    let (signed, signature) = good.rsplit_once('.').unwrap();
+    let admin = with(claims(), "permissions", json!(["job.jobs.submit", "audit.log.export"]));
+    // The public key as an HMAC secret: the confusion that RFC 8725, section 2.1 tells of.
+    let public = jsonwebtoken::EncodingKey::from_secret(key.verifying_key().as_bytes());
+    let mut confused = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
+    confused.typ = Some("at+jwt".into());
+    confused.kid = Some("k1".into());
+    let confused = jsonwebtoken::encode(&confused, &claims(), &public).unwrap();
+    // A key of the attacker's own, offered in the header.
+    let x = URL_SAFE_NO_PAD.encode(other.verifying_key().as_bytes());
+    let jwk = with(header(), "jwk", json!({"kty": "OKP", "crv": "Ed25519", "x": x}));
+
+    let corpus = [
+        ("alg none", format!("{}.", encode(&with(header(), "alg", json!("none")), &claims()))),
+        ("alg none, mixed case", format!("{}.", encode(&with(header(), "alg", json!("NoNe")), &claims()))),
+        ("signature gone", format!("{signed}.")),
+        ("signature of another token", format!("{}.{signature}", encode(&header(), &admin))),
+        ("another key, our key id", sign(&other, &header(), &claims())),
+        ("unknown key id", sign(key, &with(header(), "kid", json!("k2")), &claims())),
+        ("key id as a path", sign(key, &with(header(), "kid", json!("../../dev/null")), &claims())),
+        ("key id as SQL", sign(key, &with(header(), "kid", json!("' OR 1=1 --")), &claims())),
+        ("no key id", sign(key, &json!({"alg": "EdDSA", "typ": "at+jwt"}), &claims())),
+        ("key in the header", sign(&other, &jwk, &claims())),
+        ("jku", sign(&other, &with(header(), "jku", json!("https://evil.test/jwks")), &claims())),
+        ("x5u", sign(&other, &with(header(), "x5u", json!("https://evil.test/c.pem")), &claims())),
+        ("HMAC with the public key", confused),
+        ("typ of an id token", sign(key, &with(header(), "typ", json!("JWT")), &claims())),
+        ("token_use of an id token", sign(key, &header(), &with(claims(), "token_use", json!("id")))),
+        ("issuer of dev", sign(key, &header(), &with(claims(), "iss", json!("https://gatehouse.test/dev")))),
+        ("another issuer", sign(key, &header(), &with(claims(), "iss", json!("https://evil.test/prod")))),
+        ("audience of another service", sign(key, &header(), &with(claims(), "aud", json!(audience::AUDIT)))),
+        ("audience of the gateway", sign(key, &header(), &with(claims(), "aud", json!(audience::GATEWAY)))),
+        ("not valid yet", sign(key, &header(), &with(claims(), "nbf", json!(NOW + 60)))),
+        ("no end", sign(key, &header(), &with(claims(), "exp", Value::Null))),
+        ("end as text", sign(key, &header(), &with(claims(), "exp", json!("9999999999")))),
+        ("no subject", sign(key, &header(), &with(claims(), "sub", Value::Null))),
+        ("subject of no form", sign(key, &header(), &with(claims(), "sub", json!("root")))),
+        ("truncated", good[..good.len() - 5].to_owned()),
+        ("one part", "abc".to_owned()),
+        ("four parts", format!("{good}.x")),
+        ("not base64", format!("{signed}.$$$$")),
+        ("oversize", sign(key, &header(), &with(claims(), "username", json!("x".repeat(9000))))),
+        ("empty", String::new()),
+    ];
+    for (attack, token) in corpus {
+        let answer = door.submit(&token).await;
+        let (code, reason) = answer.expect_err(attack);
+        assert_eq!(code, ErrorCode::Unauthenticated, "{attack}: {reason}");
+        assert!(matches!(reason.as_str(), "TOKEN_INVALID" | "TOKEN_MISSING"), "{attack}: {reason}");
+    }
+    // None of them did any harm: the good one still works.
+    assert!(door.submit(&good).await.is_ok());
+}
+
+#[tokio::test]
+async fn the_credential_must_be_a_bearer_token() {
+    let door = Door::new();
+    door.hear(&[]);
+    let good = sign(&door.key, &header(), &claims());
+    for wrong in [None, Some(""), Some("Bearer"), Some("Basic eDp5"), Some(good.as_str())] {
+        let (code, _) = door.knock(SUBMIT, wrong).await.expect_err("no bearer token");
+        assert_eq!(code, ErrorCode::Unauthenticated, "{wrong:?}");
+    }
+    assert!(door.knock(SUBMIT, Some(&format!("bEaReR {good}"))).await.is_ok(), "schemes have no case");
+}
+
+#[tokio::test]
+async fn an_ended_token_says_so_and_gets_no_grace() {
+    let door = Door::new();
+    door.hear(&[]);
+    let good = sign(&door.key, &header(), &claims());
+    door.clock.advance(Duration::from_secs(300));
+    door.hear(&[]);
+    assert_eq!(door.submit(&good).await, Err((ErrorCode::Unauthenticated, "TOKEN_EXPIRED".to_owned())));
+}
+
+#[tokio::test]
+async fn a_missing_permission_and_an_unknown_method_are_refused() {
+    let door = Door::new();
+    door.hear(&[]);
+    let reader = sign(
+        &door.key,
+        &header(),
+        &with(claims(), "permissions", json!(["job.jobs.read", "job.jobs.submitter"])),
+    );
+    assert_eq!(
+        door.submit(&reader).await,
+        Err((ErrorCode::PermissionDenied, "PERMISSION_DENIED".to_owned()))
+    );
+    let good = format!("Bearer {}", sign(&door.key, &header(), &claims()));
+    for path in ["/gatehouse.job.v1.JobService/DropAll", "/gatehouse.auth.v1.AccountService/SignIn", "/"] {
+        let (code, _) = door.knock(path, Some(&good)).await.expect_err(path);
+        assert_eq!(code, ErrorCode::NotFound, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn each_kind_of_revocation_ends_what_was_issued_before_it() {
+    let subjects = [
+        (RevocationKind::Session, SESSION.to_owned()),
+        (RevocationKind::Person, PERSON.to_owned()),
+        (RevocationKind::Membership, format!("{PERSON}/{TENANT}")),
+        (RevocationKind::Tenant, TENANT.to_owned()),
+        (RevocationKind::Client, "web".to_owned()),
+    ];
+    for (kind, id) in subjects {
+        let door = Door::new();
+        let claims = with(claims(), "client_id", json!("web"));
+        let before = sign(&door.key, &header(), &claims);
+        let after = sign(&door.key, &header(), &with(claims, "iat_us", json!(NOW * 1_000_000 + 500)));
+        door.hear(&[Revocation {
+            sequence: 1,
+            kind: kind.into(),
+            id,
+            not_before: NOW * 1_000_000 + 500,
+            expires_at: (NOW + 3600) * 1_000_000,
+        }]);
+        let refused = door.submit(&before).await.expect_err("revoked");
+        assert_eq!(refused, (ErrorCode::Unauthenticated, "TOKEN_REVOKED".to_owned()), "{kind:?}");
+        assert!(door.submit(&after).await.is_ok(), "{kind:?}: half a millisecond later is later");
+    }
+}
+
+#[tokio::test]
+async fn nobody_comes_through_before_the_first_snapshot_or_after_too_long_a_silence() {
+    let door = Door::new();
+    let good = sign(&door.key, &header(), &claims());
+    let stale = Err((ErrorCode::Unavailable, "REVOCATIONS_STALE".to_owned()));
+    assert_eq!(door.submit(&good).await, stale, "no snapshot yet");
+    door.revocations.apply(&[], 0, false);
+    assert_eq!(door.submit(&good).await, stale, "half a snapshot is none");
+    door.hear(&[]);
+    assert!(door.submit(&good).await.is_ok());
+    door.clock.advance(Duration::from_secs(31));
+    assert_eq!(door.submit(&good).await, stale, "silent for 31 s");
+    door.hear(&[]);
+    assert!(door.submit(&good).await.is_ok(), "news again");
+}
+
+#[tokio::test]
+async fn privileged_methods_refuse_sooner() {
+    let clock = Clock::settable(Timestamp::from_seconds(NOW));
+    let revocations = Revocations::new(clock.clone(), Staleness::default());
+    revocations.apply(&[], 0, true);
+    let caller = Caller::from_claims(serde_json::from_value(claims()).unwrap()).unwrap();
+    clock.advance(Duration::from_secs(3));
+    assert!(revocations.check(&caller, false).is_ok());
+    assert_eq!(revocations.check(&caller, true).unwrap_err().reason(), "REVOCATIONS_STALE");
+    let table = gatehouse_proto::access::access_table(gatehouse_proto::access::PACKAGES).unwrap();
+    assert!(table["/gatehouse.auth.v1.TenantService/SetMemberRole"].privileged);
+    assert!(!table[SUBMIT].privileged);
+}

@@ -1,0 +1,228 @@
+//! Throwaway PostgreSQL servers.
+//!
+//! [`Postgres::start`] runs the distribution's binaries on a free loopback port, with a random password and nothing
+//! that survives. A small shell watches the test process through a pipe: when the process ends, however it ends
+//! (`kill -9` included), the pipe closes and the shell ends the server and removes its folder. PostgreSQL refuses to
+//! run as root, so started by root it runs as `postgres` or `nobody`.
+//!
+//! [`Postgres::shared`] uses the server that [`URL_VARIABLE`] names where there is one, or else one for the whole
+//! process; `gatehouse-test-servers -- cargo test` starts one for a whole run.
+
+use std::fmt;
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::{self, Error, ErrorKind, Write as _};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, chown};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use gatehouse_core::Entropy;
+use nix::unistd::{Uid, User};
+
+/// Names a PostgreSQL database that tests may fill, as `postgres://user:password@host:port/database`. The user must be
+/// allowed to create schemas.
+pub const URL_VARIABLE: &str = "GATEHOUSE_TEST_POSTGRES_URL";
+
+/// `initdb` and the start together; about 2 s on an idle machine, and test machines are rarely idle.
+const START_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// The watcher. `$1`: the folder of the programs; `$2`: its own folder; `$3`: the port. Everything that it starts
+/// has a parent-death signal too, so that even killing the watcher leaves no server behind.
+const WATCHER: &str = r#"
+trap '' INT TERM HUP
+with() {
+  signal=$1; shift
+  if command -v setpriv >/dev/null 2>&1; then exec setpriv --pdeathsig "$signal" "$@"; else exec "$@"; fi
+}
+(
+  trap - INT TERM HUP
+  exec >"$2/log" 2>&1
+  (with KILL "$1/initdb" -D "$2/data" -U gatehouse --pwfile="$2/password" -A scram-sha-256 -E UTF8 --locale=C.UTF-8 --no-sync) &&
+  with QUIT "$1/postgres" -D "$2/data" -p "$3" -c listen_addresses=127.0.0.1 -c unix_socket_directories="$2" \
+    -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c shared_buffers=64MB -c max_connections=400 \
+    -c deadlock_timeout=100ms -c log_min_messages=fatal
+) &
+server=$!
+read -r word
+# The first is for a folder still being made, the second ends the server without waiting for its clients.
+kill -TERM "$server" 2>/dev/null
+kill -QUIT "$server" 2>/dev/null
+wait "$server" 2>/dev/null
+rm -rf "$2"
+"#;
+
+/// A PostgreSQL server for tests. Dropping it ends it, unless it is one that [`URL_VARIABLE`] names.
+pub struct Postgres {
+    url: String,
+    server: Option<Server>,
+}
+
+struct Server {
+    watcher: Child,
+    /// Open as long as the server shall live; this process's end closes it.
+    lifeline: Option<ChildStdin>,
+    _output: ChildStdout,
+}
+
+impl Postgres {
+    /// Starts a server of its own and waits until it takes connections. Blocks, for some 2 s.
+    ///
+    /// # Errors
+    /// The binaries are not installed (the message says what to install), or the server did not come up (the message
+    /// holds its log).
+    pub fn start() -> io::Result<Self> {
+        let programs = find_programs().ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                format!(
+                    "the PostgreSQL server is not installed: run `apt-get install postgresql`, \
+                     or set {URL_VARIABLE} to a database that tests may fill"
+                ),
+            )
+        })?;
+        let mut last = Error::other("PostgreSQL was never started");
+        // Between asking the system for a free port and the server taking it, another process may: try another.
+        for _ in 0..3 {
+            match start_on(&programs, free_port()?) {
+                Ok(started) => return Ok(started),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// The server that [`URL_VARIABLE`] names, or else one that this process starts at the first call and that ends
+    /// with the process. Blocks as [`Postgres::start`] does.
+    ///
+    /// # Errors
+    /// As [`Postgres::start`].
+    pub fn shared() -> io::Result<&'static Self> {
+        static SHARED: OnceLock<Result<Postgres, String>> = OnceLock::new();
+        let shared = SHARED.get_or_init(|| match std::env::var(URL_VARIABLE) {
+            Ok(url) if !url.trim().is_empty() => Ok(Self { url: url.trim().to_owned(), server: None }),
+            _ => Self::start().map_err(|error| error.to_string()),
+        });
+        shared.as_ref().map_err(|error| Error::other(error.clone()))
+    }
+
+    /// Where it listens, password included.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+impl fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Postgres").field("own", &self.server.is_some()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.lifeline.take());
+        // Nothing to do about a watcher that can't be waited for: it ends the server all the same.
+        let _ = self.watcher.wait();
+    }
+}
+
+fn start_on(programs: &Path, port: u16) -> io::Result<Postgres> {
+    let password = random_hex::<16>();
+    let folder = std::env::temp_dir().join(format!("gatehouse-postgres-{}", random_hex::<8>()));
+    let user = unprivileged_user()?;
+    DirBuilder::new().mode(0o700).create(&folder)?;
+    let password_file = folder.join("password");
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&password_file)?
+        .write_all(password.as_bytes())?;
+    let mut watcher = Command::new("/bin/sh");
+    if let Some(user) = &user {
+        let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
+        chown(&folder, Some(uid), Some(gid))?;
+        chown(&password_file, Some(uid), Some(gid))?;
+        watcher.uid(uid).gid(gid);
+    }
+    let mut watcher = watcher
+        .args(["-c", WATCHER, "postgres-watcher"])
+        .arg(programs)
+        .arg(&folder)
+        .arg(port.to_string())
+        .current_dir("/")
+        .env_clear()
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        // A group of its own: a signal to the test's whole group must not take the server along.
+        .process_group(0)
+        .spawn()?;
+    let (Some(lifeline), Some(output)) = (watcher.stdin.take(), watcher.stdout.take()) else {
+        return Err(Error::other("the watcher has no pipes"));
+    };
+    let server = Server { watcher, lifeline: Some(lifeline), _output: output };
+    wait_until_ready(&folder, port)?;
+    let url = format!("postgres://gatehouse:{password}@127.0.0.1:{port}/postgres");
+    Ok(Postgres { url, server: Some(server) })
+}
+
+/// The server writes its state into `postmaster.pid`: line 1 its process id, line 8 `ready` once it takes connections.
+fn wait_until_ready(folder: &Path, port: u16) -> io::Result<()> {
+    let deadline = Instant::now() + START_TIMEOUT;
+    let log = || std::fs::read_to_string(folder.join("log")).unwrap_or_default();
+    loop {
+        let state = std::fs::read_to_string(folder.join("data/postmaster.pid")).unwrap_or_default();
+        if state.lines().nth(7).is_some_and(|line| line.trim() == "ready") {
+            return Ok(());
+        }
+        let log_now = log();
+        if log_now.contains("FATAL") || log_now.contains("initdb: error") || Instant::now() >= deadline {
+            return Err(Error::other(format!(
+                "PostgreSQL did not come up on port {port}; its log:\n{log_now}"
+            )));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Whom to run the server as: `None` for ourselves.
+fn unprivileged_user() -> io::Result<Option<User>> {
+    if !Uid::effective().is_root() {
+        return Ok(None);
+    }
+    for name in ["postgres", "nobody"] {
+        if let Some(user) = User::from_name(name).map_err(Error::from)? {
+            return Ok(Some(user));
+        }
+    }
+    Err(Error::other("PostgreSQL does not run as root, and there is neither a user `postgres` nor `nobody`"))
+}
+
+/// The folder with `initdb` and `postgres`: Debian keeps one for each version outside PATH; the highest wins.
+fn find_programs() -> Option<PathBuf> {
+    let mut debian: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin")))
+        })
+        .collect();
+    debian.sort();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let candidates = debian.into_iter().rev().map(|(_, folder)| folder).chain(std::env::split_paths(&path));
+    candidates.into_iter().find(|folder| folder.join("initdb").is_file() && folder.join("postgres").is_file())
+}
+
+fn random_hex<const N: usize>() -> String {
+    Entropy::system().bytes::<N>().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
