@@ -150,6 +150,7 @@ impl Pump {
         let patience = Duration::from_secs(self.config.reconnect_for_s);
         let mut backoff =
             Backoff::new(Duration::from_millis(50), Duration::from_secs(2), self.entropy.clone());
+        let (door, caller) = (self.door.clone(), self.caller.clone());
         let mut ended = false;
         let work = async {
             loop {
@@ -168,7 +169,6 @@ impl Pump {
             }
         };
         tokio::pin!(work);
-        let (door, caller) = (self.door.clone(), self.caller.clone());
         loop {
             tokio::select! {
                 ending = &mut work => return ending,

@@ -5,7 +5,6 @@ use gatehouse_client::from_status;
 use gatehouse_core::Result;
 use gatehouse_core::ids::JobId;
 use gatehouse_proto::job::v1::GetJobResultRequest;
-use serde_json::Value;
 
 use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};

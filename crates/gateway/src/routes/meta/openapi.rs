@@ -3,7 +3,6 @@
 use actix_web::HttpResponse;
 use actix_web::http::header;
 use gatehouse_core::Result;
-use serde_json::Value;
 
 use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, handler};

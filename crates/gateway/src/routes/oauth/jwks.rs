@@ -5,7 +5,6 @@ use actix_web::http::header;
 use gatehouse_client::from_status;
 use gatehouse_core::Result;
 use gatehouse_proto::auth::v1::GetJwksRequest;
-use serde_json::Value;
 
 use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, handler};
