@@ -68,7 +68,12 @@ impl BrowserRules {
     ///
     /// # Errors
     /// `CROSS_SITE_REQUEST`.
-    pub(crate) fn check_origin(&self, method: &Method, headers: &HeaderMap, client: ClientAddress) -> Result<()> {
+    pub(crate) fn check_origin(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        client: ClientAddress,
+    ) -> Result<()> {
         if !self.csrf || matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
             return Ok(());
         }
@@ -76,7 +81,8 @@ impl BrowserRules {
         let from = match (text(header::ORIGIN), text(header::REFERER)) {
             (Some(origin), _) => Some(origin.to_owned()),
             (None, Some(referer)) => Some(
-                Url::parse(referer).map_or_else(|_| "null".to_owned(), |url| url.origin().ascii_serialization()),
+                Url::parse(referer)
+                    .map_or_else(|_| "null".to_owned(), |url| url.origin().ascii_serialization()),
             ),
             // Neither: no browser of today sends a cross-site POST so, unless told to hide its referrer.
             (None, None) => None,

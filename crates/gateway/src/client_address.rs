@@ -10,22 +10,23 @@ use ipnet::IpNet;
 
 /// Where a request came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClientAddress {
+pub(crate) struct ClientAddress {
     /// The client, or the first untrusted hop on its behalf.
-    pub ip: IpAddr,
+    pub(crate) ip: IpAddr,
     /// Whether the client's own connection was HTTPS, directly or as a trusted proxy says.
-    pub https: bool,
+    pub(crate) https: bool,
 }
 
 /// The client of a request that `peer` sent over `tls` or not.
 #[must_use]
-pub fn resolve(peer: IpAddr, tls: bool, headers: &HeaderMap, trusted: &[IpNet]) -> ClientAddress {
+pub(crate) fn resolve(peer: IpAddr, tls: bool, headers: &HeaderMap, trusted: &[IpNet]) -> ClientAddress {
     let is_trusted = |ip: IpAddr| trusted.iter().any(|net| net.contains(&ip));
     let peer = peer.to_canonical();
     if !is_trusted(peer) {
         return ClientAddress { ip: peer, https: tls };
     }
-    let (hops, proto) = if headers.contains_key("forwarded") { forwarded(headers) } else { x_forwarded(headers) };
+    let (hops, proto) =
+        if headers.contains_key("forwarded") { forwarded(headers) } else { x_forwarded(headers) };
     let mut ip = peer;
     for hop in hops.iter().rev() {
         // A hop that is no address ("unknown", "_hidden") ends what can be known.
@@ -76,7 +77,9 @@ fn parse_node(text: &str) -> Option<IpAddr> {
     let bare = text
         .strip_prefix('[')
         .and_then(|rest| rest.split_once(']').map(|(address, _port)| address))
-        .or_else(|| text.split_once(':').filter(|(_, rest)| !rest.contains(':')).map(|(address, _port)| address))
+        .or_else(|| {
+            text.split_once(':').filter(|(_, rest)| !rest.contains(':')).map(|(address, _port)| address)
+        })
         .unwrap_or(text);
     bare.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
 }
@@ -103,7 +106,8 @@ mod tests {
 
     #[test]
     fn a_header_from_an_untrusted_peer_counts_for_nothing() {
-        let headers = [("x-forwarded-for", "1.1.1.1"), ("x-forwarded-proto", "https"), ("forwarded", "for=1.1.1.1")];
+        let headers =
+            [("x-forwarded-for", "1.1.1.1"), ("x-forwarded-proto", "https"), ("forwarded", "for=1.1.1.1")];
         assert_eq!(resolved("9.9.9.9", &headers), ("9.9.9.9".into(), false));
     }
 

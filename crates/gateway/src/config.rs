@@ -144,7 +144,9 @@ impl Config {
         bounds("sse.reconnect_for_s", self.sse.reconnect_for_s, 0, 600);
         bounds("sse.max_streams", self.sse.max_streams as u64, 1, 1_000_000);
         if !self.require_auth {
-            problems.push("require_auth: must be true: access without a credential is not part of this version".into());
+            problems.push(
+                "require_auth: must be true: access without a credential is not part of this version".into(),
+            );
         }
         for net in &self.trusted_proxies {
             if net.parse::<IpNet>().is_err() {
@@ -159,9 +161,15 @@ impl Config {
             }
         }
         if !self.public_url.is_empty() && !is_origin(&self.public_url) {
-            problems.push("public_url: must be an origin such as https://api.example.com, without a path".into());
+            problems
+                .push("public_url: must be an origin such as https://api.example.com, without a path".into());
         }
-        problems.extend(self.rate_limits.validate(environment).into_iter().map(|problem| format!("rate_limits.{problem}")));
+        problems.extend(
+            self.rate_limits
+                .validate(environment)
+                .into_iter()
+                .map(|problem| format!("rate_limits.{problem}")),
+        );
         problems
     }
 
@@ -175,7 +183,9 @@ impl Config {
             ));
         }
         if !self.csrf && !environment.is_dev() {
-            warnings.push(format!("csrf is off in {environment}: cross-site requests of browsers are not refused."));
+            warnings.push(format!(
+                "csrf is off in {environment}: cross-site requests of browsers are not refused."
+            ));
         }
         warnings
     }
@@ -233,7 +243,10 @@ mod tests {
         wrong(|config| config.address = "nonsense".into(), "address:");
         wrong(|config| config.max_request_bytes = 1, "max_request_bytes:");
         wrong(|config| config.trusted_proxies = vec!["10.0.0.0/99".into()], "trusted_proxies:");
-        wrong(|config| config.cors_allowed_origins = vec!["https://a.example/".into()], "cors_allowed_origins:");
+        wrong(
+            |config| config.cors_allowed_origins = vec!["https://a.example/".into()],
+            "cors_allowed_origins:",
+        );
         wrong(|config| config.require_auth = false, "require_auth:");
         wrong(|config| config.sse.queue_maxsize = 0, "sse.queue_maxsize:");
         wrong(|config| config.rate_limits.rules.capacity = 0, "rate_limits.rules.capacity");

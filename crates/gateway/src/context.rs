@@ -11,12 +11,12 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use gatehouse_client::Authorized;
 use gatehouse_core::{Error, Result, Secret};
+use gatehouse_proto::audit::v1::audit_service_client::AuditServiceClient;
 use gatehouse_proto::auth::v1::Origin;
 use gatehouse_proto::auth::v1::account_service_client::AccountServiceClient;
 use gatehouse_proto::auth::v1::api_key_service_client::ApiKeyServiceClient;
 use gatehouse_proto::auth::v1::tenant_service_client::TenantServiceClient;
 use gatehouse_proto::auth::v1::token_service_client::TokenServiceClient;
-use gatehouse_proto::audit::v1::audit_service_client::AuditServiceClient;
 use gatehouse_proto::job::v1::job_service_client::JobServiceClient;
 use gatehouse_proto::token_broker::v1::token_broker_service_client::TokenBrokerServiceClient;
 use serde::de::DeserializeOwned;
@@ -105,7 +105,8 @@ impl Context {
     /// `INVALID_FIELD`.
     pub(crate) fn path(&self, name: &str) -> Result<&str> {
         let text = self.request.match_info().get(name).unwrap_or_default();
-        let safe = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
+        let safe =
+            text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
         if safe && (1..=128).contains(&text.len()) {
             return Ok(text);
         }
@@ -122,7 +123,10 @@ impl Context {
         let visible = value.as_bytes().iter().all(|byte| (0x21..=0x7e).contains(byte));
         match value.to_str() {
             Ok(text) if values.next().is_none() && visible && text.len() <= max => Ok(Some(text)),
-            _ => Err(Error::invalid_field(name, format!("one value of at most {max} visible ASCII characters is expected"))),
+            _ => Err(Error::invalid_field(
+                name,
+                format!("one value of at most {max} visible ASCII characters is expected"),
+            )),
         }
     }
 
@@ -200,7 +204,9 @@ impl Context {
         let unsupported = || {
             Error::invalid_argument(
                 "UNSUPPORTED_MEDIA_TYPE",
-                format!("The body must be {expected}, in UTF-8, sent with one Content-Type header and no Content-Encoding."),
+                format!(
+                    "The body must be {expected}, in UTF-8, sent with one Content-Type header and no Content-Encoding."
+                ),
             )
         };
         let headers = self.request.headers();
@@ -219,7 +225,11 @@ impl Context {
         let plain = headers
             .get(header::CONTENT_ENCODING)
             .is_none_or(|value| value.as_bytes().eq_ignore_ascii_case(b"identity"));
-        if essence.trim().eq_ignore_ascii_case(expected) && utf8 && plain { Ok(()) } else { Err(unsupported()) }
+        if essence.trim().eq_ignore_ascii_case(expected) && utf8 && plain {
+            Ok(())
+        } else {
+            Err(unsupported())
+        }
     }
 
     /// The whole body, refused as soon as it is known to be too long.
@@ -242,8 +252,11 @@ impl Context {
             let mut body = BytesMut::new();
             while let Some(chunk) = payload.next().await {
                 let chunk = chunk.map_err(|error| {
-                    Error::invalid_argument("BODY_BROKEN", "The body ended before it was whole. Send it again.")
-                        .caused_by(error.to_string())
+                    Error::invalid_argument(
+                        "BODY_BROKEN",
+                        "The body ended before it was whole. Send it again.",
+                    )
+                    .caused_by(error.to_string())
                 })?;
                 if body.len() + chunk.len() > max {
                     return Err(too_large());
@@ -291,7 +304,10 @@ impl Form {
 
     /// The value of a field that is there and not empty.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(known, value)| known == name && !value.is_empty()).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .find(|(known, value)| known == name && !value.is_empty())
+            .map(|(_, value)| value.as_str())
     }
 
     /// The value of a field.

@@ -59,7 +59,8 @@ pub(crate) fn extract(headers: &HeaderMap, environment: Environment) -> Result<O
 }
 
 fn parse_key(key: &str, environment: Environment) -> Result<Presented> {
-    let safe = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
+    let safe =
+        |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
     if key.len() > 512 || !safe(key) {
         return Err(malformed());
     }
@@ -103,8 +104,14 @@ mod tests {
     fn each_form_is_recognised() {
         assert!(found(&[]).expect("fine").is_none());
         assert!(matches!(found(&[("authorization", b"Bearer a.b.c")]), Ok(Some(Presented::AccessToken(_)))));
-        assert!(matches!(found(&[("authorization", b"bEARER  a.b.c ")]), Ok(Some(Presented::AccessToken(_)))));
-        assert!(matches!(found(&[("authorization", b"Bearer gh_dev_ak_abc")]), Ok(Some(Presented::ApiKey(_)))));
+        assert!(matches!(
+            found(&[("authorization", b"bEARER  a.b.c ")]),
+            Ok(Some(Presented::AccessToken(_)))
+        ));
+        assert!(matches!(
+            found(&[("authorization", b"Bearer gh_dev_ak_abc")]),
+            Ok(Some(Presented::ApiKey(_)))
+        ));
         assert!(matches!(found(&[("x-api-key", b"gh_dev_ak_abc")]), Ok(Some(Presented::ApiKey(_)))));
     }
 

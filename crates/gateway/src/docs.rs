@@ -119,7 +119,9 @@ fn to_json(value: &impl serde::Serialize) -> Value {
 /// The page: every operation with its parameters, body, answers and permission. No script.
 fn page(document: &Value) -> String {
     let mut html = String::from("<!DOCTYPE html><html lang=\"en\"><head><meta charset=\"utf-8\">");
-    html.push_str("<meta name=\"viewport\" content=\"width=device-width\"><title>Gatehouse API</title><style>");
+    html.push_str(
+        "<meta name=\"viewport\" content=\"width=device-width\"><title>Gatehouse API</title><style>",
+    );
     html.push_str(STYLE);
     html.push_str("</style></head><body><header><h1>Gatehouse API</h1><p>");
     html.push_str(&escape(text(&document["info"]["description"])));
@@ -251,5 +253,9 @@ fn anchor(text: &str) -> String {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+        .replace('\'', "&#39;")
 }

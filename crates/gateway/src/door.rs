@@ -161,7 +161,8 @@ impl Door {
                 Ok(admitted)
             }
             Err(error) => {
-                let told = (Instant::now(), error.code(), error.reason().to_owned(), error.message().to_owned());
+                let told =
+                    (Instant::now(), error.code(), error.reason().to_owned(), error.message().to_owned());
                 state.failed = Some(told);
                 // Wrong credentials must not push out right ones.
                 self.lock().remove(&key);
@@ -186,8 +187,11 @@ impl Door {
             .map_err(|status| refusal(from_status(status)))?
             .into_inner();
         // We believe auth because of its signature, as the services do.
-        let caller =
-            inner.verifier.for_audience(service.audience()).verify(&answer.access_token, false).map_err(own_failure)?;
+        let caller = inner
+            .verifier
+            .for_audience(service.audience())
+            .verify(&answer.access_token, false)
+            .map_err(own_failure)?;
         let ends_at =
             (answer.subject_expires_at > 0).then(|| Timestamp::from_micros(answer.subject_expires_at));
         let now = inner.clock.now();
@@ -207,7 +211,8 @@ impl Door {
             // Still full: any eighth goes. The order of a hash map is random enough.
             let surplus = (slots.len() + 1).saturating_sub(self.0.max_entries);
             if surplus > 0 {
-                let victims: Vec<Key> = slots.keys().take(surplus.max(self.0.max_entries / 8)).copied().collect();
+                let victims: Vec<Key> =
+                    slots.keys().take(surplus.max(self.0.max_entries / 8)).copied().collect();
                 for victim in victims {
                     slots.remove(&victim);
                 }

@@ -46,9 +46,11 @@ pub(crate) fn configure(gateway: &Arc<Gateway>, config: &mut web::ServiceConfig)
                 *found == method || (head && *found == Method::HEAD)
             });
             let (gateway, route) = (Arc::clone(gateway), Arc::clone(route));
-            resource = resource.route(web::route().guard(matcher).to(move |request: HttpRequest, payload: web::Payload| {
-                dispatch(Arc::clone(&gateway), Arc::clone(&route), request, payload.into_inner())
-            }));
+            resource = resource.route(web::route().guard(matcher).to(
+                move |request: HttpRequest, payload: web::Payload| {
+                    dispatch(Arc::clone(&gateway), Arc::clone(&route), request, payload.into_inner())
+                },
+            ));
         }
         allow.push("OPTIONS");
         let allow = allow.join(", ");
@@ -157,12 +159,14 @@ async fn dispatch(
     let info = info(&request);
     let format = route.errors;
     let id = info.request_id.clone();
-    let shown = request.headers().contains_key(header::AUTHORIZATION) || request.headers().contains_key("x-api-key");
+    let shown =
+        request.headers().contains_key(header::AUTHORIZATION) || request.headers().contains_key("x-api-key");
     let mut extra = HeaderMap::new();
     let run = run(gateway, route, request, payload, info, &mut extra);
-    let result = AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|_| {
-        Err(Error::internal("a handler panicked"))
-    });
+    let result = AssertUnwindSafe(run)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|_| Err(Error::internal("a handler panicked")));
     let mut response = result.unwrap_or_else(|error| {
         log(&error);
         match format {
@@ -253,7 +257,8 @@ async fn wrong_method(gateway: Arc<Gateway>, request: HttpRequest, allow: String
     let mut response = if *request.method() == Method::OPTIONS {
         options(&gateway, &request, &allow).await
     } else {
-        let error = Error::invalid_argument("METHOD_NOT_ALLOWED", format!("This address takes {allow} only."));
+        let error =
+            Error::invalid_argument("METHOD_NOT_ALLOWED", format!("This address takes {allow} only."));
         unrouted(&gateway, &request, error).await
     };
     if let Ok(value) = HeaderValue::from_str(&allow) {

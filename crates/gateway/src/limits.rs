@@ -79,10 +79,9 @@ impl Outcome {
 
     /// `RateLimit` and `RateLimit-Policy` for the tightest limit, into `headers`.
     pub(crate) fn write_headers(&self, headers: &mut HeaderMap) {
-        for (name, value) in [
-            ("ratelimit", self.0.rate_limit_field()),
-            ("ratelimit-policy", self.0.rate_limit_policy_field()),
-        ] {
+        for (name, value) in
+            [("ratelimit", self.0.rate_limit_field()), ("ratelimit-policy", self.0.rate_limit_policy_field())]
+        {
             if let Some(Ok(value)) = value.map(|text| HeaderValue::from_str(&text)) {
                 headers.insert(HeaderName::from_static(name), value);
             }

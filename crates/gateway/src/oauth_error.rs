@@ -11,7 +11,7 @@ use crate::problem;
 
 /// What went wrong (RFC 6749, section 5.2).
 #[derive(Debug, Serialize, ToSchema)]
-pub struct OAuthProblem {
+pub(crate) struct OAuthProblem {
     /// `invalid_request`, `invalid_client`, `invalid_grant`, `invalid_scope`, `invalid_target`,
     /// `unsupported_grant_type`, `temporarily_unavailable` or `server_error`.
     #[schema(example = "invalid_grant")]
@@ -26,9 +26,11 @@ pub(crate) fn response(error: &Error) -> HttpResponse {
     let status = match name {
         "invalid_client" => StatusCode::UNAUTHORIZED,
         "invalid_request" if error.code() == ErrorCode::InvalidArgument => problem::status(error),
-        "invalid_request" | "invalid_grant" | "invalid_scope" | "invalid_target" | "unsupported_grant_type" => {
-            StatusCode::BAD_REQUEST
-        }
+        "invalid_request"
+        | "invalid_grant"
+        | "invalid_scope"
+        | "invalid_target"
+        | "unsupported_grant_type" => StatusCode::BAD_REQUEST,
         _ => problem::status(error),
     };
     let mut builder = HttpResponse::build(status);

@@ -9,11 +9,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 /// The media type of every error answer.
-pub const MEDIA_TYPE: &str = "application/problem+json";
+pub(crate) const MEDIA_TYPE: &str = "application/problem+json";
 
 /// What went wrong (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Problem {
+pub(crate) struct Problem {
     /// Names the problem: `urn:gatehouse:problem:` and the reason in lower case with hyphens.
     #[schema(example = "urn:gatehouse:problem:invalid-field")]
     r#type: String,
@@ -38,7 +38,7 @@ pub struct Problem {
 
 /// A wrong field.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct ProblemField {
+pub(crate) struct ProblemField {
     /// Path of the field, such as `variables[0].lower`.
     field: String,
     /// What is wrong with it.
@@ -47,7 +47,7 @@ pub struct ProblemField {
 
 /// The answer for `error`, with what its status calls for: `WWW-Authenticate`, `Retry-After`.
 #[must_use]
-pub fn response(error: &Error, request_id: &str, credential_shown: bool) -> HttpResponse {
+pub(crate) fn response(error: &Error, request_id: &str, credential_shown: bool) -> HttpResponse {
     let status = status(error);
     let problem = Problem {
         r#type: format!("urn:gatehouse:problem:{}", error.reason().to_ascii_lowercase().replace('_', "-")),
@@ -71,7 +71,7 @@ pub fn response(error: &Error, request_id: &str, credential_shown: bool) -> Http
 
 /// The HTTP status of an error.
 #[must_use]
-pub fn status(error: &Error) -> StatusCode {
+pub(crate) fn status(error: &Error) -> StatusCode {
     match error.reason() {
         "BODY_TIMEOUT" => StatusCode::REQUEST_TIMEOUT,
         _ => StatusCode::from_u16(error.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
@@ -138,7 +138,8 @@ mod tests {
         assert!(
             refused.headers()["www-authenticate"].to_str().expect("text").contains("error=\"invalid_token\"")
         );
-        let wait = Error::resource_exhausted("RATE_LIMITED", "Wait.").retry_after(Duration::from_millis(1200));
+        let wait =
+            Error::resource_exhausted("RATE_LIMITED", "Wait.").retry_after(Duration::from_millis(1200));
         assert_eq!(response(&wait, "r1", false).headers()["retry-after"], "2");
     }
 }

@@ -202,7 +202,8 @@ pub(crate) fn problems(routes: &[Route]) -> Vec<String> {
             }
         }
         if matches!(route.access, Access::Caller(_)) && route.calls.is_empty() {
-            problems.push(format!("{name}: asks for a credential but calls nothing that checks a permission"));
+            problems
+                .push(format!("{name}: asks for a credential but calls nothing that checks a permission"));
         }
     }
     problems

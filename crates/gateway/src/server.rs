@@ -91,7 +91,8 @@ pub fn build(config: Config, deps: Deps, listeners: Listeners) -> Result<Running
     let mut https = None;
     if let Some((listener, identity)) = listeners.https {
         https = Some(listener.local_addr().map_err(Error::internal)?);
-        server = server.listen_rustls_0_23(listener, identity.into_server_config()?).map_err(Error::internal)?;
+        server =
+            server.listen_rustls_0_23(listener, identity.into_server_config()?).map_err(Error::internal)?;
     }
     let server = server.run();
     let handle = server.handle();

@@ -65,8 +65,11 @@ impl Ending {
 }
 
 /// Opens the job service's stream again with a fresh token.
-pub(crate) type Reconnect =
-    Box<dyn Fn() -> futures_util::future::BoxFuture<'static, Result<JobServiceClient<DeclaredCalls>>> + Send + Sync>;
+pub(crate) type Reconnect = Box<
+    dyn Fn() -> futures_util::future::BoxFuture<'static, Result<JobServiceClient<DeclaredCalls>>>
+        + Send
+        + Sync,
+>;
 
 /// What a pump works with.
 pub(crate) struct Pump {
@@ -82,6 +85,7 @@ pub(crate) struct Pump {
     pub(crate) entropy: Entropy,
     pub(crate) draining: CancellationToken,
     /// Held for as long as the stream is open.
+    #[expect(dead_code, reason = "held, not read")]
     pub(crate) permit: OwnedSemaphorePermit,
     /// When the job service's stream was opened last.
     pub(crate) opened_at: Instant,

@@ -10,16 +10,16 @@ use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, MapAccess
 use serde_json::{Map, Number, Value};
 
 /// The deepest nesting of arrays and objects that a body may have.
-pub const MAX_DEPTH: usize = 32;
+pub(crate) const MAX_DEPTH: usize = 32;
 /// The longest string, in characters (requirement T4).
-pub const MAX_TEXT_CHARS: usize = 8192;
+pub(crate) const MAX_TEXT_CHARS: usize = 8192;
 const MAX_DETAIL_CHARS: usize = 200;
 
 /// Reads `bytes` as exactly one JSON value of type `T`.
 ///
 /// # Errors
 /// `BODY_NOT_UTF8`, `MALFORMED_JSON`, or `INVALID_FIELD` with the path of the first wrong field.
-pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+pub(crate) fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     let value = value_from_slice(bytes)?;
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
@@ -31,7 +31,7 @@ pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
 ///
 /// # Errors
 /// As [`from_slice`].
-pub fn value_from_slice(bytes: &[u8]) -> Result<Value> {
+pub(crate) fn value_from_slice(bytes: &[u8]) -> Result<Value> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         Error::invalid_argument(
             "BODY_NOT_UTF8",

@@ -24,7 +24,9 @@ impl HttpMetrics {
                 .f64_histogram("http.server.request.duration")
                 .with_unit("s")
                 .with_description("Time from a request's arrival to its answer's head.")
-                .with_boundaries(vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0])
+                .with_boundaries(vec![
+                    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+                ])
                 .build(),
             active: meter
                 .i64_up_down_counter("http.server.active_requests")
@@ -73,7 +75,9 @@ pub(crate) fn request_span(method: &str, path: &str, request_id: &str, headers: 
     );
     let mut carrier = http::HeaderMap::new();
     for name in ["traceparent", "tracestate"] {
-        if let Some(Ok(value)) = headers.get(name).map(|value| http::HeaderValue::from_bytes(value.as_bytes())) {
+        if let Some(Ok(value)) =
+            headers.get(name).map(|value| http::HeaderValue::from_bytes(value.as_bytes()))
+        {
             carrier.insert(name, value);
         }
     }

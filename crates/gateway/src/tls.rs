@@ -60,9 +60,11 @@ impl Identity {
                 )
             };
             let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
-            let made = rcgen::generate_simple_self_signed(names).map_err(|error| failed(error.to_string()))?;
+            let made =
+                rcgen::generate_simple_self_signed(names).map_err(|error| failed(error.to_string()))?;
             fs::create_dir_all(folder).map_err(|error| failed(error.to_string()))?;
-            write_private(&key, &made.signing_key.serialize_pem()).map_err(|error| failed(error.to_string()))?;
+            write_private(&key, &made.signing_key.serialize_pem())
+                .map_err(|error| failed(error.to_string()))?;
             fs::write(&certificate, made.cert.pem()).map_err(|error| failed(error.to_string()))?;
         }
         Self::from_files(&certificate, &key)
@@ -76,7 +78,10 @@ impl Identity {
             .with_no_client_auth()
             .with_single_cert(self.chain, self.key)
             .map_err(|error| {
-                Error::failed_precondition("TLS_FILES", format!("the certificate and the key don't fit: {error}"))
+                Error::failed_precondition(
+                    "TLS_FILES",
+                    format!("the certificate and the key don't fit: {error}"),
+                )
             })
     }
 }

@@ -7,12 +7,17 @@ use gatehouse_proto::auth::v1::CreateApiKeyRequest;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::ApiKeyWithText;
 use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
-use super::ApiKeyWithText;
 
 pub(super) fn route() -> Route {
-    Route::new::<__path_handle>(Access::Caller(Service::Auth), &["/gatehouse.auth.v1.ApiKeyService/CreateApiKey"], LimitClass::Write, handler!(handle))
+    Route::new::<__path_handle>(
+        Access::Caller(Service::Auth),
+        &["/gatehouse.auth.v1.ApiKeyService/CreateApiKey"],
+        LimitClass::Write,
+        handler!(handle),
+    )
 }
 
 /// A new key.

@@ -10,7 +10,12 @@ use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
 
 pub(super) fn route() -> Route {
-    Route::new::<__path_handle>(Access::Caller(Service::Auth), &["/gatehouse.auth.v1.ApiKeyService/RevokeApiKey"], LimitClass::Write, handler!(handle))
+    Route::new::<__path_handle>(
+        Access::Caller(Service::Auth),
+        &["/gatehouse.auth.v1.ApiKeyService/RevokeApiKey"],
+        LimitClass::Write,
+        handler!(handle),
+    )
 }
 
 /// End a key, everywhere within a second.
@@ -18,6 +23,11 @@ pub(super) fn route() -> Route {
 async fn handle(mut context: Context) -> Result<HttpResponse> {
     context.no_body().await?;
     let api_key_id = context.id::<CredentialId>("api_key_id")?.to_string();
-    context.api_keys().await?.revoke_api_key(RevokeApiKeyRequest { api_key_id }).await.map_err(from_status)?;
+    context
+        .api_keys()
+        .await?
+        .revoke_api_key(RevokeApiKeyRequest { api_key_id })
+        .await
+        .map_err(from_status)?;
     Ok(HttpResponse::NoContent().finish())
 }

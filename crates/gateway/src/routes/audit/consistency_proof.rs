@@ -13,7 +13,12 @@ use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
 
 pub(super) fn route() -> Route {
-    Route::new::<__path_handle>(Access::Caller(Service::Audit), &["/gatehouse.audit.v1.AuditService/GetConsistencyProof"], LimitClass::Read, handler!(handle))
+    Route::new::<__path_handle>(
+        Access::Caller(Service::Audit),
+        &["/gatehouse.audit.v1.AuditService/GetConsistencyProof"],
+        LimitClass::Read,
+        handler!(handle),
+    )
 }
 
 /// Between which trees.
@@ -41,7 +46,8 @@ async fn handle(context: Context) -> Result<HttpResponse> {
         from_size: query.from_size,
         to_size: query.to_size,
     };
-    let answer = context.audit().await?.get_consistency_proof(request).await.map_err(from_status)?.into_inner();
+    let answer =
+        context.audit().await?.get_consistency_proof(request).await.map_err(from_status)?.into_inner();
     let hashes = answer.hashes.iter().map(|hash| STANDARD.encode(hash));
     Ok(HttpResponse::Ok().json(ConsistencyProof { hashes: hashes.collect() }))
 }

@@ -10,12 +10,17 @@ use gatehouse_proto::audit::v1::GetEventRequest;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::EventView;
 use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
-use super::EventView;
 
 pub(super) fn route() -> Route {
-    Route::new::<__path_handle>(Access::Caller(Service::Audit), &["/gatehouse.audit.v1.AuditService/GetEvent"], LimitClass::Read, handler!(handle))
+    Route::new::<__path_handle>(
+        Access::Caller(Service::Audit),
+        &["/gatehouse.audit.v1.AuditService/GetEvent"],
+        LimitClass::Read,
+        handler!(handle),
+    )
 }
 
 /// An event and its leaf.
@@ -30,8 +35,13 @@ pub(super) struct EventWithLeaf {
 #[utoipa::path(get, path = "/v1/audit/events/{event_id}", operation_id = "getAuditEvent", tag = "audit", params(("event_id" = String, Path, format = Uuid)), responses((status = 200, body = EventWithLeaf, description = "The event")))]
 async fn handle(context: Context) -> Result<HttpResponse> {
     let event_id = context.id::<EventId>("event_id")?.to_string();
-    let answer =
-        context.audit().await?.get_event(GetEventRequest { event_id }).await.map_err(from_status)?.into_inner();
+    let answer = context
+        .audit()
+        .await?
+        .get_event(GetEventRequest { event_id })
+        .await
+        .map_err(from_status)?
+        .into_inner();
     let event = answer.event.ok_or_else(|| Error::internal("audit answered without an event"))?;
     Ok(HttpResponse::Ok()
         .json(EventWithLeaf { event: EventView::new(event), leaf: STANDARD.encode(&answer.leaf) }))

@@ -7,12 +7,17 @@ use gatehouse_proto::audit::v1::ListEventsRequest;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::EventView;
 use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
-use super::EventView;
 
 pub(super) fn route() -> Route {
-    Route::new::<__path_handle>(Access::Caller(Service::Audit), &["/gatehouse.audit.v1.AuditService/ListEvents"], LimitClass::Read, handler!(handle))
+    Route::new::<__path_handle>(
+        Access::Caller(Service::Audit),
+        &["/gatehouse.audit.v1.AuditService/ListEvents"],
+        LimitClass::Read,
+        handler!(handle),
+    )
 }
 
 /// Which events.

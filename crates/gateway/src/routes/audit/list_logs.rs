@@ -11,7 +11,12 @@ use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
 
 pub(super) fn route() -> Route {
-    Route::new::<__path_handle>(Access::Caller(Service::Audit), &["/gatehouse.audit.v1.AuditService/ListLogs"], LimitClass::Read, handler!(handle))
+    Route::new::<__path_handle>(
+        Access::Caller(Service::Audit),
+        &["/gatehouse.audit.v1.AuditService/ListLogs"],
+        LimitClass::Read,
+        handler!(handle),
+    )
 }
 
 /// Audit logs.
@@ -39,7 +44,8 @@ pub(super) struct LogView {
 /// The audit logs, one for each retention class.
 #[utoipa::path(get, path = "/v1/audit/logs", operation_id = "listAuditLogs", tag = "audit", responses((status = 200, body = LogList, description = "The logs")))]
 async fn handle(context: Context) -> Result<HttpResponse> {
-    let answer = context.audit().await?.list_logs(ListLogsRequest {}).await.map_err(from_status)?.into_inner();
+    let answer =
+        context.audit().await?.list_logs(ListLogsRequest {}).await.map_err(from_status)?.into_inner();
     let logs = answer.logs.into_iter().map(|log| LogView {
         name: log.name,
         origin: log.origin,

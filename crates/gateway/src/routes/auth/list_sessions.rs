@@ -12,7 +12,12 @@ use crate::route::{Access, LimitClass, Route, Service, handler};
 use crate::time;
 
 pub(super) fn route() -> Route {
-    Route::new::<__path_handle>(Access::Caller(Service::Auth), &["/gatehouse.auth.v1.AccountService/ListSessions"], LimitClass::Read, handler!(handle))
+    Route::new::<__path_handle>(
+        Access::Caller(Service::Auth),
+        &["/gatehouse.auth.v1.AccountService/ListSessions"],
+        LimitClass::Read,
+        handler!(handle),
+    )
 }
 
 /// Live sessions.
@@ -40,8 +45,13 @@ pub(super) struct SessionView {
 /// The caller's live sessions, newest first, at most 100.
 #[utoipa::path(get, path = "/v1/auth/sessions", operation_id = "listSessions", tag = "auth", responses((status = 200, body = SessionList, description = "The sessions")))]
 async fn handle(context: Context) -> Result<HttpResponse> {
-    let answer =
-        context.accounts().await?.list_sessions(ListSessionsRequest {}).await.map_err(from_status)?.into_inner();
+    let answer = context
+        .accounts()
+        .await?
+        .list_sessions(ListSessionsRequest {})
+        .await
+        .map_err(from_status)?
+        .into_inner();
     let sessions = answer.sessions.into_iter().map(|session| SessionView {
         session_id: session.session_id,
         created_at: time::text(session.created_at),

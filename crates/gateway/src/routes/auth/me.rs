@@ -11,7 +11,12 @@ use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
 
 pub(super) fn route() -> Route {
-    Route::new::<__path_handle>(Access::Caller(Service::Auth), &["/gatehouse.auth.v1.AccountService/WhoAmI"], LimitClass::Read, handler!(handle))
+    Route::new::<__path_handle>(
+        Access::Caller(Service::Auth),
+        &["/gatehouse.auth.v1.AccountService/WhoAmI"],
+        LimitClass::Read,
+        handler!(handle),
+    )
 }
 
 /// Who the caller is.

@@ -7,12 +7,17 @@ use gatehouse_proto::auth::v1::RefreshRequest;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::Tokens;
 use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, handler};
-use super::Tokens;
 
 pub(super) fn route() -> Route {
-    Route::new::<__path_handle>(Access::Public, &["/gatehouse.auth.v1.AccountService/Refresh"], LimitClass::Token, handler!(handle))
+    Route::new::<__path_handle>(
+        Access::Public,
+        &["/gatehouse.auth.v1.AccountService/Refresh"],
+        LimitClass::Token,
+        handler!(handle),
+    )
 }
 
 /// The session's refresh token.

@@ -11,7 +11,12 @@ use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, handler};
 
 pub(super) fn route() -> Route {
-    Route::new::<__path_handle>(Access::Public, &["/gatehouse.auth.v1.AccountService/Register"], LimitClass::SignIn, handler!(handle))
+    Route::new::<__path_handle>(
+        Access::Public,
+        &["/gatehouse.auth.v1.AccountService/Register"],
+        LimitClass::SignIn,
+        handler!(handle),
+    )
 }
 
 /// A new account.

@@ -10,7 +10,12 @@ use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
 
 pub(super) fn route() -> Route {
-    Route::new::<__path_handle>(Access::Caller(Service::Auth), &["/gatehouse.auth.v1.AccountService/RevokeSession"], LimitClass::Write, handler!(handle))
+    Route::new::<__path_handle>(
+        Access::Caller(Service::Auth),
+        &["/gatehouse.auth.v1.AccountService/RevokeSession"],
+        LimitClass::Write,
+        handler!(handle),
+    )
 }
 
 /// End one of the caller's own sessions.
@@ -18,6 +23,11 @@ pub(super) fn route() -> Route {
 async fn handle(mut context: Context) -> Result<HttpResponse> {
     context.no_body().await?;
     let session_id = context.id::<SessionId>("session_id")?.to_string();
-    context.accounts().await?.revoke_session(RevokeSessionRequest { session_id }).await.map_err(from_status)?;
+    context
+        .accounts()
+        .await?
+        .revoke_session(RevokeSessionRequest { session_id })
+        .await
+        .map_err(from_status)?;
     Ok(HttpResponse::NoContent().finish())
 }

@@ -9,7 +9,12 @@ use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
 
 pub(super) fn route() -> Route {
-    Route::new::<__path_handle>(Access::Caller(Service::Auth), &["/gatehouse.auth.v1.AccountService/SignOut"], LimitClass::Write, handler!(handle))
+    Route::new::<__path_handle>(
+        Access::Caller(Service::Auth),
+        &["/gatehouse.auth.v1.AccountService/SignOut"],
+        LimitClass::Write,
+        handler!(handle),
+    )
 }
 
 /// End the session that the access token belongs to. Its tokens stop working everywhere within a second.

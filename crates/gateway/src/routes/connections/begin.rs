@@ -12,7 +12,12 @@ use crate::route::{Access, LimitClass, Route, Service, handler};
 use crate::time;
 
 pub(super) fn route() -> Route {
-    Route::new::<__path_handle>(Access::Caller(Service::TokenBroker), &["/gatehouse.token_broker.v1.TokenBrokerService/BeginConnection"], LimitClass::Write, handler!(handle))
+    Route::new::<__path_handle>(
+        Access::Caller(Service::TokenBroker),
+        &["/gatehouse.token_broker.v1.TokenBrokerService/BeginConnection"],
+        LimitClass::Write,
+        handler!(handle),
+    )
 }
 
 /// What to connect.

@@ -7,12 +7,17 @@ use gatehouse_proto::token_broker::v1::CompleteConnectionRequest;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
+use super::ConnectionView;
 use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
-use super::ConnectionView;
 
 pub(super) fn route() -> Route {
-    Route::new::<__path_handle>(Access::Caller(Service::TokenBroker), &["/gatehouse.token_broker.v1.TokenBrokerService/CompleteConnection"], LimitClass::Write, handler!(handle))
+    Route::new::<__path_handle>(
+        Access::Caller(Service::TokenBroker),
+        &["/gatehouse.token_broker.v1.TokenBrokerService/CompleteConnection"],
+        LimitClass::Write,
+        handler!(handle),
+    )
 }
 
 /// What the upstream sent back (RFC 6749, section 4.1.2; RFC 9207).
@@ -40,6 +45,7 @@ async fn handle(context: Context) -> Result<HttpResponse> {
         error: query.error,
         issuer: query.iss,
     };
-    let answer = context.broker().await?.complete_connection(request).await.map_err(from_status)?.into_inner();
+    let answer =
+        context.broker().await?.complete_connection(request).await.map_err(from_status)?.into_inner();
     Ok(HttpResponse::Ok().json(ConnectionView::new(answer.connection)?))
 }

@@ -12,7 +12,12 @@ use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
 
 pub(super) fn route() -> Route {
-    Route::new::<__path_handle>(Access::Caller(Service::TokenBroker), &["/gatehouse.token_broker.v1.TokenBrokerService/Disconnect"], LimitClass::Write, handler!(handle))
+    Route::new::<__path_handle>(
+        Access::Caller(Service::TokenBroker),
+        &["/gatehouse.token_broker.v1.TokenBrokerService/Disconnect"],
+        LimitClass::Write,
+        handler!(handle),
+    )
 }
 
 /// What came of it.

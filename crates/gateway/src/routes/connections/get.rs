@@ -6,12 +6,17 @@ use gatehouse_core::Result;
 use gatehouse_core::ids::ConnectionId;
 use gatehouse_proto::token_broker::v1::GetConnectionRequest;
 
+use super::ConnectionView;
 use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
-use super::ConnectionView;
 
 pub(super) fn route() -> Route {
-    Route::new::<__path_handle>(Access::Caller(Service::TokenBroker), &["/gatehouse.token_broker.v1.TokenBrokerService/GetConnection"], LimitClass::Read, handler!(handle))
+    Route::new::<__path_handle>(
+        Access::Caller(Service::TokenBroker),
+        &["/gatehouse.token_broker.v1.TokenBrokerService/GetConnection"],
+        LimitClass::Read,
+        handler!(handle),
+    )
 }
 
 /// One of the caller's own connections.

@@ -7,12 +7,17 @@ use gatehouse_proto::token_broker::v1::ListOfflineGrantsRequest;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::OfflineGrantView;
 use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
-use super::OfflineGrantView;
 
 pub(super) fn route() -> Route {
-    Route::new::<__path_handle>(Access::Caller(Service::TokenBroker), &["/gatehouse.token_broker.v1.TokenBrokerService/ListOfflineGrants"], LimitClass::Read, handler!(handle))
+    Route::new::<__path_handle>(
+        Access::Caller(Service::TokenBroker),
+        &["/gatehouse.token_broker.v1.TokenBrokerService/ListOfflineGrants"],
+        LimitClass::Read,
+        handler!(handle),
+    )
 }
 
 /// Offline grants.

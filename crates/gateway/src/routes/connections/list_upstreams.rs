@@ -11,7 +11,12 @@ use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
 
 pub(super) fn route() -> Route {
-    Route::new::<__path_handle>(Access::Caller(Service::TokenBroker), &["/gatehouse.token_broker.v1.TokenBrokerService/ListUpstreams"], LimitClass::Read, handler!(handle))
+    Route::new::<__path_handle>(
+        Access::Caller(Service::TokenBroker),
+        &["/gatehouse.token_broker.v1.TokenBrokerService/ListUpstreams"],
+        LimitClass::Read,
+        handler!(handle),
+    )
 }
 
 /// Upstreams.
@@ -33,8 +38,13 @@ pub(super) struct UpstreamView {
 /// The upstreams that a person may connect.
 #[utoipa::path(get, path = "/v1/upstreams", operation_id = "listUpstreams", tag = "connections", responses((status = 200, body = UpstreamList, description = "The upstreams")))]
 async fn handle(context: Context) -> Result<HttpResponse> {
-    let answer =
-        context.broker().await?.list_upstreams(ListUpstreamsRequest {}).await.map_err(from_status)?.into_inner();
+    let answer = context
+        .broker()
+        .await?
+        .list_upstreams(ListUpstreamsRequest {})
+        .await
+        .map_err(from_status)?
+        .into_inner();
     let upstreams = answer.upstreams.into_iter().map(|upstream| UpstreamView {
         name: upstream.name,
         display_name: upstream.display_name,

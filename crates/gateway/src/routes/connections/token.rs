@@ -11,7 +11,12 @@ use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
 
 pub(super) fn route() -> Route {
-    Route::new::<__path_handle>(Access::Caller(Service::TokenBroker), &["/gatehouse.token_broker.v1.TokenBrokerService/GetAccessToken"], LimitClass::Token, handler!(handle))
+    Route::new::<__path_handle>(
+        Access::Caller(Service::TokenBroker),
+        &["/gatehouse.token_broker.v1.TokenBrokerService/GetAccessToken"],
+        LimitClass::Token,
+        handler!(handle),
+    )
 }
 
 /// What the token is for.

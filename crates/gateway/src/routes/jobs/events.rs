@@ -18,7 +18,13 @@ use crate::sse::{self, Pump, Reconnect};
 use crate::upstream::DeclaredCalls;
 
 pub(super) fn route() -> Route {
-    Route::new::<__path_handle>(Access::Caller(Service::Job), &["/gatehouse.job.v1.JobService/WatchJobEvents"], LimitClass::Stream, handler!(handle)).streaming()
+    Route::new::<__path_handle>(
+        Access::Caller(Service::Job),
+        &["/gatehouse.job.v1.JobService/WatchJobEvents"],
+        LimitClass::Stream,
+        handler!(handle),
+    )
+    .streaming()
 }
 
 /// Where to begin.
@@ -64,7 +70,10 @@ async fn handle(context: Context) -> Result<HttpResponse> {
     let cursor = cursor(&context)?;
     let gateway = &context.gateway;
     let permit = Arc::clone(&gateway.streams).try_acquire_owned().map_err(|_| {
-        Error::resource_exhausted("TOO_MANY_STREAMS", "Too many event streams are open. Try again in a moment.")
+        Error::resource_exhausted(
+            "TOO_MANY_STREAMS",
+            "Too many event streams are open. Try again in a moment.",
+        )
     })?;
     if gateway.lifecycle.stopping().is_cancelled() {
         return Err(Error::unavailable("DRAINING", "This process is going away. Connect again."));

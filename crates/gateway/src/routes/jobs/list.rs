@@ -7,12 +7,17 @@ use gatehouse_proto::job::v1::{JobState, ListJobsRequest};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::{JobView, STATES};
 use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
-use super::{JobView, STATES};
 
 pub(super) fn route() -> Route {
-    Route::new::<__path_handle>(Access::Caller(Service::Job), &["/gatehouse.job.v1.JobService/ListJobs"], LimitClass::Read, handler!(handle))
+    Route::new::<__path_handle>(
+        Access::Caller(Service::Job),
+        &["/gatehouse.job.v1.JobService/ListJobs"],
+        LimitClass::Read,
+        handler!(handle),
+    )
 }
 
 /// Which jobs.

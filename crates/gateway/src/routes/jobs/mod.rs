@@ -91,7 +91,8 @@ struct Failure {
 impl JobView {
     fn new(job: Option<Job>) -> Result<Self> {
         let job = job.ok_or_else(|| Error::internal("the job service answered without a job"))?;
-        let state = STATES.iter().find(|(state, _)| *state == job.state()).map_or("unknown", |(_, name)| name);
+        let state =
+            STATES.iter().find(|(state, _)| *state == job.state()).map_or("unknown", |(_, name)| name);
         let failure = (!job.failure_reason.is_empty())
             .then_some(Failure { reason: job.failure_reason, message: job.failure_message });
         Ok(Self {

@@ -5,12 +5,17 @@ use gatehouse_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::{JobView, submit};
 use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
-use super::{JobView, submit};
 
 pub(super) fn route() -> Route {
-    Route::new::<__path_handle>(Access::Caller(Service::Job), &["/gatehouse.job.v1.JobService/SubmitJob"], LimitClass::Submit, handler!(handle))
+    Route::new::<__path_handle>(
+        Access::Caller(Service::Job),
+        &["/gatehouse.job.v1.JobService/SubmitJob"],
+        LimitClass::Submit,
+        handler!(handle),
+    )
 }
 
 const MAX_VARIABLES: usize = 100;

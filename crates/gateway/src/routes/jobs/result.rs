@@ -10,7 +10,12 @@ use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
 
 pub(super) fn route() -> Route {
-    Route::new::<__path_handle>(Access::Caller(Service::Job), &["/gatehouse.job.v1.JobService/GetJobResult"], LimitClass::Read, handler!(handle))
+    Route::new::<__path_handle>(
+        Access::Caller(Service::Job),
+        &["/gatehouse.job.v1.JobService/GetJobResult"],
+        LimitClass::Read,
+        handler!(handle),
+    )
 }
 
 /// The result of a job that succeeded: the JSON value that its worker made.

@@ -6,12 +6,17 @@ use gatehouse_core::Result;
 use gatehouse_core::ids::JobId;
 use gatehouse_proto::job::v1::RetryJobRequest;
 
+use super::JobView;
 use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
-use super::JobView;
 
 pub(super) fn route() -> Route {
-    Route::new::<__path_handle>(Access::Caller(Service::Job), &["/gatehouse.job.v1.JobService/RetryJob"], LimitClass::Submit, handler!(handle))
+    Route::new::<__path_handle>(
+        Access::Caller(Service::Job),
+        &["/gatehouse.job.v1.JobService/RetryJob"],
+        LimitClass::Submit,
+        handler!(handle),
+    )
 }
 
 /// Queue a failed or cancelled job again. Its events are kept.
@@ -19,6 +24,7 @@ pub(super) fn route() -> Route {
 async fn handle(mut context: Context) -> Result<HttpResponse> {
     context.no_body().await?;
     let job_id = context.id::<JobId>("job_id")?.to_string();
-    let answer = context.jobs().await?.retry_job(RetryJobRequest { job_id }).await.map_err(from_status)?.into_inner();
+    let answer =
+        context.jobs().await?.retry_job(RetryJobRequest { job_id }).await.map_err(from_status)?.into_inner();
     Ok(HttpResponse::Accepted().json(JobView::new(answer.job)?))
 }

@@ -6,12 +6,17 @@ use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::{JobView, submit};
 use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
-use super::{JobView, submit};
 
 pub(super) fn route() -> Route {
-    Route::new::<__path_handle>(Access::Caller(Service::Job), &["/gatehouse.job.v1.JobService/SubmitJob"], LimitClass::Submit, handler!(handle))
+    Route::new::<__path_handle>(
+        Access::Caller(Service::Job),
+        &["/gatehouse.job.v1.JobService/SubmitJob"],
+        LimitClass::Submit,
+        handler!(handle),
+    )
 }
 
 /// What is to be done.

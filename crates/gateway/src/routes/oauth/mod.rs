@@ -30,7 +30,10 @@ pub(super) fn routes() -> Vec<Route> {
 /// `CLIENT_MISSING`, `AMBIGUOUS_CREDENTIAL`.
 fn client(context: &Context, form: &Form) -> Result<(String, String)> {
     let missing = || {
-        Error::unauthenticated("CLIENT_MISSING", "Send the client's id and secret by HTTP Basic or in the form.")
+        Error::unauthenticated(
+            "CLIENT_MISSING",
+            "Send the client's id and secret by HTTP Basic or in the form.",
+        )
     };
     let in_form = form.get("client_id").zip(form.get("client_secret"));
     let mut headers = context.request.headers().get_all("authorization");
@@ -38,7 +41,10 @@ fn client(context: &Context, form: &Form) -> Result<(String, String)> {
         return in_form.map(|(id, secret)| (id.to_owned(), secret.to_owned())).ok_or_else(missing);
     };
     if headers.next().is_some() || form.get("client_secret").is_some() {
-        return Err(Error::invalid_argument("AMBIGUOUS_CREDENTIAL", "Show the client's secret once, in one way."));
+        return Err(Error::invalid_argument(
+            "AMBIGUOUS_CREDENTIAL",
+            "Show the client's secret once, in one way.",
+        ));
     }
     let text = header
         .to_str()

@@ -7,12 +7,17 @@ use gatehouse_proto::auth::v1::AddMemberRequest;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::MemberView;
 use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
-use super::MemberView;
 
 pub(super) fn route() -> Route {
-    Route::new::<__path_handle>(Access::Caller(Service::Auth), &["/gatehouse.auth.v1.TenantService/AddMember"], LimitClass::Write, handler!(handle))
+    Route::new::<__path_handle>(
+        Access::Caller(Service::Auth),
+        &["/gatehouse.auth.v1.TenantService/AddMember"],
+        LimitClass::Write,
+        handler!(handle),
+    )
 }
 
 /// Who is added, as what.

@@ -7,12 +7,17 @@ use gatehouse_proto::auth::v1::ListTenantsRequest;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::TenantView;
 use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
-use super::TenantView;
 
 pub(super) fn route() -> Route {
-    Route::new::<__path_handle>(Access::Caller(Service::Auth), &["/gatehouse.auth.v1.TenantService/ListTenants"], LimitClass::Read, handler!(handle))
+    Route::new::<__path_handle>(
+        Access::Caller(Service::Auth),
+        &["/gatehouse.auth.v1.TenantService/ListTenants"],
+        LimitClass::Read,
+        handler!(handle),
+    )
 }
 
 /// Tenants.

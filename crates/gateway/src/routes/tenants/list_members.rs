@@ -7,13 +7,18 @@ use gatehouse_proto::auth::v1::ListMembersRequest;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::MemberView;
 use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
 use crate::routes::PageQuery;
-use super::MemberView;
 
 pub(super) fn route() -> Route {
-    Route::new::<__path_handle>(Access::Caller(Service::Auth), &["/gatehouse.auth.v1.TenantService/ListMembers"], LimitClass::Read, handler!(handle))
+    Route::new::<__path_handle>(
+        Access::Caller(Service::Auth),
+        &["/gatehouse.auth.v1.TenantService/ListMembers"],
+        LimitClass::Read,
+        handler!(handle),
+    )
 }
 
 /// One page of members.

@@ -10,7 +10,12 @@ use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
 
 pub(super) fn route() -> Route {
-    Route::new::<__path_handle>(Access::Caller(Service::Auth), &["/gatehouse.auth.v1.TenantService/RemoveMember"], LimitClass::Write, handler!(handle))
+    Route::new::<__path_handle>(
+        Access::Caller(Service::Auth),
+        &["/gatehouse.auth.v1.TenantService/RemoveMember"],
+        LimitClass::Write,
+        handler!(handle),
+    )
 }
 
 /// Remove a member. Their tokens for this tenant stop working within a second.

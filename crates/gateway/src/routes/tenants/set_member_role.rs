@@ -8,12 +8,17 @@ use gatehouse_proto::auth::v1::SetMemberRoleRequest;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::MemberView;
 use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
-use super::MemberView;
 
 pub(super) fn route() -> Route {
-    Route::new::<__path_handle>(Access::Caller(Service::Auth), &["/gatehouse.auth.v1.TenantService/SetMemberRole"], LimitClass::Write, handler!(handle))
+    Route::new::<__path_handle>(
+        Access::Caller(Service::Auth),
+        &["/gatehouse.auth.v1.TenantService/SetMemberRole"],
+        LimitClass::Write,
+        handler!(handle),
+    )
 }
 
 /// The new role.
