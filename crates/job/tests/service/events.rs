@@ -50,7 +50,12 @@ both_engines! {
 
     /// L8: cut off with a reason, and resumed without a gap.
     async fn a_slow_reader_is_cut_off_and_can_resume(db: TestDb) {
-        let config = Config { sse_queue_maxsize: 4, sse_backpressure_fail_timeout_s: 1, ..config() };
+        let config = Config {
+            sse_queue_maxsize: 4,
+            sse_backpressure_fail_timeout_s: 1,
+            lease_ttl_ms: 60_000,
+            ..config()
+        };
         let service = Service::start_with(&db, config, Clock::system(), "127.0.0.1:0").await;
         let owner = service.owner();
         let job = owner.submit_count(0).await;
@@ -59,7 +64,7 @@ both_engines! {
         let lease = worker.lease().await;
         // More than the windows of the connection hold.
         let filler = "x".repeat(16_000);
-        for number in 1..=80 {
+        for number in 1..=400 {
             worker.send(Message::Event(WorkEvent {
                 job_id: job.clone(),
                 epoch: lease.epoch,
@@ -70,11 +75,12 @@ both_engines! {
             }));
             assert!(matches!(worker.answer().await.unwrap(), Answer::Ack(_)));
         }
-        worker.finish(&lease, 81, Outcome::ResultJson("1".into()));
+        worker.finish(&lease, 401, Outcome::ResultJson("1".into()));
         assert!(matches!(worker.answer().await.unwrap(), Answer::Ack(_)));
         // A reader that keeps up is not touched by the slow one.
         let all = owner.events(&job, 0).await;
-        assert_eq!(all.len(), 83);
+        assert_eq!(all.len(), 403);
+        // Nothing shows to a reader that does not read: this is the time after which it counts as behind.
         tokio::time::sleep(Duration::from_millis(1_500)).await;
         let mut seen = Vec::new();
         let reason = loop {
@@ -85,7 +91,7 @@ both_engines! {
             }
         };
         assert_eq!((reason.code(), reason.reason()), (ErrorCode::ResourceExhausted, "SLOW_CONSUMER"));
-        assert!(!seen.is_empty() && seen.len() < 83);
+        assert!(!seen.is_empty() && seen.len() < 403);
         let cursor = seen.last().unwrap().sequence;
         seen.extend(owner.events(&job, cursor).await);
         assert_contiguous(&seen, 0);

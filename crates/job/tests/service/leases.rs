@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gatehouse_core::ids::TenantId;
 use gatehouse_core::{Entropy, ErrorCode};
-use gatehouse_job::MIGRATIONS;
+use gatehouse_job::{Config, MIGRATIONS};
 use gatehouse_proto::job::v1::work_finish::Outcome;
 use gatehouse_proto::job::v1::work_request::Message;
 use gatehouse_proto::job::v1::work_response::Message as Answer;
@@ -195,7 +195,9 @@ both_engines! {
 
     async fn attempts_end(db: TestDb) {
         let clock = at(0);
-        let service = Service::with_clock(&db, &clock).await;
+        let mut config = Config { sweep_interval_ms: 600_000, ..config() };
+        config.kinds.get_mut("count").unwrap().attempt_timeout_ms = 500;
+        let service = Service::start_with(&db, config, clock.clone(), "127.0.0.1:0").await;
         let owner = service.owner();
         let job = owner.submit_count(1).await;
         let mut worker = service.raw_worker(COUNT, ANY, "").await.unwrap();
@@ -205,7 +207,7 @@ both_engines! {
             let failure = WorkFailure { reason: "UPSTREAM_AWAY".into(), message: "It is away.".into(), retryable: true };
             worker.finish(&lease, 1, Outcome::Failure(failure));
             ack(&mut worker).await;
-            clock.advance(Duration::from_secs(1));
+            clock.advance(Duration::from_millis(20));
         }
         let failed = owner.get(&job).await.unwrap();
         assert_eq!((failed.state(), failed.failure_reason.as_str()), (JobState::Failed, "UPSTREAM_AWAY"));
@@ -217,10 +219,12 @@ both_engines! {
 
         // An attempt over its time is taken away although its worker lives.
         let lease = worker.lease().await;
-        clock.advance(Duration::from_secs(3600));
+        clock.advance(Duration::from_millis(500));
         service.app.sweep().await.unwrap();
-        worker.progress(&lease, 1, 1);
         lost(&mut worker, &lease).await;
+        let events = owner.watch(&job, 0).await.unwrap().until(JobEventType::Retrying).await;
+        assert!(events.data_json.contains("UPSTREAM_AWAY"));
+        assert_eq!(owner.get(&job).await.unwrap().state(), JobState::Queued);
         service.stop().await;
     }
 
