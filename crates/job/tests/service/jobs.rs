@@ -212,7 +212,7 @@ both_engines! {
         let lease = worker.lease().await;
         worker.finish(&lease, 1, Outcome::ResultJson("7".into()));
         worker.answer().await.unwrap();
-        clock.advance(Duration::from_secs(25 * 3600));
+        clock.advance(Duration::from_hours(25));
         service.app.sweep().await.unwrap();
         let actions = crate::common::audited(&db).await;
         let mut expected = vec![

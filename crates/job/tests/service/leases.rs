@@ -16,6 +16,9 @@ use crate::common::{RawWorker, Service, assert_contiguous, at, config, steps, ty
 const ANY: &[&str] = &["count:*"];
 const COUNT: &[&str] = &["count"];
 
+/// A message that breaks the protocol, and the reason that the job fails for.
+type Breach = (Box<dyn Fn(&WorkLease) -> Message>, &'static str);
+
 async fn lost(worker: &mut RawWorker, lease: &WorkLease) {
     match worker.answer().await.unwrap() {
         Answer::LeaseLost(lost) => assert_eq!((lost.job_id, lost.epoch), (lease.job_id.clone(), lease.epoch)),
@@ -152,7 +155,7 @@ both_engines! {
         new.progress(&lease, 1, 1);
         ack(&mut new).await;
         // After its time it is gone, whoever asks; so is the lease.
-        clock.advance(Duration::from_secs(60));
+        clock.advance(Duration::from_mins(1));
         let late = service.raw_worker(COUNT, ANY, &id).await.unwrap();
         assert_ne!(late.welcome.worker_id, id);
         assert!(late.welcome.held.is_empty());
@@ -243,7 +246,7 @@ both_engines! {
         };
         let long = format!("{{\"a\":\"{}\"}}", "x".repeat(17_000));
         let large = format!("\"{}\"", "x".repeat(1_100_000));
-        let cases: Vec<(Box<dyn Fn(&WorkLease) -> Message>, &str)> = vec![
+        let cases: Vec<Breach> = vec![
             (Box::new(move |lease| event(lease, JobEventType::End, "{}", 0)), "WORKER_PROTOCOL"),
             (Box::new(move |lease| event(lease, JobEventType::Progress, "[]", 0)), "WORKER_PROTOCOL"),
             (Box::new(move |lease| event(lease, JobEventType::Progress, "{", 0)), "WORKER_PROTOCOL"),

@@ -164,7 +164,7 @@ both_engines! {
                 })
             })
             .collect();
-        gatehouse_testkit::eventually(Duration::from_secs(60), || async {
+        gatehouse_testkit::eventually(Duration::from_mins(1), || async {
             let request = ListJobsRequest { state: JobState::Succeeded.into(), page_size: 200, ..Default::default() };
             let page = owner.list(request.clone()).await.unwrap();
             let rest = owner.list(ListJobsRequest { page_token: page.next_page_token.clone(), ..request }).await.unwrap();
