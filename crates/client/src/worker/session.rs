@@ -50,6 +50,8 @@ struct Link {
     granted: usize,
     /// Whether the service was told that this worker leaves, and said that no more leases come.
     goodbye: Goodbye,
+    /// Whether the service said that it goes away.
+    closing: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -156,9 +158,10 @@ impl Session {
             timeout(HELLO_TIMEOUT, open).await.map_err(late)?.map_err(from_status)?.into_inner();
         let first = timeout(HELLO_TIMEOUT, incoming.message()).await.map_err(late)?.map_err(from_status)?;
         match first.and_then(|answer| answer.message) {
-            Some(Answer::Welcome(welcome)) => {
-                Ok((Link { outgoing, incoming, granted: 0, goodbye: Goodbye::Unsaid }, welcome))
-            }
+            Some(Answer::Welcome(welcome)) => Ok((
+                Link { outgoing, incoming, granted: 0, goodbye: Goodbye::Unsaid, closing: false },
+                welcome,
+            )),
             _ => Err(gatehouse_core::Error::unavailable(
                 "SERVICE_UNAVAILABLE",
                 "The job service did not say welcome.",
@@ -190,7 +193,7 @@ impl Session {
     fn grant(&self, link: &mut Link) {
         let room = usize::try_from(self.config.concurrency).unwrap_or(1);
         let wanted = room.saturating_sub(self.leases.len() + link.granted);
-        if self.drain_by.is_none() && wanted > 0 {
+        if self.drain_by.is_none() && !link.closing && wanted > 0 {
             link.granted += wanted;
             link.send(Message::Credit(WorkCredit { leases: i32::try_from(wanted).unwrap_or(1) }));
         }
@@ -210,11 +213,7 @@ impl Session {
             }
             tokio::select! {
                 answer = link.incoming.message() => match answer {
-                    Ok(Some(WorkResponse { message: Some(answer) })) => {
-                        if !self.answer(link, answer) {
-                            return Ended::Broken;
-                        }
-                    }
+                    Ok(Some(WorkResponse { message: Some(answer) })) => self.answer(link, answer),
                     Ok(Some(WorkResponse { message: None })) => {}
                     Ok(None) => return Ended::Broken,
                     Err(status) => {
@@ -253,8 +252,7 @@ impl Session {
         late
     }
 
-    /// `false` if the stream shall be opened anew.
-    fn answer(&mut self, link: &mut Link, answer: Answer) -> bool {
+    fn answer(&mut self, link: &mut Link, answer: Answer) {
         self.alive_at = Instant::now();
         match answer {
             Answer::Lease(lease) => {
@@ -275,10 +273,10 @@ impl Session {
                 self.grant(link);
             }
             Answer::Drain(_) if link.goodbye == Goodbye::Said => link.goodbye = Goodbye::Answered,
-            Answer::Drain(_) => return false,
+            // The service goes away. Until it ends the stream, what the jobs write is still stored.
+            Answer::Drain(_) => link.closing = true,
             Answer::Welcome(_) => {}
         }
-        true
     }
 
     fn take(&mut self, link: &Link, lease: WorkLease) {

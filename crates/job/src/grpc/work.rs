@@ -33,7 +33,7 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most messages that are stored in one transaction.
 const BATCH: usize = 256;
 /// How long a worker may take to go when the service stops.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// The most credit that one worker may hold.
 const MAX_CREDIT: u32 = 1_000;
 
