@@ -25,6 +25,14 @@ fn postgres(change: impl FnOnce(&mut Url)) -> Config {
     Config { url: DatabaseUrl::new(url), acquire_timeout_ms: 500, ..Config::default() }
 }
 
+const SQLITE_SETTINGS: Sql = Sql::new(
+    "SETTINGS",
+    "SELECT (SELECT journal_mode FROM pragma_journal_mode) AS journal,
+            (SELECT synchronous FROM pragma_synchronous) AS synchronous,
+            (SELECT foreign_keys FROM pragma_foreign_keys) AS keys,
+            (SELECT secure_delete FROM pragma_secure_delete) AS shred",
+);
+
 #[tokio::test]
 async fn sqlite_files_are_private_durable_and_checked() {
     let folder = tempfile::tempdir().unwrap();
@@ -36,14 +44,7 @@ async fn sqlite_files_are_private_durable_and_checked() {
     for file in fs::read_dir(folder.path()).unwrap().map(Result::unwrap) {
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{file:?}");
     }
-    const SETTINGS: Sql = Sql::new(
-        "SETTINGS",
-        "SELECT (SELECT journal_mode FROM pragma_journal_mode) AS journal,
-                (SELECT synchronous FROM pragma_synchronous) AS synchronous,
-                (SELECT foreign_keys FROM pragma_foreign_keys) AS keys,
-                (SELECT secure_delete FROM pragma_secure_delete) AS shred",
-    );
-    let row = run_tx!(db, "test.settings", |tx| { tx.fetch_one(&SETTINGS, params![]).await }).unwrap();
+    let row = run_tx!(db, "test.settings", |tx| { tx.fetch_one(&SQLITE_SETTINGS, params![]).await }).unwrap();
     assert_eq!(row.get::<String>("journal").unwrap(), "wal");
     let number = |name| row.get::<i64>(name).unwrap();
     assert_eq!((number("synchronous"), number("keys"), number("shred")), (2, 1, 1));

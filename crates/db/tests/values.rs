@@ -17,6 +17,7 @@ sql! {
     GET = "SELECT id, number, flag, words, other, bytes FROM things WHERE id = $1";
     COUNT = "SELECT COUNT(*) AS things, CAST(SUM(number) AS BIGINT) AS total, COUNT(*) > 0 AS some FROM things";
     FIND_BY_NULL = "SELECT COUNT(*) AS things FROM things WHERE words IS NOT DISTINCT FROM $1 AND flag = $2";
+    ANY = "SELECT number, flag, words, other FROM things WHERE number = $1";
     RETURNING = "UPDATE things SET number = number + 1 WHERE id = $1 RETURNING number";
 }
 
@@ -82,8 +83,6 @@ both_engines! {
 
     async fn wrong_reads_fail_and_do_not_guess(db: TestDb) {
         round_trip(&db, params![7_i64, true, "seven", None::<Uuid>, None::<Vec<u8>>].try_into().unwrap()).await;
-        const ANY: gatehouse_db::Sql =
-            gatehouse_db::Sql::new("ANY", "SELECT number, flag, words, other FROM things WHERE number = $1");
         let row = read_tx!(db.db(), "test.any", |tx| { tx.fetch_one(&ANY, params![7_i64]).await }).unwrap();
         assert!(row.get::<String>("number").is_err());
         assert!(row.get::<i64>("words").is_err());

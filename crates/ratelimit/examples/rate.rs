@@ -3,9 +3,7 @@
 use std::time::{Duration, Instant};
 
 use gatehouse_core::Clock;
-use gatehouse_ratelimit::{
-    Bucket, Dimension, LeaseOptions, Limiter, QuotaConfig, RedisOptions, SubjectKey,
-};
+use gatehouse_ratelimit::{Bucket, Dimension, LeaseOptions, Limiter, QuotaConfig, RedisOptions, SubjectKey};
 use gatehouse_testkit::redis::Redis;
 
 const CALLERS: u64 = 64;

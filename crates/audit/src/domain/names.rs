@@ -174,6 +174,8 @@ impl FromStr for Pseudonym {
 pub enum Actor {
     /// A person, by pseudonym: `person:<32 hex digits>`.
     Person(Pseudonym),
+    /// A tenant's API key: `api_key:<UUID>`.
+    ApiKey(Uuid),
     /// An internal client: `client:<name>`.
     Client(ClientName),
     /// A part of Gatehouse on its own account, such as a purge: `system:<service>`.
@@ -186,6 +188,7 @@ impl fmt::Display for Actor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Person(pseudonym) => write!(f, "person:{pseudonym}"),
+            Self::ApiKey(id) => write!(f, "api_key:{id}"),
             Self::Client(name) => write!(f, "client:{name}"),
             Self::System(service) => write!(f, "system:{service}"),
             Self::Anonymous => f.write_str("anonymous"),
@@ -199,12 +202,13 @@ impl FromStr for Actor {
     fn from_str(text: &str) -> Result<Self, InvalidName> {
         match text.split_once(':') {
             Some(("person", pseudonym)) => pseudonym.parse().map(Self::Person),
+            Some(("api_key", id)) => canonical_uuid("the API key", id).map(Self::ApiKey),
             Some(("client", name)) => ClientName::new(name).map(Self::Client),
             Some(("system", service)) => Service::new(service).map(Self::System),
             None if text == "anonymous" => Ok(Self::Anonymous),
             _ => Err(InvalidName {
                 what: "the actor",
-                expected: "person:<pseudonym>, client:<name>, system:<service> or anonymous",
+                expected: "person:<pseudonym>, api_key:<UUID>, client:<name>, system:<service> or anonymous",
             }),
         }
     }
@@ -279,9 +283,13 @@ mod tests {
 
     #[test]
     fn words_read_back() {
-        for text in
-            ["person:00112233445566778899aabbccddeeff", "client:optimizer", "system:audit", "anonymous"]
-        {
+        for text in [
+            "person:00112233445566778899aabbccddeeff",
+            "api_key:0190b5c2-7f3e-7a52-9d2c-0b1d7cbb1f5e",
+            "client:optimizer",
+            "system:audit",
+            "anonymous",
+        ] {
             assert_eq!(text.parse::<Actor>().expect(text).to_string(), text);
         }
         for text in [

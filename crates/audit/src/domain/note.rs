@@ -65,6 +65,11 @@ impl VerifierKey {
         &self.name
     }
 
+    /// The same key under another name.
+    pub fn renamed(&self, name: &str) -> Result<Self, NoteError> {
+        Ok(Self { name: checked_name(name)?.to_owned(), key: self.key })
+    }
+
     /// The text of `note` if this key signed it. Lines by other keys are ignored; a line that claims to be by
     /// this one and is wrong refuses the note.
     pub fn open<'a>(&self, note: &'a str) -> Result<&'a str, NoteError> {

@@ -80,6 +80,11 @@ pub enum Fault {
         /// The size of the checkpoint.
         checkpoint_size: u64,
     },
+    /// The prefix before the first entry kept is gone without a statement, signed by the log's key, that it was
+    /// pruned.
+    PrefixRemoved,
+    /// The plain row that the UI shows does not say what the entry says.
+    PlainRowDiffers,
     /// A stored tile of the tree is not the one that the entries give.
     TileChanged {
         /// The tile's path.
@@ -255,11 +260,17 @@ impl LogVerifier {
         }
     }
 
-    /// Records a stored tile that differs from what the entries give, unless an entry was bad already.
-    pub fn tile_differs(&mut self, first_entry: u64, path: String) {
+    /// Records a fault at `entry` that the caller found in what is stored beside the entries, unless an entry was
+    /// bad already.
+    pub fn report(&mut self, entry: u64, fault: Fault) {
         if self.suspect.is_none() {
-            self.fail(first_entry, Fault::TileChanged { path });
+            self.fail(entry, fault);
         }
+    }
+
+    /// Adds a remark for the reader of the report.
+    pub fn note(&mut self, text: impl Into<String>) {
+        self.notes.push(text.into());
     }
 
     /// How many entries were taken, those pruned included.

@@ -38,7 +38,6 @@ fn leaf(seq: u64, prev_chain: Digest, payload: &[u8]) -> Leaf {
     Leaf {
         action: Action::new("job.jobs.submit").expect("valid"),
         actor: Actor::Anonymous,
-        credential: None,
         delegate: None,
         event_id: EventId::from_uuid(Uuid::from_u128(u128::from(seq))),
         log: log_id(),
