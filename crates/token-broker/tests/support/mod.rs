@@ -141,6 +141,8 @@ impl World {
             callback_url: CALLBACK.into(),
             upstreams: [(UPSTREAM.to_owned(), upstream)].into(),
             lease_ms: 10_000,
+            // Tests wait for the dead rarely, but then in real time.
+            wait_ms: 500,
             // Sweeps are called by the tests.
             sweep_ms: 60_000,
             ..Config::default()
