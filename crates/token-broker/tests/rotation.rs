@@ -56,7 +56,9 @@ fn pausing_at(step: Step) -> (Steps, mpsc::Receiver<()>, mpsc::Sender<()>) {
 }
 
 async fn arrived(arrival: mpsc::Receiver<()>) {
-    tokio::task::spawn_blocking(move || arrival.recv_timeout(Duration::from_secs(20)).unwrap()).await.unwrap();
+    tokio::task::spawn_blocking(move || arrival.recv_timeout(Duration::from_secs(20)).unwrap())
+        .await
+        .unwrap();
 }
 
 /// Connects a fresh person and lets their access token end.

@@ -2,7 +2,6 @@
 
 #![expect(dead_code, reason = "each test binary uses a part of it")]
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -142,7 +141,7 @@ impl World {
             upstreams: [(UPSTREAM.to_owned(), upstream)].into(),
             lease_ms: 10_000,
             // Tests wait for the dead rarely, but then in real time.
-            wait_ms: 500,
+            wait_ms: 100,
             // Sweeps are called by the tests.
             sweep_ms: 60_000,
             ..Config::default()
@@ -170,7 +169,6 @@ impl World {
             outbox: Outbox::new(clock.clone(), Entropy::system()),
             clock: clock.clone(),
             entropy: Entropy::system(),
-            environment: Environment::Dev,
             lifecycle: lifecycle.clone(),
             sole_replica,
             steps,
@@ -186,9 +184,11 @@ impl World {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let server = GrpcServer::new(gatehouse_service::grpc::GrpcConfig::default(), access, listener);
-        let broker =
-            gatehouse_token_broker::build(self.config.clone(), deps, server, &Readiness::new()).await.unwrap();
-        let channel = channel(&ChannelConfig { request_timeout_ms: 60_000, ..ChannelConfig::to(address) }).unwrap();
+        let broker = gatehouse_token_broker::build(self.config.clone(), deps, server, &Readiness::new())
+            .await
+            .unwrap();
+        let channel =
+            channel(&ChannelConfig { request_timeout_ms: 60_000, ..ChannelConfig::to(address) }).unwrap();
         Replica { broker, lifecycle, channel }
     }
 
@@ -284,7 +284,10 @@ pub(crate) async fn consent(authorization_url: &str) -> pb::CompleteConnectionRe
     assert!(location.starts_with(CALLBACK), "{location}");
     let url = url::Url::parse(location).unwrap();
     let parameter = |name: &str| {
-        url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned()).unwrap_or_default()
+        url.query_pairs()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.into_owned())
+            .unwrap_or_default()
     };
     pb::CompleteConnectionRequest {
         state: parameter("state"),
@@ -315,8 +318,6 @@ pub(crate) fn far_from_now(timestamp: i64, now: Timestamp) -> bool {
 
 fn jwks(key: &SigningKey) -> String {
     let x = URL_SAFE_NO_PAD.encode(key.verifying_key().as_bytes());
-    json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": "k1", "x": x}]}).to_string()
+    json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": "k1", "x": x}]})
+        .to_string()
 }
-
-/// Shared by observers of steps.
-pub(crate) type Shared<T> = Arc<T>;
