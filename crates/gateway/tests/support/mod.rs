@@ -84,6 +84,13 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Watch streams that are open now.
+    pub(crate) fn watchers(&self) -> usize {
+        self.1.receiver_count()
+    }
+}
+
 impl Fake {
     async fn enter(&self, call: &'static str) -> Result<(), Status> {
         let held = {
