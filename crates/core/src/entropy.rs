@@ -39,7 +39,7 @@ impl Entropy {
         match &self.0 {
             Source::System => SysRng.try_fill_bytes(buffer).expect("the operating system gives random bytes"),
             Source::Seeded(stream) => {
-                stream.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(buffer)
+                stream.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(buffer);
             }
         }
     }

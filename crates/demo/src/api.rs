@@ -55,7 +55,8 @@ impl Api {
 
     /// The status of a POST, whatever it is.
     pub(crate) async fn post_status(&self, path: &str, body: &Value) -> anyhow::Result<(StatusCode, Value)> {
-        let response = self.request(Method::POST, path).timeout(Duration::from_secs(15)).json(body).send().await?;
+        let response =
+            self.request(Method::POST, path).timeout(Duration::from_secs(15)).json(body).send().await?;
         let status = response.status();
         Ok((status, response.json().await.unwrap_or(Value::Null)))
     }

@@ -53,8 +53,13 @@ async fn run(args: &Args, narrator: &mut Narrator) -> anyhow::Result<()> {
         Some(program) => program.clone(),
         None => std::env::current_exe()?.with_file_name("gatehouse"),
     };
-    anyhow::ensure!(program.exists(), "{} is missing: run `make demo`, which builds it first", program.display());
-    let mut server = server::start(&program, &args.data, narrator).await.context("Gatehouse did not start")?;
+    anyhow::ensure!(
+        program.exists(),
+        "{} is missing: run `make demo`, which builds it first",
+        program.display()
+    );
+    let mut server =
+        server::start(&program, &args.data, narrator).await.context("Gatehouse did not start")?;
     let outcome = steps::run(&server, narrator).await;
     let stopped = server.stop(narrator).await;
     outcome?;

@@ -79,14 +79,16 @@ impl Narrator {
             bar.set_style(style);
             bar
         });
-        Bar { mode: self.mode, bar, length, told: None }
+        Bar { mode: self.mode, drawn: bar, length, told: None }
     }
 
     /// The run failed.
     pub(crate) fn failed(&self, error: &anyhow::Error) {
         let step = self.current.as_ref().map_or("start", |(name, _)| name.as_str());
         match self.mode {
-            Mode::Json => println!("{}", json!({"event": "failed", "step": step, "error": format!("{error:#}")})),
+            Mode::Json => {
+                println!("{}", json!({"event": "failed", "step": step, "error": format!("{error:#}")}))
+            }
             Mode::Terminal | Mode::Plain => eprintln!("\n✗ {step}: {error:#}"),
         }
     }
@@ -105,7 +107,10 @@ impl Narrator {
                 .iter()
                 .map(|step| json!({"name": step.name, "seconds": round(step.took), "outcome": step.outcome}))
                 .collect();
-            println!("{}", json!({"event": "summary", "seconds": round(self.begun.elapsed()), "steps": steps}));
+            println!(
+                "{}",
+                json!({"event": "summary", "seconds": round(self.begun.elapsed()), "steps": steps})
+            );
             return;
         }
         let width = self.done.iter().map(|step| step.name.chars().count()).max().unwrap_or(0);
@@ -130,7 +135,7 @@ fn round(duration: Duration) -> f64 {
 /// Live progress.
 pub(crate) struct Bar {
     mode: Mode,
-    bar: Option<ProgressBar>,
+    drawn: Option<ProgressBar>,
     length: u64,
     told: Option<u64>,
 }
@@ -140,12 +145,15 @@ impl Bar {
     pub(crate) fn update(&mut self, position: u64, message: &str) {
         match self.mode {
             Mode::Terminal => {
-                if let Some(bar) = &self.bar {
+                if let Some(bar) = &self.drawn {
                     bar.set_position(position);
                     bar.set_message(message.to_owned());
                 }
             }
-            Mode::Json => println!("{}", json!({"event": "progress", "at": position, "of": self.length, "text": message})),
+            Mode::Json => println!(
+                "{}",
+                json!({"event": "progress", "at": position, "of": self.length, "text": message})
+            ),
             // A line for each tenth is news; one for each step would be noise.
             Mode::Plain => {
                 let tenth = (position * 10).checked_div(self.length).unwrap_or(0);
@@ -159,7 +167,7 @@ impl Bar {
 
     /// The end.
     pub(crate) fn finish(self) {
-        if let Some(bar) = self.bar {
+        if let Some(bar) = self.drawn {
             bar.abandon();
         }
     }

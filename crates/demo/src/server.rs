@@ -116,7 +116,7 @@ authorization_endpoint = "{authorize}"
 token_endpoint = "{token}"
 revocation_endpoint = "{revoke}"
 client_id = "{client}"
-client_secret_file = {secret:?}
+client_secret_file = {secret}
 scopes = ["read"]
 rotation = "strict"
 "#,
@@ -124,6 +124,7 @@ rotation = "strict"
         token = provider.token_endpoint(),
         revoke = provider.revocation_endpoint(),
         client = options.client_id,
-        secret = secret.canonicalize()?,
+        // A JSON string is a TOML basic string.
+        secret = serde_json::to_string(&secret.canonicalize()?)?,
     ))
 }

@@ -6,6 +6,7 @@
 //! requirements name one.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::Path;
 
 use schemars::generate::SchemaSettings;
@@ -213,7 +214,8 @@ pub fn markdown<T: JsonSchema + Serialize + Default>() -> String {
         let default =
             if field.default.is_empty() { "none".to_owned() } else { format!("`{}`", field.default) };
         let description = field.description.replace('|', "\\|");
-        text.push_str(&format!("| `{}` | {names} | {default} | {description} |\n", field.path));
+        // Writing to a String can't fail.
+        let _ = writeln!(text, "| `{}` | {names} | {default} | {description} |", field.path);
     }
     text
 }

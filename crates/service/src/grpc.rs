@@ -102,7 +102,7 @@ impl GrpcServer {
             .layer(self.access)
             .add_routes(routes)
             .serve_with_incoming_shutdown(TcpListenerStream::new(self.listener), async move {
-                stopping.cancelled().await
+                stopping.cancelled().await;
             });
         lifecycle.spawn(async move {
             tracing::info!(%address, "serving gRPC");

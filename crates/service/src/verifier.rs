@@ -108,7 +108,7 @@ impl Verifier {
 
     /// The caller whom `token` stands for.
     ///
-    /// Checked, in this order: length; header `alg` EdDSA, `typ` at+jwt, a `kid` that auth published (headers such as
+    /// Checked, in this order: length; header `alg` `EdDSA`, `typ` at+jwt, a `kid` that auth published (headers such as
     /// `jwk`, `jku` and `x5u` are never followed); signature; `iss`; `aud`; `exp`; `nbf`; `token_use`; the subject's
     /// form; revocations. `privileged` picks the stricter bound for late news.
     ///

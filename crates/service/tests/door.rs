@@ -1,5 +1,7 @@
 //! The door of a gRPC server against forged, stale, foreign and revoked tokens.
 
+#![expect(clippy::unwrap_used, reason = "a test's own set-up")]
+
 use std::convert::Infallible;
 use std::time::Duration;
 

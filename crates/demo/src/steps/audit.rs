@@ -25,7 +25,10 @@ pub(crate) async fn run(
         let (action, target) = (text(event, "/action")?, event["target"].as_str().unwrap_or_default());
         narrator.say(&format!("{action:<36} {:<8} {target}", event["outcome"].as_str().unwrap_or_default()));
     }
-    ensure!(events.iter().any(|event| event["actor"] == account.person_id.as_str()), "no event names the admin");
+    ensure!(
+        events.iter().any(|event| event["actor"] == account.person_id.as_str()),
+        "no event names the admin"
+    );
     ensure!(
         events.iter().any(|event| event["target"].as_str().is_some_and(|target| target.ends_with(job))),
         "no event names the job"
@@ -41,9 +44,15 @@ pub(crate) async fn run(
     std::fs::write(&kept, text(&answer, "/checkpoint")?)?;
     let without = verify(server, None).await?;
     narrator.say(&format!("without a checkpoint: {}", without.lines().last().unwrap_or_default()));
-    ensure!(without.contains("tail not proven"), "the tail was called proven without a checkpoint: {without}");
+    ensure!(
+        without.contains("tail not proven"),
+        "the tail was called proven without a checkpoint: {without}"
+    );
     let with = verify(server, Some(&kept)).await?;
-    ensure!(!with.contains("tail not proven"), "the tail was not proven although there is a checkpoint: {with}");
+    ensure!(
+        !with.contains("tail not proven"),
+        "the tail was not proven although there is a checkpoint: {with}"
+    );
     narrator.done(with.lines().last().unwrap_or_default());
     Ok(())
 }
@@ -56,7 +65,11 @@ async fn settled(api: &Api, expected: &[&str]) -> anyhow::Result<Vec<Value>> {
         let events = page["events"].as_array().cloned().unwrap_or_default();
         let missing: Vec<_> = expected
             .iter()
-            .filter(|prefix| !events.iter().any(|event| event["action"].as_str().is_some_and(|action| action.starts_with(**prefix))))
+            .filter(|prefix| {
+                !events
+                    .iter()
+                    .any(|event| event["action"].as_str().is_some_and(|action| action.starts_with(**prefix)))
+            })
             .collect();
         if missing.is_empty() {
             return Ok(events);

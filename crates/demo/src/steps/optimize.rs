@@ -48,14 +48,16 @@ struct Watched {
 }
 
 async fn watch(api: &Api, id: &str, narrator: &Narrator) -> anyhow::Result<Watched> {
-    let response = api.request(Method::GET, &format!("/v1/jobs/{id}/events")).send().await?.error_for_status()?;
+    let response =
+        api.request(Method::GET, &format!("/v1/jobs/{id}/events")).send().await?.error_for_status()?;
     let mut events = response.bytes_stream().eventsource();
     let mut bar = narrator.bar(200);
     let mut watched = Watched { events: 0, progress: 0, gapless: true, notice: None, state: String::new() };
     let mut last: u64 = 0;
     while let Some(event) = events.next().await {
         let event = event.context("the event stream broke")?;
-        let sequence: u64 = event.id.parse().with_context(|| format!("the event id {:?} is no number", event.id))?;
+        let sequence: u64 =
+            event.id.parse().with_context(|| format!("the event id {:?} is no number", event.id))?;
         watched.gapless &= sequence == last + 1;
         last = sequence;
         watched.events += 1;
@@ -65,12 +67,18 @@ async fn watch(api: &Api, id: &str, narrator: &Narrator) -> anyhow::Result<Watch
                 watched.progress += 1;
                 let iteration = find_number(&data, &["iteration"]).unwrap_or(0.0);
                 let best = find_number(&data, &["best_value", "value"]).unwrap_or(f64::NAN);
-                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count for a bar")]
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "a count for a bar"
+                )]
                 bar.update(iteration as u64, &format!("best so far {best:.6e}"));
             }
             "notice" => watched.notice = find_text(&data, "message").map(str::to_owned),
             "end" => {
-                watched.state = find_text(&data, "state").context("the end event has no state")?.to_owned();
+                find_text(&data, "state")
+                    .context("the end event has no state")?
+                    .clone_into(&mut watched.state);
                 bar.finish();
                 return Ok(watched);
             }

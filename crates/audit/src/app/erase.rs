@@ -1,0 +1,66 @@
+//! Erasing a person: their key is shredded, their id replaced by the pseudonym. The chain still verifies.
+
+use gatehouse_core::ids::{EventId, PersonId};
+use gatehouse_core::{Error, Result};
+use gatehouse_db::run_tx;
+
+use super::App;
+use super::append::{Actor, Incoming};
+use crate::domain::names::{Action, ClientName, Outcome, Service, Target, TargetKind};
+use crate::keys::Owner;
+use crate::store::plain;
+
+impl App {
+    /// Erases `person`, for `client`. Idempotent; goes on though the caller went away.
+    pub(crate) async fn erase_subject(&self, person: PersonId, client: ClientName) -> Result<()> {
+        let this = self.clone();
+        self.lifecycle
+            .spawn(async move { this.erase(person, client).await })
+            .await
+            .map_err(Error::internal)?
+    }
+
+    async fn erase(&self, person: PersonId, client: ClientName) -> Result<()> {
+        let owner = Owner::Person(person);
+        // The key goes last: as long as it is there, a second try finds the same pseudonym.
+        let key = self.blocking(move |app| app.keys.lookup(owner)).await?;
+        let pseudonym = match &key {
+            Some(key) => key.pseudonym(person.as_uuid()).to_string(),
+            None => "erased".to_owned(),
+        };
+        run_tx!(self.db, "audit.erase", |tx| { plain::erase(tx, person, &pseudonym).await })?;
+        let event = self.own_event("audit.subjects.erase", Actor::Client(client))?;
+        let target = key.map(|key| Target::Person(key.pseudonym(person.as_uuid())));
+        self.append(vec![Incoming { target: target.map(super::append::Target::Other), ..event }]).await?;
+        self.blocking(move |app| app.keys.shred(owner)).await.map(drop)
+    }
+
+    /// An event that this service itself emits: straight into the log, since the log is here.
+    pub(crate) fn own_event(&self, action: &str, actor: Actor) -> Result<Incoming> {
+        Ok(Incoming {
+            event_id: EventId::new(&self.clock, &self.entropy),
+            occurred: self.clock.now(),
+            service: Service::new("audit").map_err(Error::internal)?,
+            action: Action::new(action).map_err(Error::internal)?,
+            outcome: Outcome::Success,
+            reason: None,
+            tenant: None,
+            actor,
+            delegate: None,
+            subject: None,
+            target: None,
+            request_id: gatehouse_client::context::request_id(),
+            trace_id: None,
+            retention_class: super::DEFAULT_LOG.to_owned(),
+            payload: String::new(),
+            actor_payload: String::new(),
+        })
+    }
+
+    /// What acts upon a log has the log as its target.
+    pub(crate) fn log_target(name: &str) -> Result<super::append::Target> {
+        let kind = TargetKind::new("log").map_err(Error::internal)?;
+        let name = ClientName::new(name).map_err(Error::internal)?;
+        Ok(super::append::Target::Other(Target::Named(kind, name)))
+    }
+}

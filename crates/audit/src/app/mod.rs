@@ -1,0 +1,134 @@
+//! Use cases: each one named transaction, or none.
+
+pub(crate) mod append;
+pub(crate) mod checkpoint;
+pub(crate) mod erase;
+pub(crate) mod export;
+pub(crate) mod proof;
+pub(crate) mod prune;
+pub(crate) mod read;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gatehouse_core::{Clock, Entropy, Environment, Error, Result};
+use gatehouse_db::{Db, run_tx};
+use gatehouse_service::Lifecycle;
+
+use crate::Config;
+use crate::domain::names::{LogId, RetentionClass};
+use crate::domain::note::SignerKey;
+use crate::keys::SubjectKeys;
+use crate::sequencer::Sequencer;
+use crate::signing::CheckpointSeed;
+use crate::store::heads;
+
+/// The log for events that ask for no other.
+pub(crate) const DEFAULT_LOG: &str = "default";
+
+/// What the use cases work with. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct App {
+    pub(crate) db: Db,
+    pub(crate) clock: Clock,
+    pub(crate) entropy: Entropy,
+    pub(crate) environment: Environment,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) keys: SubjectKeys,
+    logs: Arc<BTreeMap<String, Log>>,
+}
+
+/// One log as this process runs it.
+#[derive(Debug)]
+pub(crate) struct Log {
+    pub(crate) id: LogId,
+    pub(crate) retention: RetentionClass,
+    pub(crate) days: u32,
+    pub(crate) origin: String,
+    pub(crate) signer: SignerKey,
+    /// Signs what was pruned: the same seed under a name of its own, so that no checkpoint passes for it.
+    pub(crate) prune_signer: SignerKey,
+    pub(crate) sequencer: Sequencer,
+}
+
+/// What an [`App`] is made of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) db: Db,
+    pub(crate) clock: Clock,
+    pub(crate) entropy: Entropy,
+    pub(crate) environment: Environment,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) keys: SubjectKeys,
+    pub(crate) seed: CheckpointSeed,
+}
+
+impl App {
+    /// The app with the logs of `config`, whose beginnings are made where they are missing.
+    pub(crate) async fn new(config: &Config, parts: Parts) -> Result<Self> {
+        let Parts { db, clock, entropy, environment, lifecycle, keys, seed } = parts;
+        let mut logs = BTreeMap::new();
+        for each in config.all_logs() {
+            let id = LogId::new(each.name.as_str()).map_err(Error::internal)?;
+            let origin = config.origin_of(environment, &id);
+            run_tx!(db, "audit.begin_log", |tx| { heads::add(tx, &id).await })?;
+            let log = Log {
+                retention: RetentionClass::new(each.name.as_str()).map_err(Error::internal)?,
+                days: each.days,
+                signer: seed.signer(&origin)?,
+                prune_signer: seed.signer(&pruned_origin(&origin))?,
+                sequencer: Sequencer::new(
+                    id.clone(),
+                    db.clone(),
+                    clock.clone(),
+                    lifecycle.clone(),
+                    config.max_group as usize,
+                    config.max_queue as usize,
+                ),
+                origin,
+                id,
+            };
+            logs.insert(each.name, log);
+        }
+        Ok(Self { db, clock, entropy, environment, lifecycle, keys, logs: Arc::new(logs) })
+    }
+
+    /// Every log, by name.
+    pub(crate) fn logs(&self) -> impl Iterator<Item = &Log> {
+        self.logs.values()
+    }
+
+    /// The log with this name; an empty name is `default`.
+    pub(crate) fn log(&self, name: &str) -> Result<&Log> {
+        let name = if name.is_empty() { DEFAULT_LOG } else { name };
+        self.logs
+            .get(name)
+            .ok_or_else(|| Error::not_found("LOG_NOT_FOUND", "There is no log of this name: see ListLogs."))
+    }
+
+    /// The log for a retention class; `default` for one that is not configured, since an event in the wrong log is
+    /// better than one in none.
+    pub(crate) fn log_for(&self, class: &str) -> Option<&Log> {
+        if !class.is_empty() && !self.logs.contains_key(class) {
+            tracing::warn!(
+                class,
+                "no log is configured for this retention class; the event goes to the default log"
+            );
+        }
+        self.logs.get(class).or_else(|| self.logs.get(DEFAULT_LOG))
+    }
+
+    /// Runs work on the key store where blocking is allowed.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || work(&this)).await.map_err(Error::internal)?
+    }
+}
+
+/// The origin of the statement that a prefix was pruned.
+pub(crate) fn pruned_origin(origin: &str) -> String {
+    format!("{origin}/pruned")
+}

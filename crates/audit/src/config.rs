@@ -1,0 +1,132 @@
+//! The audit section of the configuration.
+
+use std::path::PathBuf;
+
+use gatehouse_core::Environment;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::names::LogId;
+
+/// The audit service.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where the logs' names begin, a host and perhaps a path, without scheme, spaces and `+`: checkpoints of the log
+    /// `default` have the origin `<origin>/<environment>/audit/default`. Changing it begins new names for old logs.
+    pub origin: String,
+    /// How long the log `default` is kept, days, 1 to 36500.
+    pub retention_days: u32,
+    /// Further logs, one for each retention class that an emitter may ask for: `[{ name = "long", days = 365 }]`.
+    pub logs: Vec<LogConfig>,
+    /// Folder of the keys that payloads are sealed with, one file a subject. It must lie outside the database and
+    /// outside what is backed up with it: a restored backup must not bring shredded keys back. Replicas share it.
+    pub subject_keys_dir: PathBuf,
+    /// File with the Ed25519 seed that checkpoints are signed with, 64 hexadecimal digits. In dev it is made if
+    /// missing.
+    pub checkpoint_key_file: PathBuf,
+    /// How often a checkpoint is signed if the log grew, milliseconds, 100 to 86400000.
+    pub checkpoint_interval_ms: u64,
+    /// How often entries that are past their time are removed, milliseconds, 1000 to 86400000.
+    pub prune_interval_ms: u64,
+    /// Most entries in one commit, 1 to 5000.
+    pub max_group: u32,
+    /// Most entries that wait for a commit before callers are sent away, 1 to 1000000.
+    pub max_queue: u32,
+}
+
+/// A further log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LogConfig {
+    /// Its name, also the retention class: 1 to 32 of a-z, 0-9 and -, a letter first.
+    pub name: String,
+    /// How long its entries are kept, days, 1 to 36500.
+    pub days: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            origin: "gatehouse.invalid".to_owned(),
+            retention_days: 30,
+            logs: Vec::new(),
+            subject_keys_dir: PathBuf::from("audit-keys"),
+            checkpoint_key_file: PathBuf::from("audit-checkpoint.key"),
+            checkpoint_interval_ms: 60_000,
+            prune_interval_ms: 3_600_000,
+            max_group: 500,
+            max_queue: 20_000,
+        }
+    }
+}
+
+impl Config {
+    /// What is wrong with it, each as a sentence that begins with the field; empty if nothing is.
+    #[must_use]
+    pub fn validate(&self, environment: Environment) -> Vec<String> {
+        let mut problems = Vec::new();
+        let origin_is_wrong = |c: char| c.is_whitespace() || c.is_control() || c == '+';
+        if self.origin.is_empty() || self.origin.contains(origin_is_wrong) || self.origin.contains("://") {
+            problems.push(
+                "origin: name a host, such as gatehouse.example.com, without scheme, spaces or +".to_owned(),
+            );
+        } else if environment != Environment::Dev && self.origin.ends_with(".invalid") {
+            problems.push(
+                "origin: set it to your own host name: it names your logs to verifiers for ever".to_owned(),
+            );
+        }
+        let mut seen = vec!["default"];
+        for log in &self.logs {
+            if LogId::new(log.name.as_str()).is_err() {
+                problems.push(format!("logs: {:?} is no name of 1 to 32 of a-z, 0-9 and -", log.name));
+            }
+            if seen.contains(&log.name.as_str()) {
+                problems.push(format!("logs: {:?} is there twice", log.name));
+            }
+            seen.push(&log.name);
+        }
+        let mut within = |name: &str, value: u64, from: u64, to: u64| {
+            if !(from..=to).contains(&value) {
+                problems.push(format!("{name}: must be from {from} to {to}"));
+            }
+        };
+        within("retention_days", self.retention_days.into(), 1, 36_500);
+        for log in &self.logs {
+            within("logs: days", log.days.into(), 1, 36_500);
+        }
+        within("checkpoint_interval_ms", self.checkpoint_interval_ms, 100, 86_400_000);
+        within("prune_interval_ms", self.prune_interval_ms, 1_000, 86_400_000);
+        within("max_group", self.max_group.into(), 1, 5_000);
+        within("max_queue", self.max_queue.into(), 1, 1_000_000);
+        problems
+    }
+
+    /// Every log with the days that its entries are kept; `default` first.
+    #[must_use]
+    pub fn all_logs(&self) -> Vec<LogConfig> {
+        let default = LogConfig { name: "default".to_owned(), days: self.retention_days };
+        std::iter::once(default).chain(self.logs.iter().cloned()).collect()
+    }
+
+    /// The C2SP origin of `log`'s checkpoints, which is also the name of its key.
+    #[must_use]
+    pub fn origin_of(&self, environment: Environment, log: &LogId) -> String {
+        format!("{}/{environment}/audit/{log}", self.origin)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn problems_name_the_field() {
+        assert!(Config::default().validate(Environment::Dev).is_empty());
+        assert!(Config::default().validate(Environment::Prod)[0].starts_with("origin:"));
+        let log = |name: &str, days| LogConfig { name: name.to_owned(), days };
+        let logs = vec![log("default", 1), log("Long", 1), log("x", 0)];
+        let config = Config { logs, origin: "https://x".into(), max_group: 0, ..Config::default() };
+        assert_eq!(config.validate(Environment::Dev).len(), 5);
+    }
+}

@@ -1,0 +1,285 @@
+//! The keys that payloads are sealed with: one file a subject, in a folder of its own outside the database.
+//!
+//! Backups of the database must not hold this folder, or a restored backup would undo erasures. Replicas share it.
+//! A shredded key leaves a mark behind, so that events that arrive late can't bring the subject back: they are
+//! sealed with a key that nobody keeps.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use gatehouse_core::ids::{PersonId, TenantId};
+use gatehouse_core::{Entropy, Error, Result, Secret};
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::domain::digest::Digest;
+use crate::domain::seal::SubjectKey;
+
+/// First line of a key file.
+const HEADER: &str = "gatehouse-audit-subject-key 1";
+/// How many keys are kept in memory. Past it, all are dropped and read again as they are needed.
+const MOST_CACHED: usize = 20_000;
+
+/// Whose key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Owner {
+    /// A person.
+    Person(PersonId),
+    /// A tenant, for events that no person is the subject of.
+    Tenant(TenantId),
+    /// The installation, for events without a tenant.
+    Platform,
+}
+
+impl Owner {
+    /// The file's name tells nothing to whom does not know the id.
+    fn file_name(self) -> String {
+        let text = match self {
+            Self::Person(id) => format!("person:{id}"),
+            Self::Tenant(id) => format!("tenant:{id}"),
+            Self::Platform => "platform".to_owned(),
+        };
+        Digest::of(&[b"gatehouse/audit/subject/v1\n", text.as_bytes()]).to_string()
+    }
+}
+
+/// A key to seal with.
+#[derive(Clone, Debug)]
+pub struct Obtained {
+    /// The key.
+    pub key: SubjectKey,
+    /// False where the owner was erased: the key passes with this value, and whatever it seals is sealed for good.
+    pub kept: bool,
+}
+
+/// The store of subject keys. Cheap to clone. Its functions do file I/O: call them where blocking is allowed.
+#[derive(Clone, Debug)]
+pub struct SubjectKeys {
+    folder: Arc<PathBuf>,
+    entropy: Entropy,
+    cache: Arc<Mutex<HashMap<Owner, SubjectKey>>>,
+}
+
+impl SubjectKeys {
+    /// The store in `folder`, which is made if missing, readable by its owner only.
+    ///
+    /// # Errors
+    /// `SUBJECT_KEYS_UNUSABLE` if it can't be made or written.
+    pub fn open(folder: &Path, entropy: Entropy) -> Result<Self> {
+        let unusable = |error: io::Error| {
+            Error::failed_precondition(
+                "SUBJECT_KEYS_UNUSABLE",
+                format!(
+                    "audit.subject_keys_dir: {} can't be used: {error}. Name a folder that this process may write.",
+                    folder.display()
+                ),
+            )
+        };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(unusable)?;
+        let probe = folder.join(format!(".probe-{}", hex::encode(entropy.bytes::<8>())));
+        File::create_new(&probe).and_then(|_| fs::remove_file(&probe)).map_err(unusable)?;
+        Ok(Self { folder: Arc::new(folder.to_owned()), entropy, cache: Arc::default() })
+    }
+
+    /// The key of `owner`, made if there is none; a passing one that nobody keeps if it was shredded. The key is on
+    /// disk when this returns.
+    pub fn obtain(&self, owner: Owner) -> Result<Obtained> {
+        let kept = |key| Obtained { key, kept: true };
+        if let Some(key) = self.lookup(owner)? {
+            return Ok(kept(key));
+        }
+        let passing = || Obtained { key: SubjectKey::generate(&self.entropy), kept: false };
+        let paths = self.paths(owner);
+        if paths.erased.exists() {
+            return Ok(passing());
+        }
+        self.create(&paths).map_err(|error| failed(&paths.key, &error))?;
+        // Looked for after the file was there: whoever shreds leaves the mark first and removes the file then, so
+        // one of us sees the other.
+        if paths.erased.exists() {
+            let _ = fs::remove_file(&paths.key);
+            return Ok(passing());
+        }
+        self.lookup(owner)?
+            .map(kept)
+            .ok_or_else(|| Error::internal("a subject key vanished while it was made"))
+    }
+
+    /// The key of `owner`, if there is one that was not shredded.
+    pub fn lookup(&self, owner: Owner) -> Result<Option<SubjectKey>> {
+        let paths = self.paths(owner);
+        // Another replica may have shredded it: the file decides, not our memory.
+        if !paths.key.exists() {
+            self.cache().remove(&owner);
+            return Ok(None);
+        }
+        if let Some(key) = self.cache().get(&owner) {
+            return Ok(Some(key.clone()));
+        }
+        let text = match fs::read_to_string(&paths.key) {
+            Ok(text) => Zeroizing::new(text),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(&paths.key, &error)),
+        };
+        let key = parse(&text)
+            .ok_or_else(|| Error::internal(format!("{} is no subject key", paths.key.display())))?;
+        let mut cache = self.cache();
+        if cache.len() >= MOST_CACHED {
+            cache.clear();
+        }
+        cache.insert(owner, key.clone());
+        Ok(Some(key))
+    }
+
+    /// Destroys the key of `owner` and keeps another from being made. Whether there was one. Idempotent.
+    pub fn shred(&self, owner: Owner) -> Result<bool> {
+        let paths = self.paths(owner);
+        let shred = || -> io::Result<bool> {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&paths.folder)?;
+            match File::create_new(&paths.erased) {
+                Ok(mark) => mark.sync_all()?,
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+            let there = match OpenOptions::new().write(true).open(&paths.key) {
+                Ok(mut file) => {
+                    // Overwritten in place, for file systems that do write in place; where they copy, the disk's own
+                    // encryption has to do.
+                    let length = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+                    file.write_all(&vec![0; length])?;
+                    file.sync_all()?;
+                    fs::remove_file(&paths.key)?;
+                    true
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => false,
+                Err(error) => return Err(error),
+            };
+            File::open(&paths.folder)?.sync_all()?;
+            Ok(there)
+        };
+        let there = shred().map_err(|error| failed(&paths.key, &error))?;
+        self.cache().remove(&owner);
+        Ok(there)
+    }
+
+    /// Writes a fresh key unless there is one: whole or not at all, and the first of several writers wins.
+    fn create(&self, paths: &Paths) -> io::Result<()> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&paths.folder)?;
+        let key = SubjectKey::generate(&self.entropy);
+        let secret = Zeroizing::new(hex::encode(key.secret().expose()));
+        let text = Zeroizing::new(format!("{HEADER}\n{}\n{}\n", key.id(), *secret));
+        let draft = paths.folder.join(format!(".draft-{}", hex::encode(self.entropy.bytes::<12>())));
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        let linked = fs::hard_link(&draft, &paths.key);
+        fs::remove_file(&draft)?;
+        match linked {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+            _ => File::open(&paths.folder)?.sync_all(),
+        }
+    }
+
+    fn paths(&self, owner: Owner) -> Paths {
+        let name = owner.file_name();
+        let folder = self.folder.join(&name[..2]);
+        Paths {
+            key: folder.join(format!("{name}.key")),
+            erased: folder.join(format!("{name}.erased")),
+            folder,
+        }
+    }
+
+    fn cache(&self) -> std::sync::MutexGuard<'_, HashMap<Owner, SubjectKey>> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Paths {
+    folder: PathBuf,
+    key: PathBuf,
+    erased: PathBuf,
+}
+
+fn failed(path: &Path, error: &io::Error) -> Error {
+    Error::internal(format!("subject key {}: {error}", path.display()))
+}
+
+fn parse(text: &str) -> Option<SubjectKey> {
+    let mut lines = text.lines();
+    let (HEADER, id, secret, None) = (lines.next()?, lines.next()?, lines.next()?, lines.next()) else {
+        return None;
+    };
+    let mut bytes = Zeroizing::new([0; 32]);
+    hex::decode_to_slice(secret, &mut *bytes).ok()?;
+    Some(SubjectKey::from_parts(Uuid::parse_str(id).ok()?, Secret::new(*bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(number: u128) -> Owner {
+        Owner::Person(PersonId::from_uuid(Uuid::from_u128(number)))
+    }
+
+    fn store(folder: &Path) -> SubjectKeys {
+        SubjectKeys::open(folder, Entropy::system()).expect("the folder can be used")
+    }
+
+    fn bytes(obtained: &Obtained) -> [u8; 32] {
+        *obtained.key.secret().expose()
+    }
+
+    #[test]
+    fn a_key_is_made_once_and_seen_by_every_replica() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (one, two) = (store(folder.path()), store(folder.path()));
+        let key = one.obtain(owner(1)).expect("made");
+        assert_eq!(bytes(&two.obtain(owner(1)).expect("read")), bytes(&key));
+        assert_ne!(bytes(&two.obtain(owner(2)).expect("made")), bytes(&key));
+        assert!(one.lookup(owner(3)).expect("looked").is_none());
+    }
+
+    #[test]
+    fn a_shredded_key_is_gone_everywhere_and_never_made_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (one, two) = (store(folder.path()), store(folder.path()));
+        let key = one.obtain(owner(1)).expect("made");
+        two.obtain(owner(1)).expect("cached");
+        assert!(one.shred(owner(1)).expect("shredded"));
+        assert!(!one.shred(owner(1)).expect("again"));
+        for store in [&one, &two] {
+            assert!(store.lookup(owner(1)).expect("looked").is_none());
+            assert_ne!(bytes(&store.obtain(owner(1)).expect("passing")), bytes(&key));
+            assert!(store.lookup(owner(1)).expect("looked").is_none(), "the passing key was kept");
+        }
+        // A subject that never had a key can be erased as well.
+        assert!(!one.shred(owner(9)).expect("nothing to shred"));
+        one.obtain(owner(9)).expect("passing");
+        assert!(one.lookup(owner(9)).expect("looked").is_none());
+    }
+
+    #[test]
+    fn writers_at_once_agree_on_one_key() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let keys: Vec<[u8; 32]> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| bytes(&store(folder.path()).obtain(owner(1)).expect("made"))))
+                .collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        });
+        assert!(keys.windows(2).all(|pair| pair[0] == pair[1]));
+    }
+
+    #[test]
+    fn a_folder_that_can_not_be_used_is_named() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let error = SubjectKeys::open(&file.path().join("x"), Entropy::system()).expect_err("no folder");
+        assert_eq!(error.reason(), "SUBJECT_KEYS_UNUSABLE");
+    }
+}

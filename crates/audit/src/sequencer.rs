@@ -1,0 +1,243 @@
+//! The one way into a log: group commit.
+//!
+//! Whoever wants to append queues what they have and waits for their turn; whoever's turn it is commits all that is
+//! queued as one contiguous run and answers every waiter. Between replicas the lock of the head row does the same.
+//! So numbers are contiguous, the chain can't fork, and the more there is to do the fewer commits an entry costs.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+
+use gatehouse_core::ids::EventId;
+use gatehouse_core::{Clock, Error, Result, Timestamp};
+use gatehouse_db::{Db, Tx, run_tx};
+use gatehouse_service::Lifecycle;
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Histogram};
+use tokio::sync::{Mutex, Semaphore, oneshot};
+
+use crate::domain::digest::Digest;
+use crate::domain::leaf::Leaf;
+use crate::domain::merkle::leaf_hash;
+use crate::domain::names::LogId;
+use crate::domain::tiles::Tiles;
+use crate::store::plain::PlainRow;
+use crate::store::{events, heads, plain, tiles};
+
+/// An entry but for its place, link and time of recording, which the sequencer sets.
+#[derive(Clone, Debug)]
+pub(crate) struct Draft {
+    pub(crate) leaf: Leaf,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) plain: PlainRow,
+}
+
+/// Where an event stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) event_id: EventId,
+    pub(crate) log: String,
+    pub(crate) seq: u64,
+}
+
+/// The sequencer of one log in this process. Cheap to clone; clones share the queue.
+#[derive(Clone, Debug)]
+pub(crate) struct Sequencer(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    log: LogId,
+    db: Db,
+    clock: Clock,
+    lifecycle: Lifecycle,
+    max_group: usize,
+    queue: StdMutex<VecDeque<Job>>,
+    room: Arc<Semaphore>,
+    /// Held by whoever commits; remembers the right edge between commits.
+    turn: Mutex<Option<Edge>>,
+    appended: Counter<u64>,
+    group_size: Histogram<u64>,
+    labels: [KeyValue; 1],
+}
+
+#[derive(Debug)]
+struct Job {
+    drafts: Vec<Draft>,
+    reply: oneshot::Sender<Result<Vec<Place>>>,
+    _room: tokio::sync::OwnedSemaphorePermit,
+}
+
+/// The state that the next entry is added to, as of our last commit. Another replica may have moved on since: then
+/// it does not fit the head that we lock, and is read again.
+#[derive(Clone, Debug)]
+struct Edge {
+    size: u64,
+    chain: Digest,
+    tiles: Tiles,
+}
+
+impl Sequencer {
+    pub(crate) fn new(
+        log: LogId,
+        db: Db,
+        clock: Clock,
+        lifecycle: Lifecycle,
+        max_group: usize,
+        max_queue: usize,
+    ) -> Self {
+        let meter = opentelemetry::global::meter("gatehouse");
+        let labels = [KeyValue::new("log", log.to_string())];
+        Self(Arc::new(Inner {
+            log,
+            db,
+            clock,
+            lifecycle,
+            max_group,
+            queue: StdMutex::default(),
+            room: Arc::new(Semaphore::new(max_queue)),
+            turn: Mutex::default(),
+            appended: meter
+                .u64_counter("gatehouse.audit.appended")
+                .with_description("Entries added to a log.")
+                .build(),
+            group_size: meter
+                .u64_histogram("gatehouse.audit.group")
+                .with_description("Entries in one commit.")
+                .build(),
+            labels,
+        }))
+    }
+
+    /// Adds entries in this order, one after the other though others may come between, and answers once they are
+    /// durable. An event that is there already keeps its place. Goes on though the caller went away.
+    ///
+    /// # Errors
+    /// `AUDIT_BUSY` if too much waits already; `AUDIT_NOT_STORED` if the database did not take them. In either case
+    /// sending them again is right.
+    pub(crate) async fn append(&self, drafts: Vec<Draft>) -> Result<Vec<Place>> {
+        let room = u32::try_from(drafts.len())
+            .ok()
+            .and_then(|entries| Arc::clone(&self.0.room).try_acquire_many_owned(entries).ok());
+        let room = room.ok_or_else(|| {
+            Error::resource_exhausted(
+                "AUDIT_BUSY",
+                "The audit log has too much to do. Send the events again later.",
+            )
+            .retry_after(std::time::Duration::from_secs(1))
+        })?;
+        let (reply, answer) = oneshot::channel();
+        self.queue().push_back(Job { drafts, reply, _room: room });
+        let this = self.clone();
+        self.0.lifecycle.spawn(async move { this.take_turn().await });
+        answer.await.map_err(|_| Error::internal("the sequencer dropped a job"))?
+    }
+
+    /// There is one turn for each job, so none is left; a job may be done in an earlier one's turn.
+    async fn take_turn(&self) {
+        let mut edge = self.0.turn.lock().await;
+        let jobs = self.take_group();
+        if jobs.is_empty() {
+            return;
+        }
+        let drafts: Vec<&Draft> = jobs.iter().flat_map(|job| &job.drafts).collect();
+        match self.commit(&drafts, edge.as_ref()).await {
+            Ok((mut places, next)) => {
+                let added = next.size - edge.as_ref().map_or(next.size, |edge| edge.size.min(next.size));
+                self.0.appended.add(added, &self.0.labels);
+                self.0.group_size.record(drafts.len() as u64, &self.0.labels);
+                *edge = Some(next);
+                for job in jobs {
+                    let rest = places.split_off(job.drafts.len());
+                    let mine = std::mem::replace(&mut places, rest);
+                    // The caller may have gone away; the entries are in the log all the same.
+                    let _ = job.reply.send(Ok(mine));
+                }
+            }
+            Err(error) => {
+                *edge = None;
+                tracing::error!(log = %self.0.log, %error, entries = drafts.len(), "entries could not be stored");
+                for job in jobs {
+                    let _ = job.reply.send(Err(Error::unavailable(
+                        "AUDIT_NOT_STORED",
+                        "The audit log could not store the events. Send them again.",
+                    )));
+                }
+            }
+        }
+    }
+
+    /// The next jobs, as many as fit a group, at least one.
+    fn take_group(&self) -> Vec<Job> {
+        let mut queue = self.queue();
+        let (mut group, mut entries) = (Vec::new(), 0);
+        while let Some(job) = queue.front() {
+            entries += job.drafts.len();
+            if !group.is_empty() && entries > self.0.max_group {
+                break;
+            }
+            group.extend(queue.pop_front());
+        }
+        group
+    }
+
+    async fn commit(
+        &self,
+        drafts: &[&Draft],
+        edge: Option<&Edge>,
+    ) -> gatehouse_db::Result<(Vec<Place>, Edge)> {
+        let now = self.0.clock.now();
+        run_tx!(self.0.db, "audit.append", |tx| { self.append_in(tx, drafts, edge, now).await })
+    }
+
+    async fn append_in(
+        &self,
+        tx: &mut Tx,
+        drafts: &[&Draft],
+        edge: Option<&Edge>,
+        now: Timestamp,
+    ) -> gatehouse_db::Result<(Vec<Place>, Edge)> {
+        let log = &self.0.log;
+        let locked = heads::lock(tx, log).await?;
+        let remembered = edge.filter(|edge| (edge.size, edge.chain) == (locked.size, locked.chain));
+        let mut tree = match remembered {
+            Some(edge) => edge.tiles.clone(),
+            None => tiles::load_right_edge(tx, log, locked.size).await?,
+        };
+        let (mut size, mut chain) = (locked.size, locked.chain);
+        let mut changed = BTreeSet::new();
+        let mut places = Vec::with_capacity(drafts.len());
+        for draft in drafts {
+            let leaf = Leaf { seq: size, prev_chain: chain, recorded: now, ..draft.leaf.clone() };
+            let (bytes, event_id) = (leaf.encode(), leaf.event_id);
+            if events::add(tx, log, size, event_id, now, &bytes, &draft.payload).await? {
+                plain::add(tx, &PlainRow { seq: size, recorded: now, ..draft.plain.clone() }).await?;
+                tree.push(size, leaf_hash(&bytes), &mut changed).map_err(damaged)?;
+                places.push(Place { event_id, log: log.to_string(), seq: size });
+                chain = Digest::of_chain(&bytes);
+                size += 1;
+            } else {
+                let (log, seq) = events::lookup_place(tx, event_id)
+                    .await?
+                    .ok_or_else(|| Error::internal("an event was there and then was not"))?;
+                places.push(Place { event_id, log, seq });
+            }
+        }
+        for id in changed {
+            let hashes = tree.bytes(id).ok_or_else(|| Error::internal("a changed tile has no bytes"))?;
+            tiles::put(tx, log, id, hashes).await?;
+        }
+        if size > locked.size && !heads::advance(tx, log, &locked, size, chain).await? {
+            return Err(Error::internal("the log's lock was lost in the middle of a commit").into());
+        }
+        tree.keep_right_edge(size);
+        Ok((places, Edge { size, chain, tiles: tree }))
+    }
+
+    fn queue(&self) -> std::sync::MutexGuard<'_, VecDeque<Job>> {
+        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The stored tree does not fit the stored head: appending would cover it up.
+pub(crate) fn damaged(missing: crate::domain::tiles::MissingTile) -> Error {
+    Error::internal(format!("the stored tree is damaged: {missing}. Run verify-audit-chain."))
+}

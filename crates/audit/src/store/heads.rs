@@ -1,0 +1,96 @@
+//! `audit_heads`: one row a log; its lock is the log's.
+
+use gatehouse_db::{Result, Row, Tx, params, sql};
+
+use super::{read, read_digest, stored};
+use crate::domain::digest::Digest;
+use crate::domain::names::LogId;
+
+sql! {
+    /// A log's beginning, if it has none.
+    pub(crate) ADD_HEAD = "INSERT INTO audit_heads (log, size, chain, epoch, first_seq, first_chain)
+        VALUES ($1, 0, $2, 0, 0, $2) ON CONFLICT (log) DO NOTHING";
+    /// Takes the log's lock until the transaction ends, and the next epoch.
+    pub(crate) LOCK_HEAD = "UPDATE audit_heads SET epoch = epoch + 1 WHERE log = $1
+        RETURNING size, chain, epoch, first_seq, first_chain, pruned_note";
+    /// The head without its lock.
+    pub(crate) HEAD = "SELECT size, chain, epoch, first_seq, first_chain, pruned_note FROM audit_heads WHERE log = $1";
+    /// Every log.
+    pub(crate) NAMES = "SELECT log FROM audit_heads";
+    /// Moves the end on, unless someone else did since.
+    pub(crate) ADVANCE_HEAD = "UPDATE audit_heads SET size = $4, chain = $5
+        WHERE log = $1 AND epoch = $2 AND size = $3";
+    /// Moves the beginning on, unless someone else did since.
+    pub(crate) PRUNE_HEAD = "UPDATE audit_heads SET first_seq = $4, first_chain = $5, pruned_note = $6
+        WHERE log = $1 AND epoch = $2 AND first_seq = $3";
+}
+
+/// What the row of a log says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) size: u64,
+    pub(crate) chain: Digest,
+    pub(crate) epoch: i64,
+    pub(crate) first_seq: u64,
+    pub(crate) first_chain: Digest,
+    pub(crate) pruned_note: Option<String>,
+}
+
+fn head(row: &Row) -> Result<Head> {
+    Ok(Head {
+        size: read(row, "size")?,
+        chain: read_digest(row, "chain")?,
+        epoch: row.get("epoch")?,
+        first_seq: read(row, "first_seq")?,
+        first_chain: read_digest(row, "first_chain")?,
+        pruned_note: row.get("pruned_note")?,
+    })
+}
+
+pub(crate) async fn add(tx: &mut Tx, log: &LogId) -> Result<()> {
+    let genesis = Digest::of_genesis(log);
+    tx.execute(&ADD_HEAD, params![log.as_str(), *genesis.as_bytes()]).await.map(drop)
+}
+
+/// Takes the lock of `log`.
+pub(crate) async fn lock(tx: &mut Tx, log: &LogId) -> Result<Head> {
+    head(&tx.fetch_one(&LOCK_HEAD, params![log.as_str()]).await?)
+}
+
+pub(crate) async fn lookup(tx: &mut Tx, log: &LogId) -> Result<Option<Head>> {
+    tx.fetch_optional(&HEAD, params![log.as_str()]).await?.as_ref().map(head).transpose()
+}
+
+/// The names of all logs, sorted.
+pub(crate) async fn names(tx: &mut Tx) -> Result<Vec<String>> {
+    let rows = tx.fetch_all(&NAMES, params![]).await?;
+    let mut names = rows.iter().map(|row| row.get("log")).collect::<Result<Vec<String>>>()?;
+    names.sort();
+    Ok(names)
+}
+
+/// Whether the end was moved: false means that the lock was lost, and nothing may be committed.
+pub(crate) async fn advance(
+    tx: &mut Tx,
+    log: &LogId,
+    locked: &Head,
+    size: u64,
+    chain: Digest,
+) -> Result<bool> {
+    let values = params![log.as_str(), locked.epoch, stored(locked.size), stored(size), *chain.as_bytes()];
+    Ok(tx.execute(&ADVANCE_HEAD, values).await? == 1)
+}
+
+/// Whether the beginning was moved; as for [`advance`].
+pub(crate) async fn prune(
+    tx: &mut Tx,
+    log: &LogId,
+    locked: &Head,
+    first: u64,
+    chain: Digest,
+    note: &str,
+) -> Result<bool> {
+    let values =
+        params![log.as_str(), locked.epoch, stored(locked.first_seq), stored(first), *chain.as_bytes(), note];
+    Ok(tx.execute(&PRUNE_HEAD, values).await? == 1)
+}

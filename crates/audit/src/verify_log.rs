@@ -1,0 +1,415 @@
+//! `verify-audit-chain`: verification of a log in the database or as exported.
+
+use std::collections::BTreeSet;
+
+use gatehouse_client::from_status;
+use gatehouse_core::{Error, Result};
+use gatehouse_db::{Db, read_tx};
+use gatehouse_proto::audit::v1::ExportLeavesRequest;
+use gatehouse_proto::audit::v1::audit_service_client::AuditServiceClient;
+use gatehouse_proto::audit::v1::{ExportHeader, ExportLeavesResponse, GetConsistencyProofRequest};
+use serde::{Deserialize, Serialize};
+use tonic::Streaming;
+
+use crate::app::pruned_origin;
+use crate::domain::checkpoint::Checkpoint;
+use crate::domain::digest::Digest;
+use crate::domain::leaf::Leaf;
+use crate::domain::merkle::{Frontier, leaf_hash};
+use crate::domain::names::{LogId, RetentionClass};
+use crate::domain::note::VerifierKey;
+use crate::domain::proof::{consistency_ranges, hashes};
+use crate::domain::tiles::{TileId, Tiles, tiles_of};
+use crate::domain::verify::{Fault, LogVerifier, PrunedPrefix, Report, StoredEntry, StoredHead, Verdict};
+use crate::store::plain::{PLATFORM, PlainRow};
+use crate::store::{checkpoints, events, heads, plain, tiles};
+
+/// Rows read at once.
+const PAGE: u32 = 500;
+
+/// How the command ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// All that the checkpoint covers is as it was.
+    Verified = 0,
+    /// Something was changed.
+    Broken = 1,
+    /// Verification could not be done.
+    Failed = 2,
+    /// The entries agree with each other; without a checkpoint nothing shows that the end is there.
+    TailNotProven = 3,
+}
+
+impl From<&Report> for ExitCode {
+    fn from(report: &Report) -> Self {
+        match report.verdict {
+            Verdict::Verified { .. } => Self::Verified,
+            Verdict::TailNotProven => Self::TailNotProven,
+            Verdict::Broken { .. } => Self::Broken,
+        }
+    }
+}
+
+/// What the verifier knows from elsewhere. The more of it, the less it has to believe.
+#[derive(Clone, Debug, Default)]
+pub struct Trust {
+    /// Checkpoints that were kept elsewhere: the whole content of each file.
+    pub checkpoints: Vec<String>,
+    /// The log's verifier key, `name+hash+base64`, kept elsewhere. Without it the signatures of `checkpoints` are not
+    /// looked at: they are believed because they were kept.
+    pub key: Option<VerifierKey>,
+}
+
+impl Trust {
+    /// The checkpoints, with good signatures where the key is known.
+    ///
+    /// # Errors
+    /// `CHECKPOINT_INVALID`: verification must not go on as if none had been given.
+    fn checkpoints(&self) -> Result<Vec<Checkpoint>> {
+        self.checkpoints
+            .iter()
+            .map(|note| {
+                let read = match &self.key {
+                    Some(key) => Checkpoint::open(note, key),
+                    None => Checkpoint::read_unsigned(note),
+                };
+                read.map_err(|error| {
+                    Error::invalid_argument(
+                        "CHECKPOINT_INVALID",
+                        format!("The checkpoint can't be used: {error}."),
+                    )
+                })
+            })
+            .collect()
+    }
+}
+
+/// The names of the logs in a database.
+pub async fn logs_in(db: &Db) -> Result<Vec<String>> {
+    Ok(read_tx!(db, "verify.logs", |tx| { heads::names(tx).await })?)
+}
+
+/// Verifies the log `name` where it lies: entries, payloads, head, tree, plain rows and stored checkpoints. Only
+/// reads. Entries that are added meanwhile are left for the next time.
+///
+/// # Errors
+/// `LOG_NOT_FOUND`, `CHECKPOINT_INVALID`, or a database that can't be read. What is wrong with the log is no error but
+/// the report.
+pub async fn verify_database(db: &Db, name: &str, trust: &Trust) -> Result<Report> {
+    let log = log_id(name)?;
+    let head = read_tx!(db, "verify.head", |tx| { heads::lookup(tx, &log).await })?.ok_or_else(|| {
+        Error::not_found("LOG_NOT_FOUND", format!("There is no log {name} in this database."))
+    })?;
+    let trusted = trust.checkpoints()?;
+    let older: Vec<u64> =
+        trusted.iter().map(|trusted| trusted.size).filter(|size| *size < head.first_seq).collect();
+    let needed: BTreeSet<TileId> = older
+        .iter()
+        .flat_map(|size| consistency_ranges(*size, head.first_seq).unwrap_or_default())
+        .chain([(0, head.first_seq)])
+        .flat_map(|range| tiles_of([range]))
+        .collect();
+    let tree = read_tx!(db, "verify.prefix", |tx| { tiles::load(tx, &log, &needed).await })?;
+
+    let start = Start {
+        first: head.first_seq,
+        first_chain: head.first_chain,
+        frontier: tree.frontier(head.first_seq).ok(),
+        pruned_note: head.pruned_note.as_deref().unwrap_or_default(),
+        key: trust.key.as_ref(),
+    };
+    let mut verifier = start.verifier(&log)?;
+    for checkpoint in &trusted {
+        let proof = consistency_ranges(checkpoint.size, head.first_seq)
+            .and_then(|ranges| hashes(&tree, &ranges).ok());
+        verifier.trust(checkpoint, proof.as_deref());
+    }
+    compare_stored_checkpoints(db, &log, trust.key.as_ref(), head.size, &mut verifier).await?;
+    read_entries(db, &log, &head, &mut verifier).await?;
+    Ok(verifier.finish(Some(StoredHead { size: head.size, chain: head.chain })))
+}
+
+/// Verifies a log from the stream that `ExportLeaves` sends, and asks `audit` for the proof that a checkpoint older than
+/// what is kept needs.
+///
+/// # Errors
+/// As [`verify_database`], and those of the calls.
+pub async fn verify_export<T>(audit: &mut AuditServiceClient<T>, name: &str, trust: &Trust) -> Result<Report>
+where
+    T: tonic::client::GrpcService<tonic::body::Body>,
+    T::Error: Into<tonic::codegen::StdError>,
+    T::ResponseBody: tonic::codegen::Body<Data = tonic::codegen::Bytes> + Send + 'static,
+    <T::ResponseBody as tonic::codegen::Body>::Error: Into<tonic::codegen::StdError> + Send,
+{
+    let log = log_id(name)?;
+    let trusted = trust.checkpoints()?;
+    let request = ExportLeavesRequest { log: name.to_owned(), from_index: 0 };
+    let mut stream = audit.export_leaves(request).await.map_err(from_status)?.into_inner();
+    let header = match next(&mut stream).await?.and_then(|message| message.header) {
+        Some(header) => header,
+        None => return Err(Error::internal("the export did not begin with its header")),
+    };
+    let head = Exported::read(&header)?;
+    let start = Start {
+        first: head.first,
+        first_chain: head.first_chain,
+        frontier: head.frontier.clone(),
+        pruned_note: &header.pruned_note,
+        key: trust.key.as_ref(),
+    };
+    let mut verifier = start.verifier(&log)?;
+    for checkpoint in &trusted {
+        let proof = if checkpoint.size < head.first {
+            let request = GetConsistencyProofRequest {
+                log: name.to_owned(),
+                from_size: crate::store::stored(checkpoint.size),
+                to_size: header.first_index,
+            };
+            let proof = audit.get_consistency_proof(request).await.map_err(from_status)?.into_inner();
+            Some(proof.hashes.iter().filter_map(|hash| Digest::from_slice(hash)).collect::<Vec<_>>())
+        } else {
+            None
+        };
+        verifier.trust(checkpoint, proof.as_deref());
+    }
+    while let Some(message) = next(&mut stream).await? {
+        for leaf in message.leaves {
+            verifier.push(StoredEntry {
+                seq: u64::try_from(leaf.index).unwrap_or(u64::MAX),
+                leaf: &leaf.leaf,
+                payload_sha256: Digest::from_slice(&leaf.payload_digest),
+            });
+        }
+    }
+    Ok(verifier.finish(Some(StoredHead { size: head.size, chain: head.chain })))
+}
+
+async fn next(stream: &mut Streaming<ExportLeavesResponse>) -> Result<Option<ExportLeavesResponse>> {
+    stream.message().await.map_err(from_status)
+}
+
+fn log_id(name: &str) -> Result<LogId> {
+    LogId::new(name).map_err(|error| Error::invalid_field("log", error.to_string()))
+}
+
+/// The head as the export's first message states it.
+struct Exported {
+    size: u64,
+    chain: Digest,
+    first: u64,
+    first_chain: Digest,
+    frontier: Option<Frontier>,
+}
+
+impl Exported {
+    fn read(header: &ExportHeader) -> Result<Self> {
+        let number = |value: i64| u64::try_from(value).map_err(Error::internal);
+        let digest = |bytes: &[u8]| {
+            Digest::from_slice(bytes)
+                .ok_or_else(|| Error::internal("the export's header holds a digest of another size"))
+        };
+        let first = number(header.first_index)?;
+        let subtrees = header.frontier.iter().map(|hash| digest(hash)).collect::<Result<Vec<_>>>()?;
+        Ok(Self {
+            size: number(header.size)?,
+            chain: digest(&header.chain)?,
+            first,
+            first_chain: digest(&header.first_chain)?,
+            frontier: Frontier::from_parts(first, subtrees),
+        })
+    }
+}
+
+/// Where a log begins, as its store says.
+struct Start<'a> {
+    first: u64,
+    first_chain: Digest,
+    frontier: Option<Frontier>,
+    pruned_note: &'a str,
+    key: Option<&'a VerifierKey>,
+}
+
+impl Start<'_> {
+    /// A verifier from here on, which knows already if the prefix is gone without leave.
+    fn verifier(&self, log: &LogId) -> Result<LogVerifier> {
+        let retention = RetentionClass::new(log.as_str()).map_err(Error::internal)?;
+        let Some(frontier) = self.frontier.clone() else {
+            let mut verifier = LogVerifier::new(log.clone(), retention, None);
+            let id = TileId { level: 0, index: 0 };
+            verifier.report(0, Fault::TileChanged { path: id.path(id.width(self.first)) });
+            return Ok(verifier);
+        };
+        let root = frontier.root();
+        if self.first == 0 {
+            return Ok(LogVerifier::new(log.clone(), retention, None));
+        }
+        let pruned = PrunedPrefix { chain: self.first_chain, frontier };
+        let mut verifier = LogVerifier::new(log.clone(), retention, Some(pruned));
+        let statement = match self.key {
+            Some(key) => key
+                .renamed(&pruned_origin(key.name()))
+                .map_err(Error::internal)
+                .and_then(|key| Checkpoint::open(self.pruned_note, &key).map_err(Error::internal)),
+            None => Checkpoint::read_unsigned(self.pruned_note).map_err(Error::internal),
+        };
+        match statement {
+            Ok(statement) if statement.size == self.first && statement.root == root => {
+                if self.key.is_none() {
+                    verifier
+                        .note("the statement that a prefix was pruned was not checked: give the log's key");
+                }
+            }
+            _ => verifier.report(0, Fault::PrefixRemoved),
+        }
+        Ok(verifier)
+    }
+}
+
+/// Checkpoints that lie beside the log narrow down where it was changed.
+async fn compare_stored_checkpoints(
+    db: &Db,
+    log: &LogId,
+    key: Option<&VerifierKey>,
+    size: u64,
+    verifier: &mut LogVerifier,
+) -> Result<()> {
+    let Some(key) = key else { return Ok(()) };
+    let mut from = 0;
+    loop {
+        let page = read_tx!(db, "verify.checkpoints", |tx| { checkpoints::list(tx, log, from, PAGE).await })?;
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        from = last + 1;
+        for (stored_size, note) in &page {
+            match Checkpoint::open(note, key) {
+                // One that was signed after the head was read is for the next time.
+                Ok(checkpoint) if checkpoint.size > size && *stored_size == checkpoint.size => {
+                    let now = read_tx!(db, "verify.head", |tx| { heads::lookup(tx, log).await })?;
+                    if now.is_none_or(|head| head.size < checkpoint.size) {
+                        verifier.compare(&checkpoint);
+                    }
+                }
+                Ok(checkpoint) if *stored_size == checkpoint.size => verifier.compare(&checkpoint),
+                _ => verifier
+                    .note(format!("the stored checkpoint of size {stored_size} has no good signature")),
+            }
+        }
+    }
+}
+
+/// Feeds the entries, with their plain rows and the tiles that they complete.
+async fn read_entries(db: &Db, log: &LogId, head: &heads::Head, verifier: &mut LogVerifier) -> Result<()> {
+    let mut tree =
+        match read_tx!(db, "verify.edge", |tx| { tiles::load_right_edge(tx, log, head.first_seq).await }) {
+            Ok(tiles) => truncated(tiles, head.first_seq),
+            Err(error) => return Err(error.into()),
+        };
+    let mut next = head.first_seq;
+    while !verifier.is_broken() {
+        let (entries, rows) = read_tx!(db, "verify.entries", |tx| {
+            Ok((events::list(tx, log, next, PAGE).await?, plain::run(tx, log, next, PAGE).await?))
+        })?;
+        let Some(last) = entries.last().map(|entry| entry.seq) else { break };
+        let mut changed = BTreeSet::new();
+        for entry in entries.iter().filter(|entry| entry.seq < head.size) {
+            verifier.push(StoredEntry {
+                seq: entry.seq,
+                leaf: &entry.leaf,
+                payload_sha256: Some(Digest::of_payload(&entry.payload)),
+            });
+            if verifier.is_broken() {
+                return Ok(());
+            }
+            let row = rows.iter().find(|row| row.seq == entry.seq);
+            if !row.is_some_and(|row| agrees(row, entry)) {
+                verifier.report(entry.seq, Fault::PlainRowDiffers);
+                return Ok(());
+            }
+            if tree.push(entry.seq, leaf_hash(&entry.leaf), &mut changed).is_err() {
+                verifier
+                    .report(entry.seq, tile_fault(TileId { level: 0, index: entry.seq / 256 }, entry.seq));
+                return Ok(());
+            }
+        }
+        let done = last.saturating_add(1).min(head.size);
+        compare_tiles(db, log, &tree, &changed, done, verifier).await?;
+        tree.keep_right_edge(done);
+        next = last.saturating_add(1);
+        if next >= head.size {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// A stored edge may be of a later, longer tree: the verifier needs that of the first entry kept.
+fn truncated(tiles: Tiles, size: u64) -> Tiles {
+    let mut edge = Tiles::default();
+    for level in 0..8 {
+        let id = TileId { level, index: size.checked_shr(8 * level).unwrap_or(0) / 256 };
+        let width = usize::try_from(id.width(size)).unwrap_or(0);
+        if let Some(bytes) = tiles.bytes(id).filter(|_| width > 0)
+            && let Some(bytes) = bytes.get(..32 * width)
+        {
+            edge.insert(id, bytes);
+        }
+    }
+    edge
+}
+
+/// The stored tiles are what appending and signing go by: a wrong one would be found only later.
+async fn compare_tiles(
+    db: &Db,
+    log: &LogId,
+    tree: &Tiles,
+    changed: &BTreeSet<TileId>,
+    size: u64,
+    verifier: &mut LogVerifier,
+) -> Result<()> {
+    for id in changed {
+        let stored = read_tx!(db, "verify.tile", |tx| { tiles::lookup(tx, log, *id).await })?;
+        let ours = tree.bytes(*id).unwrap_or_default();
+        // The stored one may be longer: more was appended since.
+        if !stored.is_some_and(|stored| stored.starts_with(&ours)) {
+            let first = id.index.saturating_mul(256).checked_shl(8 * id.level).unwrap_or(0);
+            verifier.report(first, tile_fault(*id, size));
+        }
+    }
+    Ok(())
+}
+
+fn tile_fault(id: TileId, size: u64) -> Fault {
+    Fault::TileChanged { path: id.path(id.width(size)) }
+}
+
+/// Whether the plain row says what the entry says. Persons stand there by id or, erased, by pseudonym, and in the leaf
+/// always by pseudonym: they are not compared.
+fn agrees(row: &PlainRow, entry: &events::Stored) -> bool {
+    let Ok(leaf) = Leaf::parse(&entry.leaf) else { return false };
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let is_person = |leaf: &str| leaf.starts_with("person");
+    let actor = leaf.actor.to_string();
+    let target = leaf.target.as_ref().map(ToString::to_string).unwrap_or_default();
+    row.event_id == leaf.event_id
+        && entry.event_id == leaf.event_id.as_uuid()
+        && row.tenant == leaf.tenant.unwrap_or(PLATFORM)
+        && row.occurred == leaf.occurred
+        && row.recorded == leaf.recorded
+        && row.service == leaf.service.as_str()
+        && row.action == leaf.action.as_str()
+        && row.outcome == leaf.outcome.as_str()
+        && text(&row.reason) == leaf.reason.as_ref().map(|reason| reason.as_str()).unwrap_or_default()
+        && text(&row.delegate) == leaf.delegate.as_ref().map(ToString::to_string).unwrap_or_default()
+        && (row.actor == actor || is_person(&actor) && is_id_of_a_person(&row.actor))
+        && (text(&row.target) == target
+            || is_person(&target)
+                && row
+                    .target
+                    .as_deref()
+                    .and_then(|text| text.strip_prefix("person/"))
+                    .is_some_and(is_id_of_a_person))
+}
+
+fn is_id_of_a_person(text: &str) -> bool {
+    text.parse::<gatehouse_core::ids::PersonId>().is_ok()
+}

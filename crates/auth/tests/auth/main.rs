@@ -1,0 +1,14 @@
+//! The service over real sockets, on both databases.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod api_keys;
+mod bootstrap;
+mod dump;
+mod members;
+mod refresh;
+mod revocations;
+mod sign_in;
+mod signing;
+mod sql;
+mod support;
+mod tokens;
