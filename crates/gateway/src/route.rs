@@ -7,7 +7,7 @@ use futures_util::future::LocalBoxFuture;
 use gatehouse_client::audience;
 use gatehouse_core::Result;
 use gatehouse_proto::access::{self, Access as RpcAccess};
-use utoipa::__dev::SchemaReferences;
+use utoipa::__dev::{SchemaReferences, Tags};
 use utoipa::Path;
 use utoipa::openapi::path::{HttpMethod, Operation};
 use utoipa::openapi::{RefOr, Schema};
@@ -112,7 +112,7 @@ pub(crate) struct Route {
 
 impl Route {
     /// The route that the annotation `P` documents; method and path are taken from there.
-    pub(crate) fn new<P: Path + SchemaReferences>(
+    pub(crate) fn new<P: Path + SchemaReferences + Tags<'static>>(
         access: Access,
         calls: &'static [&'static str],
         class: LimitClass,
@@ -128,6 +128,8 @@ impl Route {
         let mut schemas = Vec::new();
         P::schemas(&mut schemas);
         let path = P::path();
+        let mut operation = P::operation();
+        operation.tags = Some(P::tags().into_iter().map(str::to_owned).collect());
         Self {
             name: format!("{method} {path}"),
             method,
@@ -138,7 +140,7 @@ impl Route {
             errors: ErrorFormat::Problem,
             streams: false,
             handler,
-            operation: P::operation(),
+            operation,
             schemas,
         }
     }

@@ -146,6 +146,70 @@ async fn the_request_id_goes_in_out_and_through() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_trace_that_came_in_goes_on_behind() {
+    use opentelemetry::trace::TracerProvider as _;
+    use tracing_subscriber::layer::SubscriberExt as _;
+    use tracing_subscriber::util::SubscriberInitExt as _;
+
+    opentelemetry::global::set_text_map_propagator(
+        opentelemetry_sdk::propagation::TraceContextPropagator::new(),
+    );
+    let provider = opentelemetry_sdk::trace::SdkTracerProvider::builder().build();
+    let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+    tracing_subscriber::registry().with(layer).init();
+    let world = World::start().await;
+    let (token, _) = world.person(300);
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let answer = world
+        .get("/v1/jobs")
+        .bearer_auth(&token)
+        .header("traceparent", format!("00-{trace}-b7ad6b7169203331-01"))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 200);
+    let script = world.services.lock();
+    for call in ["ExchangeToken", "ListJobs"] {
+        let (_, headers) = script.seen.iter().find(|(path, _)| path.ends_with(call)).unwrap();
+        let parent = &headers["traceparent"];
+        assert!(parent.contains(trace), "{call}: {parent}");
+        assert!(!parent.contains("b7ad6b7169203331"), "{call}: no span of ours");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn https_speaks_http_2_with_hsts_and_without_connection_headers() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::start_https(folder.path()).await;
+    let certificate = std::fs::read(folder.path().join("localhost.pem")).unwrap();
+    let http = reqwest::Client::builder()
+        .no_proxy()
+        .tls_certs_only([reqwest::Certificate::from_pem(&certificate).unwrap()])
+        .build()
+        .unwrap();
+    let base = format!("https://localhost:{}", world.gateway.https_address().unwrap().port());
+    let answer = http.get(format!("{base}/healthz")).send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.version()), (200, reqwest::Version::HTTP_2));
+    assert!(answer.headers()["strict-transport-security"].to_str().unwrap().contains("max-age="));
+    let (token, _) = world.person(300);
+    world.event(gatehouse_proto::job::v1::JobEventType::End, "{}");
+    let answer =
+        http.get(format!("{base}/v1/jobs/{}/events", support::JOB)).bearer_auth(&token).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert!(!answer.headers().contains_key("connection"));
+    assert!(answer.text().await.unwrap().contains("event: end"));
+    let metadata: Value = http
+        .get(format!("{base}/.well-known/oauth-authorization-server"))
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    assert_eq!(metadata["token_endpoint"], format!("{base}/oauth2/token"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn browsers_are_told_what_they_may() {
     let world = World::start().await;
     let (token, _) = world.person(300);

@@ -265,6 +265,18 @@ impl World {
     }
 
     pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_listening(change, None).await
+    }
+
+    pub(crate) async fn start_https(folder: &std::path::Path) -> Self {
+        let identity = gatehouse_gateway::tls::Identity::development(folder).expect("a certificate");
+        Self::start_listening(|_| {}, Some(identity)).await
+    }
+
+    async fn start_listening(
+        change: impl FnOnce(&mut Config),
+        identity: Option<gatehouse_gateway::tls::Identity>,
+    ) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let services = Shared(Arc::default(), watch::Sender::new(0));
         let behind = Lifecycle::new();
@@ -302,7 +314,8 @@ impl World {
             readiness: Readiness::new(),
             lifecycle: lifecycle.clone(),
         };
-        let listeners = Listeners { http: TcpListener::bind("127.0.0.1:0").expect("a port"), https: None };
+        let bind = || TcpListener::bind("127.0.0.1:0").expect("a port");
+        let listeners = Listeners { http: bind(), https: identity.map(|identity| (bind(), identity)) };
         let gateway = build(config, deps, listeners).expect("a gateway");
         Self {
             base: format!("http://{}", gateway.address()),
