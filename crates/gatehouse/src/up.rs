@@ -221,7 +221,19 @@ async fn start(
         services::start_token_broker(&broker, listeners.token_broker, true),
         services::start_gateway(&gateway, listeners.gateway),
     )?;
-    services::start_optimizer(&runtime(Service::Optimizer)?)?;
+    // The worker comes when the services know auth's keys: before that it would only be sent away.
+    let worker = runtime(Service::Optimizer)?;
+    let readiness = process.readiness.clone();
+    process.lifecycle.spawn(async move {
+        let stopping = worker.lifecycle.stopping();
+        tokio::select! {
+            () = readiness.wait() => {}
+            () = stopping.cancelled() => return,
+        }
+        if let Err(error) = services::start_optimizer(&worker) {
+            tracing::error!(%error, "the worker did not start");
+        }
+    });
     let first_admin = auth.app.bootstrap("admin@gatehouse.localhost", "First tenant").await?;
     Ok(Started { gateway: gateway.address(), https: gateway.https_address(), first_admin })
 }
