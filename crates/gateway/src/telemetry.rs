@@ -60,6 +60,8 @@ fn known_method(method: &str) -> &'static str {
 
 /// The span of one request, within the trace that its `traceparent` names.
 pub(crate) fn request_span(method: &str, path: &str, request_id: &str, headers: &HeaderMap) -> Span {
+    // Logs are redacted on their way out, spans are not.
+    let path = gatehouse_core::redact(path);
     let span = tracing::info_span!(
         "http",
         otel.name = known_method(method),

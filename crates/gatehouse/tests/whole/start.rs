@@ -82,7 +82,10 @@ async fn a_wrong_configuration_is_told_whole_before_anything_is_made() {
         ("gateway = 1\n", &["gateway: is a section", "[gateway]"]),
         (
             "[gateway]\nmax_request_bytes = \"hunter2\"\nrequire_auth = 1\n",
-            &["gateway.max_request_bytes: must be a whole number", "gateway.require_auth: must be true or false"],
+            &[
+                "gateway.max_request_bytes: must be a whole number",
+                "gateway.require_auth: must be true or false",
+            ],
         ),
         ("[optimizer]\nmax_iterations = 0\n", &["optimizer.max_iterations: must be from 1 to"]),
         ("[gateway]\naddress = \"0.0.0.0:80\"\n", &["gateway.address", "loopback"]),
@@ -124,7 +127,9 @@ async fn a_wrong_configuration_is_told_whole_before_anything_is_made() {
 
 #[tokio::test]
 async fn an_unknown_command_is_answered_with_the_way_to_help() {
-    for arguments in [&["frobnicate"][..], &["up", "--frobnicate"], &["config", "frobnicate"], &["migrate", "x"], &[]] {
+    for arguments in
+        [&["frobnicate"][..], &["up", "--frobnicate"], &["config", "frobnicate"], &["migrate", "x"], &[]]
+    {
         let found = run(arguments).await;
         assert_eq!(found.code, Some(2), "{found:?}");
         assert!(found.stderr.contains("--help") || found.stderr.contains("Usage"), "{found:?}");
@@ -185,7 +190,10 @@ async fn a_second_process_on_the_same_data_is_refused_and_the_first_goes_on() {
     let first = Gatehouse::start(place.path()).await;
     let ada = first.account("ada").await;
     let message = up(place.path()).await.refusal();
-    assert!(message.contains("another Gatehouse uses the data folder") && message.contains("--data"), "{message}");
+    assert!(
+        message.contains("another Gatehouse uses the data folder") && message.contains("--data"),
+        "{message}"
+    );
     let job = ada.optimize(&good_search()).await;
     assert_eq!(ada.finished(&job).await["state"], "succeeded");
 }
@@ -209,7 +217,8 @@ async fn a_corrupt_file_is_named_left_as_it_is_and_can_be_restored() {
     for name in files {
         let path = data.join(name);
         let sound = fs::read(&path).unwrap();
-        let broken = if name.starts_with("clients") { String::new() } else { "not what it was\n".repeat(300) };
+        let broken =
+            if name.starts_with("clients") { String::new() } else { "not what it was\n".repeat(300) };
         fs::write(&path, &broken).unwrap();
         let message = up(place.path()).await.refusal();
         assert!(message.contains(name.rsplit('/').next().unwrap()), "{name} is not named: {message}");
@@ -307,7 +316,9 @@ async fn migrations_are_told_and_done() {
         }
         command
     };
-    for (status, code, state) in [(true, 1, "Pending"), (false, 0, "Applied"), (true, 0, "Applied"), (false, 0, "Applied")] {
+    for (status, code, state) in
+        [(true, 1, "Pending"), (false, 0, "Applied"), (true, 0, "Applied"), (false, 0, "Applied")]
+    {
         let found = ended(&mut command(status)).await;
         assert_eq!(found.code, Some(code), "{found:?}");
         let lines: Vec<&str> = found.stdout.lines().collect();
@@ -322,8 +333,18 @@ async fn migrations_are_told_and_done() {
 #[tokio::test]
 async fn every_command_explains_itself() {
     for command in [
-        "up", "gateway", "auth", "token-broker", "job", "audit", "optimizer", "migrate", "verify-audit-chain", "submit",
-        "config check", "config show",
+        "up",
+        "gateway",
+        "auth",
+        "token-broker",
+        "job",
+        "audit",
+        "optimizer",
+        "migrate",
+        "verify-audit-chain",
+        "submit",
+        "config check",
+        "config show",
     ] {
         let mut arguments: Vec<&str> = command.split(' ').collect();
         arguments.push("--help");
@@ -333,6 +354,10 @@ async fn every_command_explains_itself() {
         assert!(found.stdout.contains("Example"), "{command} shows no example: {}", found.stdout);
     }
     let whole = run(&["--help"]).await;
-    assert!(whole.stdout.contains("Exit status") && whole.stdout.contains("gatehouse up"), "{}", whole.stdout);
+    assert!(
+        whole.stdout.contains("Exit status") && whole.stdout.contains("gatehouse up"),
+        "{}",
+        whole.stdout
+    );
     assert!(run(&["--version"]).await.stdout.starts_with("gatehouse "));
 }

@@ -98,13 +98,16 @@ impl Gatehouse {
             .args(["up", "--json", "--free-ports", "--data"])
             .arg(place.join("data"))
             .args(arguments)
+            // Tests sign in and submit more often in a second than a person in a minute.
+            .env("GATEHOUSE_GATEWAY__RATE_LIMITS__RULES__CLASSES", "{}")
             .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .stderr(file)
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let said = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("it is ready in time").unwrap();
+        let said =
+            tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("it is ready in time").unwrap();
         let said = said.unwrap_or_else(|| panic!("it ended: {}", std::fs::read_to_string(&log).unwrap()));
         let http = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
@@ -160,7 +163,8 @@ impl Gatehouse {
         registration["tenant_name"] = json!(format!("Tenant of {name}"));
         let made = answer(self.request(Method::POST, "/v1/auth/register").json(&registration)).await;
         assert_eq!(made.0, 201, "{}", made.1);
-        let (status, session) = answer(self.request(Method::POST, "/v1/auth/sign-in").json(&credentials)).await;
+        let (status, session) =
+            answer(self.request(Method::POST, "/v1/auth/sign-in").json(&credentials)).await;
         assert_eq!(status, 200, "{session}");
         Account {
             gatehouse: self,
@@ -188,7 +192,11 @@ pub(crate) async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
     let response = request.send().await.unwrap();
     let status = response.status();
     let text = response.text().await.unwrap();
-    let value = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap_or(Value::String(text)) };
+    let value = if text.is_empty() {
+        Value::Null
+    } else {
+        serde_json::from_str(&text).unwrap_or(Value::String(text))
+    };
     (status, value)
 }
 
