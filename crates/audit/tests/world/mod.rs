@@ -17,7 +17,9 @@ use gatehouse_core::ids::{EventId, PersonId, TenantId};
 use gatehouse_core::{Clock, Entropy, Environment, Secret};
 use gatehouse_db::Db;
 use gatehouse_proto::audit::v1::audit_service_client::AuditServiceClient;
-use gatehouse_proto::audit::v1::{AppendEventsRequest, AppendedEvent, GetCheckpointRequest, NewEvent, Outcome};
+use gatehouse_proto::audit::v1::{
+    AppendEventsRequest, AppendedEvent, GetCheckpointRequest, NewEvent, Outcome,
+};
 use gatehouse_service::grpc::GrpcConfig;
 use gatehouse_service::identity::Actor;
 use gatehouse_service::revocations::Staleness;
