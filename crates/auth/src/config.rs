@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gatehouse_core::Environment;
-use gatehouse_service::grpc::GrpcConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -16,10 +15,6 @@ use crate::domain::signing::Schedule;
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Where accounts, sessions and keys are kept.
-    pub database: gatehouse_db::Config,
-    /// Bounds of the gRPC server.
-    pub grpc: GrpcConfig,
     /// File with the key ring that digests, peppers and sealed keys depend on. Keep it apart from the database and its
     /// backups. Made on first start in dev; elsewhere it must be there, not readable by others. Required.
     pub key_file: PathBuf,
@@ -88,8 +83,6 @@ pub struct ClientConfig {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            database: gatehouse_db::Config::default(),
-            grpc: GrpcConfig::default(),
             key_file: PathBuf::new(),
             registration_open: true,
             access_token_lifetime_s: 600,
@@ -119,16 +112,11 @@ impl Default for SigningConfig {
 }
 
 impl Config {
-    /// The problems that forbid a start, each with what to do; empty when there are none.
+    /// The problems that forbid a start, each with what to do; empty when there are none. `database` is where the
+    /// service keeps its data: the key ring must lie elsewhere.
     #[must_use]
-    pub fn validate(&self, environment: Environment) -> Vec<String> {
-        let mut problems: Vec<String> = self
-            .database
-            .validate(environment)
-            .into_iter()
-            .map(|problem| format!("database.{problem}"))
-            .collect();
-        problems.extend(self.grpc.validate().into_iter().map(|problem| format!("grpc.{problem}")));
+    pub fn validate(&self, environment: Environment, database: &gatehouse_db::Config) -> Vec<String> {
+        let mut problems = Vec::new();
         let mut within = |name: &str, value: u64, low: u64, high: u64| {
             if !(low..=high).contains(&value) {
                 problems.push(format!("{name}: {value} is not within {low} to {high}"));
@@ -161,7 +149,7 @@ impl Config {
         if self.key_file.as_os_str().is_empty() {
             problems.push("key_file: name the file that holds auth's key ring".into());
         } else if !environment.is_dev()
-            && let Some(database) = self.database.url.sqlite_path()
+            && let Some(database) = database.url.sqlite_path()
             && folder(&database) == folder(&self.key_file)
         {
             problems
@@ -241,14 +229,18 @@ mod tests {
     use super::*;
 
     fn sound() -> Config {
+        Config { key_file: "keys/auth.json".into(), ..Config::default() }
+    }
+
+    fn problems(config: &Config, environment: Environment) -> Vec<String> {
         let database = gatehouse_db::Config { url: "sqlite:data/auth.db".into(), ..Default::default() };
-        Config { database, key_file: "keys/auth.json".into(), ..Config::default() }
+        config.validate(environment, &database)
     }
 
     #[test]
     fn the_defaults_are_sound() {
-        assert_eq!(sound().validate(Environment::Dev), Vec::<String>::new());
-        assert_eq!(sound().validate(Environment::Prod), Vec::<String>::new());
+        assert_eq!(problems(&sound(), Environment::Dev), Vec::<String>::new());
+        assert_eq!(problems(&sound(), Environment::Prod), Vec::<String>::new());
     }
 
     #[test]
@@ -267,7 +259,7 @@ mod tests {
             clients: vec![client],
             ..sound()
         };
-        let problems = config.validate(Environment::Prod);
+        let problems = problems(&config, Environment::Prod);
         for field in [
             "key_file:",
             "access_token_lifetime_s:",

@@ -7,6 +7,7 @@ use gatehouse_client::audience;
 use gatehouse_core::{Clock, Entropy, Environment, Error, Result, Timestamp};
 use gatehouse_db::{Db, Migrations, migrations, run_tx};
 use gatehouse_outbox::Outbox;
+use gatehouse_service::grpc::GrpcConfig;
 use gatehouse_service::revocations::Staleness;
 use gatehouse_service::{
     AccessLayer, Doorbell, GrpcServer, KeySet, Lifecycle, Readiness, Revocations, Verifier,
@@ -61,6 +62,8 @@ pub struct Deps {
     pub outbox: Outbox,
     /// How late the news of revocations may be.
     pub staleness: Staleness,
+    /// Bounds of the gRPC server.
+    pub grpc: GrpcConfig,
 }
 
 /// A running service.
@@ -81,8 +84,19 @@ pub async fn build(config: Config, deps: Deps, listener: TcpListener) -> Result<
         return Err(Error::failed_precondition("ISSUER_INVALID", message));
     }
     let gate = deps.readiness.gate("auth", "the signing keys are not read yet");
-    let Deps { environment, issuer, db, clock, entropy, lifecycle, readiness, doorbell, outbox, staleness } =
-        deps;
+    let Deps {
+        environment,
+        issuer,
+        db,
+        clock,
+        entropy,
+        lifecycle,
+        readiness,
+        doorbell,
+        outbox,
+        staleness,
+        grpc: server_config,
+    } = deps;
     let keys = Keys::open(&config.key_file, environment, &clock, &entropy)?;
     let clients = Clients::load(&config.clients, &entropy)?;
     let hasher =
@@ -101,7 +115,6 @@ pub async fn build(config: Config, deps: Deps, listener: TcpListener) -> Result<
     let log = RevocationLog::open(db.clone(), clock.clone(), own_revocations.clone()).await?;
     let verifier = Verifier::new(issuer.clone(), audience::AUTH, own_keys, own_revocations, clock.clone());
     let access = AccessLayer::new(&[grpc::PACKAGE], verifier.clone(), clock.clone(), entropy.clone())?;
-    let server_config = config.grpc.clone();
     let app = App(Arc::new(Parts {
         config,
         environment,

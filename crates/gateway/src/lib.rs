@@ -37,7 +37,10 @@ mod time;
 pub mod tls;
 mod upstream;
 
+mod reference;
+
 pub use config::{Config, SseConfig};
 pub use gateway::Deps;
+pub use reference::{openapi_json, routes_markdown};
 pub use server::{Listeners, RunningGateway, build};
 pub use upstream::Upstreams;

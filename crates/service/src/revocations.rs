@@ -174,7 +174,8 @@ impl RevocationFeed {
 
     /// Runs until the process stops. `readiness` turns good with the first whole snapshot; `service` names whose it is.
     pub fn start(self, service: &str, lifecycle: &Lifecycle, readiness: &Readiness) {
-        let gate = readiness.gate(format!("{service}.revocations"), "no snapshot of revocations from auth yet");
+        let gate =
+            readiness.gate(format!("{service}.revocations"), "no snapshot of revocations from auth yet");
         let stopping = lifecycle.stopping();
         lifecycle.spawn(async move {
             let mut backoff =
