@@ -122,7 +122,7 @@ impl World {
             iss: ISSUER.into(),
             sub: sub.into(),
             aud: gatehouse_client::audience::AUDIT.into(),
-            exp: now.as_seconds() + 1_000_000,
+            exp: now.as_seconds() + 1_000_000_000,
             iat: now.as_seconds(),
             iat_us: now.as_micros(),
             nbf: now.as_seconds(),
