@@ -2,7 +2,7 @@
 //! nowhere else. Internal causes stay behind; they are logged once, with the request id.
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::http::header;
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use gatehouse_core::{Error, ErrorCode};
 use serde::Serialize;
@@ -102,7 +102,7 @@ pub(crate) fn add_headers(
     }
     if status == StatusCode::PAYLOAD_TOO_LARGE || status == StatusCode::REQUEST_TIMEOUT {
         // The rest of the body is not going to be read.
-        builder.insert_header((HeaderName::from_static("connection"), HeaderValue::from_static("close")));
+        builder.force_close();
     }
 }
 
@@ -136,10 +136,16 @@ mod tests {
         let refused = response(&Error::unauthenticated("TOKEN_INVALID", "No."), "r1", true);
         assert_eq!(refused.status(), 401);
         assert!(
-            refused.headers()["www-authenticate"].to_str().expect("text").contains("error=\"invalid_token\"")
+            refused
+                .headers()
+                .get("www-authenticate")
+                .expect("there")
+                .to_str()
+                .expect("text")
+                .contains("error=\"invalid_token\"")
         );
         let wait =
             Error::resource_exhausted("RATE_LIMITED", "Wait.").retry_after(Duration::from_millis(1200));
-        assert_eq!(response(&wait, "r1", false).headers()["retry-after"], "2");
+        assert_eq!(response(&wait, "r1", false).headers().get("retry-after").expect("there"), "2");
     }
 }

@@ -7,7 +7,7 @@ use futures_util::future::LocalBoxFuture;
 use gatehouse_client::audience;
 use gatehouse_core::Result;
 use gatehouse_proto::access::{self, Access as RpcAccess};
-use utoipa::__dev::SchemaReferences;
+use utoipa::__dev::{SchemaReferences, Tags};
 use utoipa::Path;
 use utoipa::openapi::path::{HttpMethod, Operation};
 use utoipa::openapi::{RefOr, Schema};
@@ -112,7 +112,7 @@ pub(crate) struct Route {
 
 impl Route {
     /// The route that the annotation `P` documents; method and path are taken from there.
-    pub(crate) fn new<P: Path + SchemaReferences>(
+    pub(crate) fn new<P: Path + SchemaReferences + Tags<'static>>(
         access: Access,
         calls: &'static [&'static str],
         class: LimitClass,
@@ -128,6 +128,8 @@ impl Route {
         let mut schemas = Vec::new();
         P::schemas(&mut schemas);
         let path = P::path();
+        let mut operation = P::operation();
+        operation.tags = Some(P::tags().into_iter().map(str::to_owned).collect());
         Self {
             name: format!("{method} {path}"),
             method,
@@ -138,7 +140,7 @@ impl Route {
             errors: ErrorFormat::Problem,
             streams: false,
             handler,
-            operation: P::operation(),
+            operation,
             schemas,
         }
     }
@@ -207,4 +209,146 @@ pub(crate) fn problems(routes: &[Route]) -> Vec<String> {
         }
     }
     problems
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::{docs, routes};
+
+    fn references(value: &Value, found: &mut BTreeSet<String>) {
+        match value {
+            Value::Object(fields) => {
+                if let Some(Value::String(target)) = fields.get("$ref") {
+                    found.insert(target.clone());
+                }
+                fields.values().for_each(|value| references(value, found));
+            }
+            Value::Array(values) => values.iter().for_each(|value| references(value, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn the_table_contradicts_no_contract() {
+        let table = routes::table();
+        assert!(table.len() > 45, "only {} routes", table.len());
+        assert_eq!(problems(&table), Vec::<String>::new());
+    }
+
+    /// A new public route must be a decision: it fails here until it is written down.
+    #[test]
+    fn the_routes_without_a_caller_are_these() {
+        let table = routes::table();
+        let open: Vec<_> = table
+            .iter()
+            .filter(|route| !matches!(route.access, Access::Caller(_)))
+            .map(|route| route.name.as_str())
+            .collect();
+        assert_eq!(
+            open,
+            [
+                "POST /v1/auth/register",
+                "POST /v1/auth/sign-in",
+                "POST /v1/auth/refresh",
+                "POST /oauth2/token",
+                "POST /oauth2/introspect",
+                "POST /oauth2/revoke",
+                "GET /.well-known/oauth-authorization-server",
+                "GET /.well-known/oauth-authorization-server/{environment}",
+                "GET /.well-known/jwks.json",
+                "GET /openapi.json",
+                "GET /docs",
+                "GET /healthz",
+                "GET /readyz",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_wrong_declaration_is_found() {
+        let wrong = |change: fn(&mut Route)| {
+            let mut table = routes::table();
+            let index = table.iter().position(|route| route.name == "GET /v1/jobs").expect("there");
+            change(&mut table[index]);
+            problems(&table)
+        };
+        assert_eq!(wrong(|_| {}).len(), 0);
+        assert_eq!(wrong(|route| route.access = Access::Public).len(), 1);
+        assert_eq!(wrong(|route| route.access = Access::Caller(Service::Auth)).len(), 1);
+        assert_eq!(wrong(|route| route.calls = &[]).len(), 1);
+        assert_eq!(wrong(|route| route.calls = &["/gatehouse.job.v1.JobService/NoSuch"]).len(), 1);
+        assert_eq!(wrong(|route| route.name = "POST /v1/jobs".to_owned()).len(), 1);
+    }
+
+    #[test]
+    fn the_document_and_the_table_say_the_same() {
+        let table = routes::table();
+        let document = docs::document(&table, &Config::default());
+        let documented: BTreeSet<String> = document["paths"]
+            .as_object()
+            .expect("paths")
+            .iter()
+            .flat_map(|(path, methods)| {
+                let methods = methods.as_object().expect("methods");
+                methods.keys().map(move |method| format!("{} {path}", method.to_uppercase()))
+            })
+            .collect();
+        let declared: BTreeSet<String> = table.iter().map(|route| route.name.clone()).collect();
+        assert_eq!(documented, declared);
+    }
+
+    /// The parts of the OpenAPI 3.1 specification that a generator can get wrong.
+    #[test]
+    fn the_document_is_well_formed() {
+        let table = routes::table();
+        let document = docs::document(&table, &Config::default());
+        assert_eq!(document["openapi"], "3.1.0");
+        let mut targets = BTreeSet::new();
+        references(&document, &mut targets);
+        for target in &targets {
+            let pointer = target.strip_prefix('#').expect("local");
+            assert!(document.pointer(pointer).is_some(), "{target} leads nowhere");
+        }
+        let mut ids = BTreeSet::new();
+        for route in &table {
+            let operation = &document["paths"][&route.path][route.method.as_str().to_ascii_lowercase()];
+            let id = operation["operationId"].as_str().expect("an id");
+            assert!(ids.insert(id.to_owned()), "{id} stands twice");
+            assert!(
+                operation["summary"].as_str().is_some_and(|text| !text.is_empty()),
+                "{id} has no summary"
+            );
+            assert_eq!(operation["tags"].as_array().map(Vec::len), Some(1), "{id} has no tag");
+            let responses = operation["responses"].as_object().expect("responses");
+            assert!(responses.keys().any(|status| status.starts_with('2')), "{id} never succeeds");
+            let in_path: BTreeSet<&str> =
+                route.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')).collect();
+            let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
+            let documented: BTreeSet<&str> = parameters
+                .iter()
+                .filter(|parameter| parameter["in"] == "path")
+                .map(|parameter| {
+                    assert_eq!(parameter["required"], true, "{id}: a path parameter must be required");
+                    parameter["name"].as_str().expect("a name")
+                })
+                .collect();
+            assert_eq!(in_path, documented, "{id}");
+            assert!(parameters.iter().all(|parameter| parameter["schema"].is_object()), "{id}");
+            let has_body = operation["requestBody"]["content"].is_object();
+            assert!(!has_body || route.method != Method::GET, "{id}: GET with a body");
+        }
+        for (name, schema) in document["components"]["schemas"].as_object().expect("schemas") {
+            assert!(schema.is_object(), "{name}");
+            for required in schema["required"].as_array().into_iter().flatten() {
+                let field = required.as_str().expect("a name");
+                assert!(schema["properties"][field].is_object(), "{name}: {field} is required but not there");
+            }
+        }
+    }
 }

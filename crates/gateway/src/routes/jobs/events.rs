@@ -1,8 +1,7 @@
 //! `GET /v1/jobs/{job_id}/events`: a job as it happens (requirements L8, L9b).
 
 use actix_web::HttpResponse;
-use actix_web::http::Version;
-use actix_web::http::header;
+use actix_web::http::{ConnectionType, Version, header};
 use gatehouse_client::Authorized;
 use gatehouse_core::ids::JobId;
 use gatehouse_core::{Error, Result};
@@ -25,6 +24,16 @@ pub(super) fn route() -> Route {
         handler!(handle),
     )
     .streaming()
+}
+
+/// actix-web drops the header `Connection: keep-alive` on HTTP/1.1, where it says nothing new; but row L9b asks for
+/// it, for the sake of old proxies. The reason phrase is the one place from which it goes out.
+const OK_KEEP_ALIVE: &str = "OK\r\nconnection: keep-alive";
+
+/// HTTP/2 forbids the header (RFC 9113, section 8.2.2), and a client that asked for `close` gets that.
+fn speaks_keep_alive(context: &Context) -> bool {
+    let head = context.request.head();
+    head.version == Version::HTTP_11 && head.connection_type() == ConnectionType::KeepAlive
 }
 
 /// Where to begin.
@@ -103,9 +112,8 @@ async fn handle(context: Context) -> Result<HttpResponse> {
         .content_type("text/event-stream; charset=utf-8")
         .insert_header((header::CACHE_CONTROL, "no-store"))
         .insert_header(("x-accel-buffering", "no"));
-    // HTTP/2 forbids the header (RFC 9113, section 8.2.2).
-    if context.request.version() <= Version::HTTP_11 {
-        response.insert_header((header::CONNECTION, "keep-alive"));
+    if speaks_keep_alive(&context) {
+        response.reason(OK_KEEP_ALIVE);
     }
     Ok(response.streaming(pump.start(stream)))
 }
