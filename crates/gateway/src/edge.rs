@@ -1,7 +1,9 @@
 //! The way of every request: name it, see where it comes from, check what every request must satisfy, route it,
 //! count it, let it in, answer, dress the answer.
 
+use std::cell::RefCell;
 use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,7 +20,7 @@ use tracing::Instrument as _;
 
 use crate::browser::{BrowserRules, add_security_headers};
 use crate::client_address;
-use crate::context::{Context, RequestInfo};
+use crate::context::{Context, RequestInfo, Unread};
 use crate::credential;
 use crate::door::Admitted;
 use crate::gateway::Gateway;
@@ -55,9 +57,11 @@ pub(crate) fn configure(gateway: &Arc<Gateway>, config: &mut web::ServiceConfig)
         allow.push("OPTIONS");
         let allow = allow.join(", ");
         let gateway = Arc::clone(gateway);
-        config.service(resource.default_service(web::to(move |request: HttpRequest| {
-            wrong_method(Arc::clone(&gateway), request, allow.clone())
-        })));
+        config.service(resource.default_service(web::to(
+            move |request: HttpRequest, payload: web::Payload| {
+                wrong_method(Arc::clone(&gateway), request, payload.into_inner(), allow.clone())
+            },
+        )));
     }
 }
 
@@ -86,9 +90,9 @@ pub(crate) async fn surround<B: MessageBody + 'static>(
             Ok(()) => next.call(request).await.map(ServiceResponse::map_into_left_body),
             Err(error) => {
                 log(&error);
-                // The body is not read: drop it with its connection.
-                drop(request.take_payload());
-                let response = problem::response(&error, &id, false);
+                let payload = request.take_payload();
+                let mut response = problem::response(&error, &id, false);
+                keep_unread(&mut response, Rc::new(RefCell::new(Some(payload))));
                 Ok(request.into_response(response).map_into_right_body())
             }
         }
@@ -162,7 +166,8 @@ async fn dispatch(
     let shown =
         request.headers().contains_key(header::AUTHORIZATION) || request.headers().contains_key("x-api-key");
     let mut extra = HeaderMap::new();
-    let run = run(gateway, route, request, payload, info, &mut extra);
+    let unread: Unread = Rc::new(RefCell::new(Some(payload)));
+    let run = run(gateway, route, request, Rc::clone(&unread), info, &mut extra);
     let result = AssertUnwindSafe(run)
         .catch_unwind()
         .await
@@ -177,14 +182,20 @@ async fn dispatch(
     for (name, value) in extra {
         response.headers_mut().insert(name, value);
     }
+    keep_unread(&mut response, unread);
     response
+}
+
+/// See [`Unread`].
+fn keep_unread(response: &mut HttpResponse, unread: Unread) {
+    response.extensions_mut().insert(unread);
 }
 
 async fn run(
     gateway: Arc<Gateway>,
     route: Arc<Route>,
     request: HttpRequest,
-    payload: Payload,
+    payload: Unread,
     info: RequestInfo,
     extra: &mut HeaderMap,
 ) -> Result<HttpResponse> {
@@ -247,13 +258,24 @@ async fn admit(
 }
 
 /// No such path.
-pub(crate) async fn not_found(gateway: Arc<Gateway>, request: HttpRequest) -> HttpResponse {
+pub(crate) async fn not_found(
+    gateway: Arc<Gateway>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> HttpResponse {
     let error = Error::not_found("ROUTE_NOT_FOUND", "There is no such address here. /docs lists all.");
-    unrouted(&gateway, &request, error).await
+    let mut response = unrouted(&gateway, &request, error).await;
+    keep_unread(&mut response, Rc::new(RefCell::new(Some(payload.into_inner()))));
+    response
 }
 
 /// The path exists, the method does not; or a preflight.
-async fn wrong_method(gateway: Arc<Gateway>, request: HttpRequest, allow: String) -> HttpResponse {
+async fn wrong_method(
+    gateway: Arc<Gateway>,
+    request: HttpRequest,
+    payload: Payload,
+    allow: String,
+) -> HttpResponse {
     let mut response = if *request.method() == Method::OPTIONS {
         options(&gateway, &request, &allow).await
     } else {
@@ -264,6 +286,7 @@ async fn wrong_method(gateway: Arc<Gateway>, request: HttpRequest, allow: String
     if let Ok(value) = HeaderValue::from_str(&allow) {
         response.headers_mut().insert(header::ALLOW, value);
     }
+    keep_unread(&mut response, Rc::new(RefCell::new(Some(payload))));
     response
 }
 
