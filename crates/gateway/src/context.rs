@@ -38,7 +38,7 @@ pub(crate) struct RequestInfo {
 }
 
 /// A body that nobody has read, or read to its end. actix-web drains a chunked body whose reader was dropped, for
-/// as long as it goes on; one that still has its reader when the answer is sent is given two seconds and cut off.
+/// as long as it goes on; one that still has its reader when the answer has been sent is given two seconds and cut off.
 pub(crate) type Unread = Rc<RefCell<Option<Payload>>>;
 
 /// One request on its way through a handler.

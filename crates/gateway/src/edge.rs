@@ -3,16 +3,19 @@
 
 use std::cell::RefCell;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{self, Poll};
 use std::time::Instant;
 
-use actix_web::body::MessageBody;
+use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, guard, web};
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use gatehouse_client::context as call_context;
 use gatehouse_core::{Error, Result};
@@ -91,8 +94,8 @@ pub(crate) async fn surround<B: MessageBody + 'static>(
             Err(error) => {
                 log(&error);
                 let payload = request.take_payload();
-                let mut response = problem::response(&error, &id, false);
-                keep_unread(&mut response, Rc::new(RefCell::new(Some(payload))));
+                let response = problem::response(&error, &id, false);
+                let response = keep_unread(response, Rc::new(RefCell::new(Some(payload))));
                 Ok(request.into_response(response).map_into_right_body())
             }
         }
@@ -182,13 +185,37 @@ async fn dispatch(
     for (name, value) in extra {
         response.headers_mut().insert(name, value);
     }
-    keep_unread(&mut response, unread);
-    response
+    keep_unread(response, unread)
 }
 
-/// See [`Unread`].
-fn keep_unread(response: &mut HttpResponse, unread: Unread) {
-    response.extensions_mut().insert(unread);
+/// Keeps the body that was not read for as long as the answer is on its way. See [`Unread`].
+fn keep_unread(mut response: HttpResponse, unread: Unread) -> HttpResponse {
+    if unread.borrow().is_none() {
+        return response;
+    }
+    // An answer without a body is checked when its head is sent, any other when its body ends.
+    response.extensions_mut().insert(Rc::clone(&unread));
+    response.map_body(|_, body| BoxBody::new(WithUnread { body, _unread: unread }))
+}
+
+struct WithUnread {
+    body: BoxBody,
+    _unread: Unread,
+}
+
+impl MessageBody for WithUnread {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut task::Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Pin::new(&mut self.body).poll_next(context)
+    }
 }
 
 async fn run(
@@ -264,9 +291,8 @@ pub(crate) async fn not_found(
     payload: web::Payload,
 ) -> HttpResponse {
     let error = Error::not_found("ROUTE_NOT_FOUND", "There is no such address here. /docs lists all.");
-    let mut response = unrouted(&gateway, &request, error).await;
-    keep_unread(&mut response, Rc::new(RefCell::new(Some(payload.into_inner()))));
-    response
+    let response = unrouted(&gateway, &request, error).await;
+    keep_unread(response, Rc::new(RefCell::new(Some(payload.into_inner()))))
 }
 
 /// The path exists, the method does not; or a preflight.
@@ -286,8 +312,7 @@ async fn wrong_method(
     if let Ok(value) = HeaderValue::from_str(&allow) {
         response.headers_mut().insert(header::ALLOW, value);
     }
-    keep_unread(&mut response, Rc::new(RefCell::new(Some(payload))));
-    response
+    keep_unread(response, Rc::new(RefCell::new(Some(payload))))
 }
 
 async fn options(gateway: &Gateway, request: &HttpRequest, allow: &str) -> HttpResponse {
