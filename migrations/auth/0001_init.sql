@@ -96,9 +96,11 @@ CREATE TABLE signing_keys (
 -- Numbers in commit order: whoever adds one holds the head's row until it commits.
 CREATE TABLE revocation_head (
     id BIGINT NOT NULL PRIMARY KEY,
-    sequence BIGINT NOT NULL
+    sequence BIGINT NOT NULL,
+    -- The latest that any entry has: no token is dated later than that or its own time.
+    not_before BIGINT NOT NULL
 );
-INSERT INTO revocation_head (id, sequence) VALUES (1, 0);
+INSERT INTO revocation_head (id, sequence, not_before) VALUES (1, 0, 0);
 
 CREATE TABLE revocations (
     sequence BIGINT NOT NULL PRIMARY KEY,

@@ -30,9 +30,9 @@ struct Shared {
     keys: Keys,
     clock: Clock,
     entropy: Entropy,
-    /// What is checked for an account that does not exist: the same work, never the right answer.
-    dummy: Mutex<Option<PasswordHash>>,
     computed: AtomicU64,
+    /// `computed` when idle memory was last looked for.
+    computed_before: AtomicU64,
     buffers_made: AtomicU64,
 }
 
@@ -59,8 +59,8 @@ impl Hasher {
             keys,
             clock,
             entropy,
-            dummy: Mutex::default(),
             computed: AtomicU64::new(0),
+            computed_before: AtomicU64::new(0),
             buffers_made: AtomicU64::new(0),
         }))
     }
@@ -81,7 +81,8 @@ impl Hasher {
     pub async fn verify(&self, password: Secret<String>, stored: Option<String>) -> Result<bool> {
         let (hash, known) = match stored {
             Some(text) => (PasswordHash::parse(&text).map_err(Error::internal)?, true),
-            None => (self.dummy().await?, false),
+            // The same work, never the right answer.
+            None => (self.0.unguessable(), false),
         };
         let right = self
             .run(move |shared, buffer| {
@@ -111,21 +112,12 @@ impl Hasher {
         self.0.buffers_made.load(Ordering::Relaxed)
     }
 
-    /// Makes the dummy, so that the first unknown account costs no more than the next.
-    ///
-    /// # Errors
-    /// As [`Hasher::hash`].
-    pub async fn warm_up(&self) -> Result<()> {
-        self.dummy().await.map(drop)
-    }
-
-    async fn dummy(&self) -> Result<PasswordHash> {
-        let held = || self.0.dummy.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(dummy) = held().clone() {
-            return Ok(dummy);
+    /// Gives back the memory that is kept for the next hash, if no hash runs. For when nobody signed in for a while.
+    pub fn release_idle(&self) {
+        let now = self.computed();
+        if self.0.computed_before.swap(now, Ordering::Relaxed) == now {
+            self.0.buffers.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
-        let made = self.hash(Secret::new(hex::encode(self.0.entropy.bytes::<32>()))).await?;
-        Ok(held().get_or_insert(made).clone())
     }
 
     async fn run<T: Send + 'static>(
@@ -155,6 +147,12 @@ impl Hasher {
 }
 
 impl Shared {
+    fn unguessable(&self) -> PasswordHash {
+        let ring = self.keys.ring();
+        let pepper = self.pepper.then(|| (&*ring, self.clock.now()));
+        PasswordHash::unguessable(self.cost, pepper, &self.entropy)
+    }
+
     fn make(&self, password: &str, buffer: &mut Buffer) -> PasswordHash {
         let ring = self.keys.ring();
         let pepper = self.pepper.then(|| (&*ring, self.clock.now()));

@@ -34,6 +34,8 @@ const TICK: Duration = Duration::from_secs(1);
 const TICKS_BETWEEN_READINGS: u32 = 10;
 /// How long the clock goes on between two purges.
 const PURGE_EVERY: Duration = Duration::from_mins(10);
+/// From what age on a master key is warned of (requirement P11).
+const OLD_KEY: Duration = Duration::from_hours(90 * 24);
 /// How long what is over is kept, for those who ask what happened.
 const KEEP_ENDED: Duration = Duration::from_hours(24);
 
@@ -99,7 +101,6 @@ pub async fn build(config: Config, deps: Deps, listener: TcpListener) -> Result<
     let clients = Clients::load(&config.clients, &entropy)?;
     let hasher =
         Hasher::new(&config.hashing, config.hash_cost(), keys.clone(), clock.clone(), entropy.clone());
-    hasher.warm_up().await?;
     let own_keys = KeySet::default();
     let own_revocations = Revocations::new(clock.clone(), staleness);
     let signing = SigningKeys::open(
@@ -144,7 +145,7 @@ async fn maintain(app: App, stopping: tokio_util::sync::CancellationToken) {
         .with_unit("s")
         .with_description("Time since the key now in use was first used, by kind.")
         .build();
-    let mut purged_at: Option<Timestamp> = None;
+    let (mut purged_at, mut warned_at) = (None::<Timestamp>, None::<Timestamp>);
     let mut ticks = 0;
     loop {
         let parts = &app.0;
@@ -159,6 +160,9 @@ async fn maintain(app: App, stopping: tokio_util::sync::CancellationToken) {
         {
             tracing::warn!(?error, "signing keys can't be read or rotated");
         }
+        if ticks % TICKS_BETWEEN_READINGS == 0 {
+            parts.hasher.release_idle();
+        }
         let now = parts.clock.now();
         let kind = |kind: &'static str| [opentelemetry::KeyValue::new("kind", kind)];
         if let Some(since) = parts.signing.signing_since() {
@@ -172,6 +176,13 @@ async fn maintain(app: App, stopping: tokio_util::sync::CancellationToken) {
                 Err(error) => tracing::warn!(?error, "what is over can't be purged"),
             }
             purged_at = Some(now);
+            let master = parts.keys.ring().current(now).clone();
+            if now.since(master.created_at) > OLD_KEY
+                && warned_at.is_none_or(|before| now.since(before) > KEEP_ENDED)
+            {
+                warned_at = Some(now);
+                tracing::warn!(kid = %master.id, made_at = %master.created_at, "the key file's key is older than 90 days: rotate it");
+            }
         }
         tokio::select! {
             () = stopping.cancelled() => return,

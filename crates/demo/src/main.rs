@@ -60,10 +60,9 @@ async fn run(args: &Args, narrator: &mut Narrator) -> anyhow::Result<()> {
     );
     let mut server =
         server::start(&program, &args.data, narrator).await.context("Gatehouse did not start")?;
-    let outcome = steps::run(&server, narrator).await;
-    let stopped = server.stop(narrator).await;
-    outcome?;
-    stopped?;
+    // What failed is told at once; the server is dropped, and ends, behind it.
+    steps::run(&server, narrator).await?;
+    server.stop(narrator).await?;
     narrator.summary(&server);
     Ok(())
 }

@@ -60,12 +60,17 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let environment = Environment::Dev;
     let mut config = args.config.load()?;
     let folder = DataFolder::open(&args.data)?;
+    let own_callback = config.token_broker.callback_url.is_empty();
     settle(&mut config, &folder, args.free_ports)?;
     let problems = config.validate(environment, &Service::ALL);
     if !problems.is_empty() {
         anyhow::bail!(gatehouse_service::config::ConfigError(problems));
     }
     let listeners = bind(&mut config, &folder, environment).await?;
+    if own_callback {
+        // The port is known only now.
+        config.token_broker.callback_url = callback(&listeners.gateway.http.local_addr()?.to_string());
+    }
     let process = Process::start("gatehouse", &config, environment).await?;
     let limit = Duration::from_secs(config.drain_timeout_s);
     let started = start(config, listeners, &process, &folder, environment).await;
@@ -140,7 +145,14 @@ fn settle(config: &mut Config, folder: &DataFolder, free_ports: bool) -> anyhow:
             *address = free();
         }
     }
+    if config.token_broker.callback_url.is_empty() {
+        config.token_broker.callback_url = callback(&config.gateway.address);
+    }
     Ok(())
+}
+
+fn callback(gateway: &str) -> String {
+    format!("http://{gateway}/v1/connections/callback")
 }
 
 fn client_secret(service: Service) -> String {
@@ -168,10 +180,6 @@ async fn bind(
         (&mut config.peers.audit, &listeners.audit),
     ] {
         peer.endpoints = ChannelConfig::to(format!("http://{}", listener.local_addr()?)).endpoints;
-    }
-    if config.token_broker.callback_url.is_empty() {
-        let gateway = listeners.gateway.http.local_addr()?;
-        config.token_broker.callback_url = format!("http://{gateway}/v1/connections/callback");
     }
     Ok(listeners)
 }
@@ -213,7 +221,19 @@ async fn start(
         services::start_token_broker(&broker, listeners.token_broker, true),
         services::start_gateway(&gateway, listeners.gateway),
     )?;
-    services::start_optimizer(&runtime(Service::Optimizer)?)?;
+    // The worker comes when the services know auth's keys: before that it would only be sent away.
+    let worker = runtime(Service::Optimizer)?;
+    let readiness = process.readiness.clone();
+    process.lifecycle.spawn(async move {
+        let stopping = worker.lifecycle.stopping();
+        tokio::select! {
+            () = readiness.wait() => {}
+            () = stopping.cancelled() => return,
+        }
+        if let Err(error) = services::start_optimizer(&worker) {
+            tracing::error!(%error, "the worker did not start");
+        }
+    });
     let first_admin = auth.app.bootstrap("admin@gatehouse.localhost", "First tenant").await?;
     Ok(Started { gateway: gateway.address(), https: gateway.https_address(), first_admin })
 }

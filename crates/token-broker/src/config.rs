@@ -151,16 +151,16 @@ impl Config {
         ];
         for (name, value, least, most) in ranges {
             if !(least..=most).contains(&value) {
-                problems.push(format!("token_broker.{name} must be from {least} to {most}"));
+                problems.push(format!("{name} must be from {least} to {most}"));
             }
         }
         if !self.upstreams.is_empty()
             && let Some(problem) = address_problem(&self.callback_url, environment)
         {
-            problems.push(format!("token_broker.callback_url {problem}"));
+            problems.push(format!("callback_url {problem}"));
         }
         for (name, upstream) in &self.upstreams {
-            let place = format!("token_broker.upstreams.{name}");
+            let place = format!("upstreams.{name}");
             problems.extend(name_problem(name).map(|problem| format!("{place}: {problem}")));
             problems.extend(
                 upstream.problems(self, environment).into_iter().map(|problem| format!("{place}.{problem}")),
@@ -170,7 +170,7 @@ impl Config {
             }
         }
         for (name, key) in &self.static_keys {
-            let place = format!("token_broker.static_keys.{name}");
+            let place = format!("static_keys.{name}");
             problems.extend(name_problem(name).map(|problem| format!("{place}: {problem}")));
             if !key.key_file.is_file() {
                 problems.push(format!("{place}.key_file ({}) is not a file", key.key_file.display()));

@@ -3,6 +3,7 @@
 pub mod accounts;
 pub mod api_keys;
 pub mod bootstrap;
+pub mod containment;
 pub mod members;
 pub mod sessions;
 pub mod tenants;

@@ -87,6 +87,13 @@ impl PasswordHash {
         made
     }
 
+    /// A hash that no password has: random. Checking a password against it costs what checking a real one does.
+    #[must_use]
+    pub fn unguessable(cost: Cost, ring: Option<(&KeyRing, Timestamp)>, entropy: &Entropy) -> Self {
+        let pepper = ring.map(|(ring, now)| ring.current(now).id.clone());
+        Self { cost, pepper, salt: entropy.bytes(), hash: entropy.bytes() }
+    }
+
     /// Whether `password` is the one. Costs one hash, whatever the answer.
     pub fn verify(&self, password: &str, ring: &KeyRing, buffer: &mut Buffer) -> Result<bool, HashError> {
         let computed = self.compute(password, Some(ring), buffer)?;

@@ -7,8 +7,9 @@ use gatehouse_core::ids::{CredentialId, PersonId, SessionId, TenantId};
 use gatehouse_db::{Error, Tx, params, sql};
 
 sql! {
-    /// Takes the next number; its row stays taken until the transaction ends, so numbers commit in order.
-    pub NEXT_SEQUENCE = "UPDATE revocation_head SET sequence = sequence + 1 WHERE id = 1 RETURNING sequence";
+    /// Takes the next number; its row stays taken until the transaction ends, so numbers commit in order. The instant
+    /// rises with it: a token that was dated to an earlier entry's is before this one's, whatever clocks say.
+    pub NEXT_SEQUENCE = "UPDATE revocation_head SET sequence = sequence + 1, not_before = CASE WHEN not_before >= $1 THEN not_before + 1 ELSE $1 END WHERE id = 1 RETURNING sequence, not_before";
     /// The last number.
     pub LAST_SEQUENCE = "SELECT sequence FROM revocation_head WHERE id = 1";
     /// Adds an entry.
@@ -109,8 +110,8 @@ pub async fn add(
     now: Timestamp,
     longest_token: Duration,
 ) -> Result<i64, Error> {
-    let sequence: i64 = tx.fetch_one(&NEXT_SEQUENCE, params![]).await?.get("sequence")?;
-    let not_before = now.plus(MARGIN);
+    let head = tx.fetch_one(&NEXT_SEQUENCE, params![now.plus(MARGIN)]).await?;
+    let (sequence, not_before): (i64, Timestamp) = (head.get("sequence")?, head.get("not_before")?);
     let expires_at = not_before.plus(longest_token).plus(MARGIN);
     tx.execute(&ADD_REVOCATION, params![sequence, revoked.kind(), revoked.id(), not_before, expires_at])
         .await?;

@@ -21,6 +21,8 @@ sql! {
     pub END_OWN_SESSION = "UPDATE sessions SET ended_at = $3, end_reason = $4 WHERE session_id = $1 AND person_id = $2 AND ended_at IS NULL AND ends_at > $3";
     /// Ends all of a person's but one.
     pub END_OTHER_SESSIONS = "UPDATE sessions SET ended_at = $3, end_reason = $4 WHERE person_id = $1 AND session_id <> $2 AND ended_at IS NULL AND ends_at > $3 RETURNING session_id";
+    /// Ends all of a person's.
+    pub END_ALL_SESSIONS = "UPDATE sessions SET ended_at = $2, end_reason = $3 WHERE person_id = $1 AND ended_at IS NULL AND ends_at > $2";
     /// Ends all of a person's in a tenant.
     pub END_SESSIONS_IN_TENANT = "UPDATE sessions SET ended_at = $3, end_reason = $4 WHERE tenant_id = $1 AND person_id = $2 AND ended_at IS NULL AND ends_at > $3";
     /// A person's live sessions, newest first.
@@ -189,6 +191,11 @@ pub async fn end_others(
 ) -> Result<Vec<SessionId>, Error> {
     let params = params![person, keep, now, reason.as_str()];
     tx.fetch_all(&END_OTHER_SESSIONS, params).await?.iter().map(|row| row.get("session_id")).collect()
+}
+
+/// Ends all of `person`'s.
+pub async fn end_all(tx: &mut Tx, person: PersonId, reason: EndReason, now: Timestamp) -> Result<u64, Error> {
+    tx.execute(&END_ALL_SESSIONS, params![person, now, reason.as_str()]).await
 }
 
 /// Ends all of `person`'s in `tenant`.

@@ -10,7 +10,7 @@ use gatehouse_core::{Clock, Entropy};
 use gatehouse_db::run_tx;
 use gatehouse_proto::auth::v1::token_service_client::TokenServiceClient;
 use gatehouse_proto::auth::v1::{RevokeTokenRequest, WatchRevocationsRequest, WatchRevocationsResponse};
-use gatehouse_testkit::{TestDb, both_engines};
+use gatehouse_testkit::{TestDb, both_engines, eventually};
 use tonic::Streaming;
 
 use crate::support::{Cluster, PATIENCE, reason};
@@ -56,8 +56,32 @@ both_engines! {
         assert_eq!(next(&mut watch(&cluster, 1, 0).await).await.revocations.len(), 1);
         assert!(next(&mut watch(&cluster, 1, sequences[0]).await).await.revocations.is_empty());
         // Once no token can be concerned any more, it is gone.
-        cluster.clock.advance(Duration::from_secs(3_600));
+        cluster.clock.advance(Duration::from_hours(1));
         assert!(next(&mut watch(&cluster, 1, 0).await).await.revocations.is_empty());
+    }
+
+    async fn containment_ends_everything_so_far_and_nothing_after(db: TestDb) {
+        let cluster = Cluster::start(&db, 2).await;
+        let (person, tenant) = cluster.at(0).register("ada@example.com", "Engines").await;
+        let (person, tenant) = (person.parse().unwrap(), tenant.parse().unwrap());
+        for what in [Revoked::Person(person), Revoked::Tenant(tenant), Revoked::Membership(person, tenant)] {
+            let before = cluster.at(0).sign_in("ada@example.com").await;
+            cluster.at(0).exchange(&before.access_token, audience::JOB).await.unwrap();
+            cluster.at(0).server.app.contain(&what).await.unwrap();
+            for replica in 0..2 {
+                eventually(PATIENCE, || async { cluster.at(replica).exchange(&before.access_token, audience::JOB).await.is_err() }).await;
+            }
+            let after = cluster.at(1).sign_in("ada@example.com").await;
+            cluster.at(1).exchange(&after.access_token, audience::JOB).await.unwrap();
+        }
+        let client = cluster.at(0).client_token("worker", audience::AUTH).await;
+        cluster.at(0).server.app.contain(&Revoked::Client("worker".into())).await.unwrap();
+        eventually(PATIENCE, || {
+            let mut tokens = TokenServiceClient::new(cluster.at(1).with(&client));
+            async move { tokens.watch_revocations(WatchRevocationsRequest { after_sequence: 0 }).await.is_err() }
+        })
+        .await;
+        watch(&cluster, 1, 0).await;
     }
 
     async fn heartbeats_come_when_nothing_happens(db: TestDb) {
@@ -78,7 +102,7 @@ both_engines! {
                 tokio::spawn(async move {
                     let session = Revoked::Session(SessionId::new(&clock, &entropy));
                     let now = clock.now();
-                    run_tx!(db, "test.revoke", |tx| { revocations::add(tx, &session, now, Duration::from_secs(600)).await }).unwrap()
+                    run_tx!(db, "test.revoke", |tx| { revocations::add(tx, &session, now, Duration::from_mins(10)).await }).unwrap()
                 })
             })
             .collect();

@@ -39,7 +39,7 @@ both_engines! {
         for replica in &cluster.replicas {
             assert_eq!(key_ids(replica).await, first);
         }
-        cluster.clock.advance(Duration::from_secs(3_600));
+        cluster.clock.advance(Duration::from_hours(1));
         let both = eventually(PATIENCE, || async { Some(key_ids(cluster.at(0)).await).filter(|keys| keys.len() == 2) }).await;
         for replica in &cluster.replicas {
             eventually(PATIENCE, || async { key_ids(replica).await == both }).await;
@@ -58,7 +58,7 @@ both_engines! {
             cluster.at(0).exchange(token, audience::JOB).await.unwrap();
         }
         // After the longest token it is forgotten, in the table too.
-        cluster.clock.advance(Duration::from_secs(3_600));
+        cluster.clock.advance(Duration::from_hours(1));
         for replica in &cluster.replicas {
             eventually(PATIENCE, || async { !key_ids(replica).await.contains(&first[0]) }).await;
         }

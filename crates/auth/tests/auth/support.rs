@@ -93,10 +93,11 @@ impl Cluster {
             readiness: Readiness::new(),
             doorbell: Doorbell::local(),
             outbox: self.outbox.clone(),
+            grpc: gatehouse_service::grpc::GrpcConfig::default(),
             // The clock of these tests jumps by days.
             staleness: Staleness {
-                privileged: Duration::from_secs(86_400 * 365),
-                all: Duration::from_secs(86_400 * 365),
+                privileged: Duration::from_hours(24 * 365),
+                all: Duration::from_hours(24 * 365),
             },
         };
         let server = build(self.config.clone(), deps, listener).await?;

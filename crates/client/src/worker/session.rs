@@ -8,7 +8,8 @@ use gatehouse_proto::job::v1::work_request::Message;
 use gatehouse_proto::job::v1::work_response::Message as Answer;
 use gatehouse_proto::job::v1::worker_service_client::WorkerServiceClient;
 use gatehouse_proto::job::v1::{
-    WorkCredit, WorkHeartbeat, WorkHello, WorkLease, WorkRelease, WorkRequest, WorkResponse, WorkWelcome,
+    WorkCredit, WorkGoodbye, WorkHeartbeat, WorkHello, WorkLease, WorkRelease, WorkRequest, WorkResponse,
+    WorkWelcome,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -47,6 +48,17 @@ struct Link {
     incoming: Streaming<WorkResponse>,
     /// Credits that the service has and did not use.
     granted: usize,
+    /// Whether the service was told that this worker leaves, and said that no more leases come.
+    goodbye: Goodbye,
+    /// Whether the service said that it goes away.
+    closing: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Goodbye {
+    Unsaid,
+    Said,
+    Answered,
 }
 
 impl Link {
@@ -146,7 +158,10 @@ impl Session {
             timeout(HELLO_TIMEOUT, open).await.map_err(late)?.map_err(from_status)?.into_inner();
         let first = timeout(HELLO_TIMEOUT, incoming.message()).await.map_err(late)?.map_err(from_status)?;
         match first.and_then(|answer| answer.message) {
-            Some(Answer::Welcome(welcome)) => Ok((Link { outgoing, incoming, granted: 0 }, welcome)),
+            Some(Answer::Welcome(welcome)) => Ok((
+                Link { outgoing, incoming, granted: 0, goodbye: Goodbye::Unsaid, closing: false },
+                welcome,
+            )),
             _ => Err(gatehouse_core::Error::unavailable(
                 "SERVICE_UNAVAILABLE",
                 "The job service did not say welcome.",
@@ -178,7 +193,7 @@ impl Session {
     fn grant(&self, link: &mut Link) {
         let room = usize::try_from(self.config.concurrency).unwrap_or(1);
         let wanted = room.saturating_sub(self.leases.len() + link.granted);
-        if self.drain_by.is_none() && wanted > 0 {
+        if self.drain_by.is_none() && !link.closing && wanted > 0 {
             link.granted += wanted;
             link.send(Message::Credit(WorkCredit { leases: i32::try_from(wanted).unwrap_or(1) }));
         }
@@ -188,16 +203,17 @@ impl Session {
         let mut heartbeat = interval(self.heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            if self.drained() {
+            if self.drain_by.is_some() && link.goodbye == Goodbye::Unsaid {
+                link.goodbye = Goodbye::Said;
+                link.send(Message::Goodbye(WorkGoodbye {}));
+            }
+            // A lease may be on its way until the goodbye is answered.
+            if self.drain_is_late() || link.goodbye == Goodbye::Answered && self.drained() {
                 return Ended::Drained;
             }
             tokio::select! {
                 answer = link.incoming.message() => match answer {
-                    Ok(Some(WorkResponse { message: Some(answer) })) => {
-                        if !self.answer(link, answer) {
-                            return Ended::Broken;
-                        }
-                    }
+                    Ok(Some(WorkResponse { message: Some(answer) })) => self.answer(link, answer),
                     Ok(Some(WorkResponse { message: None })) => {}
                     Ok(None) => return Ended::Broken,
                     Err(status) => {
@@ -225,16 +241,18 @@ impl Session {
 
     /// Whether a drain is over: every lease is given back, or its time is up.
     fn drained(&mut self) -> bool {
-        let Some(drain_by) = self.drain_by else { return false };
-        if Instant::now() >= drain_by {
-            self.leases.lose_all();
-            return true;
-        }
-        self.leases.is_empty()
+        self.drain_by.is_some() && (self.leases.is_empty() || self.drain_is_late())
     }
 
-    /// `false` if the stream shall be opened anew.
-    fn answer(&mut self, link: &mut Link, answer: Answer) -> bool {
+    fn drain_is_late(&mut self) -> bool {
+        let late = self.drain_by.is_some_and(|drain_by| Instant::now() >= drain_by);
+        if late {
+            self.leases.lose_all();
+        }
+        late
+    }
+
+    fn answer(&mut self, link: &mut Link, answer: Answer) {
         self.alive_at = Instant::now();
         match answer {
             Answer::Lease(lease) => {
@@ -254,20 +272,24 @@ impl Session {
                 self.leases.lose(&Key { job_id: lost.job_id, epoch: lost.epoch });
                 self.grant(link);
             }
-            Answer::Drain(_) => return false,
+            Answer::Drain(_) if link.goodbye == Goodbye::Said => link.goodbye = Goodbye::Answered,
+            // The service goes away. Until it ends the stream, what the jobs write is still stored.
+            Answer::Drain(_) => link.closing = true,
             Answer::Welcome(_) => {}
         }
-        true
     }
 
     fn take(&mut self, link: &Link, lease: WorkLease) {
         let ids = (lease.job_id.parse(), lease.tenant_id.parse());
         let handler = self.handlers.get(&lease.kind).cloned();
-        let (Some(handler), (Ok(id), Ok(tenant)), false) = (handler, ids, self.drain_by.is_some()) else {
-            link.send(Message::Release(WorkRelease { job_id: lease.job_id, epoch: lease.epoch }));
+        let (key, window, stop) = self.leases.add(&lease, self.config.max_unacknowledged);
+        let (Some(handler), (Ok(id), Ok(tenant)), None) = (handler, ids, self.drain_by) else {
+            // Given back like one that was begun: the drain waits until the service knows.
+            if let Some(request) = self.leases.end(&key, Err(Unfinished::Stopped(Stop::Draining))) {
+                let _ = link.outgoing.send(request);
+            }
             return;
         };
-        let (key, window, stop) = self.leases.add(&lease, self.config.max_unacknowledged);
         if lease.cancel_requested {
             self.leases.stop(&key, Stop::Cancelled);
         }

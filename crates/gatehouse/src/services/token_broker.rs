@@ -22,7 +22,6 @@ pub(crate) async fn start(
         secrets: Secrets::open(&config.secrets, runtime.environment, clock.clone(), entropy.clone()).await?,
         clock,
         entropy,
-        environment: runtime.environment,
         lifecycle: runtime.lifecycle.clone(),
         sole_replica,
         steps: Steps::default(),

@@ -11,7 +11,7 @@ use crate::domain::{EventType, Job, JobState, fair_turn, not_found};
 use crate::store::{events, jobs};
 
 enum Retried {
-    Queued(Job),
+    Queued(Box<Job>),
     NotOver,
     Succeeded,
     NotFound,
@@ -44,13 +44,13 @@ impl App {
             events::add(tx, (tenant, id), (job.last_sequence, EventType::Queued, job.attempt), now, data)
                 .await?;
             self.0.outbox.emit(tx, &audit).await?;
-            Ok(Retried::Queued(job))
+            Ok(Retried::Queued(Box::new(job)))
         })?;
         match retried {
             Retried::Queued(job) => {
                 self.ring_events(tenant, id);
                 self.ring_queue(&job.kind);
-                Ok(job)
+                Ok(*job)
             }
             Retried::Succeeded => Err(Error::failed_precondition(
                 "JOB_SUCCEEDED",

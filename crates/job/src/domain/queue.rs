@@ -21,7 +21,7 @@ pub fn fair_turn(now: Timestamp, last_queued: Option<Timestamp>, share: Duration
 #[must_use]
 pub fn retry_pause(attempt: u32, first: Duration) -> Duration {
     let doubled = first.saturating_mul(1_u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX));
-    doubled.min(Duration::from_secs(3600))
+    doubled.min(Duration::from_hours(1))
 }
 
 #[cfg(test)]
@@ -47,6 +47,6 @@ mod tests {
         let first = Duration::from_secs(1);
         assert_eq!(retry_pause(1, first), first);
         assert_eq!(retry_pause(4, first), Duration::from_secs(8));
-        assert_eq!(retry_pause(u32::MAX, first), Duration::from_secs(3600));
+        assert_eq!(retry_pause(u32::MAX, first), Duration::from_hours(1));
     }
 }

@@ -33,7 +33,7 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most messages that are stored in one transaction.
 const BATCH: usize = 256;
 /// How long a worker may take to go when the service stops.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// The most credit that one worker may hold.
 const MAX_CREDIT: u32 = 1_000;
 
@@ -74,6 +74,8 @@ struct Work {
     answers: mpsc::Sender<Result<WorkResponse, Status>>,
     leases: HashMap<(JobId, i64), Known>,
     credit: u32,
+    /// Said goodbye, or the service stops: gets no more leases.
+    leaving: bool,
     welcome: Option<WorkWelcome>,
 }
 
@@ -105,7 +107,7 @@ impl Work {
                 ((held.job, held.epoch), known)
             })
             .collect();
-        Self { app, worker, answers, leases, credit: 0, welcome: Some(welcome) }
+        Self { app, worker, answers, leases, credit: 0, leaving: false, welcome: Some(welcome) }
     }
 
     async fn run(mut self, mut incoming: Streaming<WorkRequest>) {
@@ -140,7 +142,7 @@ impl Work {
                 message = incoming.message() => match message {
                     Ok(Some(first)) => {
                         self.take(first, incoming).await?;
-                        if self.credit > 0 && drain_by.is_none() {
+                        if self.may_dispatch() {
                             self.dispatch().await?;
                         }
                     }
@@ -150,10 +152,10 @@ impl Work {
                         return Ok(());
                     }
                 },
-                () = queue.rung(), if self.credit > 0 && drain_by.is_none() => self.dispatch().await?,
+                () = queue.rung(), if self.may_dispatch() => self.dispatch().await?,
                 () = own_bell.rung() => self.reconcile().await?,
                 _ = poll.tick() => {
-                    if self.credit > 0 && drain_by.is_none() {
+                    if self.may_dispatch() {
                         self.dispatch().await?;
                     }
                     // Rings may be lost.
@@ -172,11 +174,16 @@ impl Work {
                 },
                 () = stopping.cancelled(), if drain_by.is_none() => {
                     drain_by = Some(Instant::now() + DRAIN_TIMEOUT);
+                    self.leaving = true;
                     self.tell(Answer::Drain(WorkDrain {})).await?;
                 }
                 () = tokio::time::sleep_until(drain_by.unwrap_or_else(Instant::now)), if drain_by.is_some() => return Ok(()),
             }
         }
+    }
+
+    fn may_dispatch(&self) -> bool {
+        self.credit > 0 && !self.leaving
     }
 
     async fn tell(&self, message: Answer) -> Result<(), Over> {
@@ -201,6 +208,11 @@ impl Work {
                     self.credit = self.credit.saturating_add(more).min(MAX_CREDIT);
                 }
                 Some(Message::Heartbeat(_)) => alive = true,
+                Some(Message::Goodbye(_)) => {
+                    self.credit = 0;
+                    self.leaving = true;
+                    self.tell(Answer::Drain(WorkDrain {})).await?;
+                }
                 Some(Message::Hello(_)) | None => {}
                 Some(write) => match self.write_of(write) {
                     Ok(write) => writes.push(write),
@@ -309,7 +321,9 @@ impl Work {
             }
             Message::Finish(finish) => (&finish.job_id, finish.epoch, finish.write_number),
             Message::Release(release) => (&release.job_id, release.epoch, 0),
-            Message::Hello(_) | Message::Credit(_) | Message::Heartbeat(_) => (&String::new(), 0, 0),
+            Message::Hello(_) | Message::Credit(_) | Message::Heartbeat(_) | Message::Goodbye(_) => {
+                (&String::new(), 0, 0)
+            }
         };
         let job_id = job_id.clone();
         let found =
@@ -365,9 +379,11 @@ fn write_of(message: Message, max_result_bytes: usize) -> Write {
             Some(Outcome::Cancelled(_)) => Write::Cancelled,
             None => broken("a finish must say how"),
         },
-        Message::Release(_) | Message::Hello(_) | Message::Credit(_) | Message::Heartbeat(_) => {
-            Write::Release
-        }
+        Message::Release(_)
+        | Message::Hello(_)
+        | Message::Credit(_)
+        | Message::Heartbeat(_)
+        | Message::Goodbye(_) => Write::Release,
     }
 }
 

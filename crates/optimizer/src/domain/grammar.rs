@@ -22,10 +22,11 @@ pub const MAX_DEPTH: usize = 64;
 /// Most numbers, names and operators in one objective.
 pub const MAX_NODES: usize = 1024;
 
-type Named<F> = (&'static str, F);
+type Unary = (&'static str, fn(f64) -> f64);
+type Binary = (&'static str, fn(f64, f64) -> f64);
 
 /// Functions of one argument, by the name that the expression library is given too.
-pub(crate) const UNARY: &[Named<fn(f64) -> f64>] = &[
+pub(crate) const UNARY: &[Unary] = &[
     ("abs", f64::abs),
     ("acos", f64::acos),
     ("asin", f64::asin),
@@ -50,7 +51,7 @@ pub(crate) const UNARY: &[Named<fn(f64) -> f64>] = &[
 ];
 
 /// Functions of two arguments.
-pub(crate) const BINARY: &[Named<fn(f64, f64) -> f64>] =
+pub(crate) const BINARY: &[Binary] =
     &[("atan2", f64::atan2), ("hypot", f64::hypot), ("max", f64::max), ("min", f64::min), ("pow", f64::powf)];
 
 /// Named numbers.

@@ -16,7 +16,7 @@ mod tokens;
 
 use std::sync::Arc;
 
-use gatehouse_core::{Clock, Entropy, Environment, Result};
+use gatehouse_core::{Clock, Entropy, Result};
 use gatehouse_db::Db;
 use gatehouse_outbox::Outbox;
 use gatehouse_secrets::Secrets;
@@ -47,8 +47,6 @@ pub struct Deps {
     pub clock: Clock,
     /// Chance.
     pub entropy: Entropy,
-    /// Which world this is.
-    pub environment: Environment,
     /// What must finish though its caller went away runs here.
     pub lifecycle: Lifecycle,
     /// Whether no other process uses this database: then whatever lease is found at start belongs to the dead.
