@@ -1,6 +1,5 @@
 //! A gateway on real sockets before fakes of the four services: real gRPC servers of the generated traits.
 #![expect(dead_code, reason = "each test file uses its part")]
-#![expect(clippy::wildcard_imports, reason = "the fakes name half of each contract")]
 
 mod audit;
 mod auth;
@@ -107,7 +106,7 @@ impl Fake {
         Ok(())
     }
 
-    fn pair(&self) -> TokenPair {
+    fn pair() -> TokenPair {
         TokenPair {
             access_token: "access".into(),
             access_token_expires_at: Clock::system().now().plus(Duration::from_secs(300)).as_micros(),
@@ -116,7 +115,7 @@ impl Fake {
         }
     }
 
-    fn issue(&self, request: &IssueTokenRequest) -> Result<Response<IssueTokenResponse>, Status> {
+    fn issue(request: &IssueTokenRequest) -> Result<Response<IssueTokenResponse>, Status> {
         if request.client_secret == "wrong" {
             return Err(to_status(&Error::unauthenticated("INVALID_CLIENT", "No such client.")));
         }
@@ -148,6 +147,7 @@ impl Fake {
         }))
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "the answer of a method")]
     fn watch(
         &self,
         request: Request<WatchJobEventsRequest>,
