@@ -1,5 +1,6 @@
 //! `gatehouse`: every service of Gatehouse, and the commands that administrators run. `gatehouse --help` begins.
 
+mod admin;
 mod cli;
 mod config;
 mod data_folder;

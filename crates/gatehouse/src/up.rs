@@ -1,7 +1,7 @@
 //! `gatehouse up`: every service as a task of one process, on SQLite, talking real gRPC over loopback.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -149,6 +149,24 @@ fn settle(config: &mut Config, folder: &DataFolder, free_ports: bool) -> anyhow:
         config.token_broker.callback_url = callback(&config.gateway.address);
     }
     Ok(())
+}
+
+/// Names the files that [`run`] would make, for a check that makes none.
+pub(crate) fn assume_files(config: &mut Config) {
+    let databases = &mut config.databases;
+    for database in
+        [&mut databases.auth, &mut databases.token_broker, &mut databases.job, &mut databases.audit]
+    {
+        if database.url.to_string().is_empty() {
+            database.url = DatabaseUrl::sqlite(Path::new("gatehouse-data/gatehouse.db"));
+        }
+    }
+    if config.auth.key_file.as_os_str().is_empty() {
+        config.auth.key_file = "gatehouse-data/keys/auth.json".into();
+    }
+    if config.token_broker.callback_url.is_empty() {
+        config.token_broker.callback_url = callback(&config.gateway.address);
+    }
 }
 
 fn callback(gateway: &str) -> String {

@@ -120,7 +120,7 @@ pub(crate) async fn surround<B: MessageBody + 'static>(
     span.record("http.response.status_code", status);
     if let Some(route) = &route {
         span.record("http.route", route.as_str());
-        span.record("otel.name", format!("{method} {route}"));
+        telemetry::name_after_route(&span, &method, route);
     }
     if status >= 500 {
         span.record("otel.status_code", "ERROR");

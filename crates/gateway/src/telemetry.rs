@@ -90,3 +90,9 @@ pub(crate) fn request_span(method: &str, path: &str, request_id: &str, headers: 
     }
     span
 }
+
+/// Names the span after the route, as the conventions want it. A recorded `otel.name` would come too late: the span
+/// was begun when its trace was adopted.
+pub(crate) fn name_after_route(span: &Span, method: &str, route: &str) {
+    span.context().span().update_name(format!("{} {route}", known_method(method)));
+}

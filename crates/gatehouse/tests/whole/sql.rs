@@ -172,6 +172,22 @@ const ACROSS_TENANTS: &[(&str, &str, &str)] = &[
     ("job", "LIST_TIMED_OUT", "a sweep"),
     ("job", "LIST_EXPIRED", "a sweep"),
     ("job", "COUNT_BY_STATE", "a metric without names"),
+    ("token_broker", "PURGE_ACCESS_TOKENS", "time ends those of all tenants"),
+    ("token_broker", "PURGE_AUTHORIZATIONS", "time ends those of all tenants"),
+    ("token_broker", "LIST_UNSHREDDED", "a sweep; what it finds is handled tenant by tenant"),
+    ("token_broker", "LIST_UNFINISHED", "a sweep; what it finds is handled tenant by tenant"),
+    ("token_broker", "LIST_INTERRUPTED", "a sweep; what it finds is handled tenant by tenant"),
+    (
+        "token_broker",
+        "FREE_LEASES",
+        "the only process of an installation starts, so none of its leases is held",
+    ),
+    ("token_broker", "FIND_GRANT", "an internal service shows a grant's id, and the grant says whose it is"),
+    ("audit", "ROWS_FROM", "the proof of a log reads it whole"),
+    ("audit", "PRUNE_ROWS", "time ends a log's entries, whose they are"),
+    ("audit", "ERASE_ACTOR", "a person is erased wherever they acted"),
+    ("audit", "ERASE_TARGET", "a person is erased wherever something was done to them"),
+    ("audit", "ERASE_SUBJECT", "a person is erased wherever they are the subject"),
 ];
 
 #[test]

@@ -1,6 +1,6 @@
 //! A running Gatehouse, commands that end by themselves, and HTTP as anyone would send it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -78,7 +78,6 @@ pub(crate) struct Gatehouse {
     child: Child,
     /// What it said when it was ready.
     pub(crate) ready: Value,
-    log: PathBuf,
     http: reqwest::Client,
 }
 
@@ -115,12 +114,7 @@ impl Gatehouse {
             .no_proxy()
             .build()
             .unwrap();
-        Self { child, ready: serde_json::from_str(&said).unwrap(), log, http }
-    }
-
-    /// Everything that it logged so far.
-    pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap()
+        Self { child, ready: serde_json::from_str(&said).unwrap(), http }
     }
 
     /// Where the gateway is, `ip:port`.
@@ -158,7 +152,8 @@ impl Gatehouse {
 
     /// Makes an account with a tenant of its own and signs in.
     pub(crate) async fn account(&self, name: &str) -> Account<'_> {
-        let credentials = json!({"email": format!("{name}@example.org"), "password": format!("{name} has a long password")});
+        let credentials =
+            json!({"email": format!("{name}@example.org"), "password": "nine purple teapots in a row"});
         let mut registration = credentials.clone();
         registration["tenant_name"] = json!(format!("Tenant of {name}"));
         let made = answer(self.request(Method::POST, "/v1/auth/register").json(&registration)).await;

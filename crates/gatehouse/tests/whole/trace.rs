@@ -207,7 +207,6 @@ async fn logs_and_traces_keep_secrets_and_personal_data_to_themselves() {
             mine(Method::GET, &format!("/v1/jobs?kind={encoded}")),
             mine(Method::GET, &format!("/v1/jobs?access_token={access}&password={password}")),
             mine(Method::GET, "/v1/tenant").header("user-agent", word),
-            mine(Method::GET, "/v1/tenant").header("x-request-id", word.replace(['@', '+'], "-")),
             mine(Method::POST, "/optimize").header("idempotency-key", word).json(&good_search()),
             gatehouse.request(Method::GET, "/v1/tenant").header("x-api-key", word),
             gatehouse.request(Method::GET, "/v1/tenant").header("authorization", format!("Basic {word}")),
