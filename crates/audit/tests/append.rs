@@ -19,7 +19,12 @@ use serde_json::json;
 use world::{World, append};
 
 /// Appends from many tasks at once; returns the place of each event.
-async fn storm(world: &World, clients: Vec<world::AuditClient>, each: usize, batch: usize) -> BTreeMap<i64, String> {
+async fn storm(
+    world: &World,
+    clients: Vec<world::AuditClient>,
+    each: usize,
+    batch: usize,
+) -> BTreeMap<i64, String> {
     let tasks: Vec<_> = clients
         .into_iter()
         .map(|mut client| {

@@ -51,6 +51,8 @@ pub(crate) fn environment() -> anyhow::Result<Environment> {
     Ok(text.parse()?)
 }
 
+const SERVICE_EXAMPLE: &str = "Example, each service as a process of its own:\n  GATEHOUSE_ENV=prod gatehouse migrate --config prod.toml\n  GATEHOUSE_ENV=prod gatehouse job --config prod.toml";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Runs everything in one process on this machine, on SQLite, for development
@@ -59,16 +61,22 @@ enum Command {
     )]
     Up(up::UpArgs),
     /// Runs the edge gateway
+    #[command(after_help = SERVICE_EXAMPLE)]
     Gateway(ConfigArgs),
     /// Runs the auth service
+    #[command(after_help = SERVICE_EXAMPLE)]
     Auth(ConfigArgs),
     /// Runs the token broker
+    #[command(after_help = SERVICE_EXAMPLE)]
     TokenBroker(ConfigArgs),
     /// Runs the job service
+    #[command(after_help = SERVICE_EXAMPLE)]
     Job(ConfigArgs),
     /// Runs the audit service
+    #[command(after_help = SERVICE_EXAMPLE)]
     Audit(ConfigArgs),
     /// Runs the optimize worker
+    #[command(after_help = SERVICE_EXAMPLE)]
     Optimizer(ConfigArgs),
     /// Brings the databases to this version's schema
     #[command(
@@ -96,8 +104,10 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
     /// Says what is wrong with the configuration; exit status 1 if anything is
+    #[command(after_help = "Example:\n  GATEHOUSE_ENV=prod gatehouse config check --config prod.toml")]
     Check(ConfigArgs),
     /// Prints the configuration in force as TOML, secrets left out
+    #[command(after_help = "Example:\n  MAX_ITERATIONS=500 gatehouse config show --config prod.toml")]
     Show(ConfigArgs),
     /// Prints every setting with its meaning as a Markdown table
     Docs,

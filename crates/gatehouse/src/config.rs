@@ -43,8 +43,6 @@ pub(crate) struct Config {
     pub(crate) revocations: RevocationsConfig,
     /// The way of audit events from each service to the audit service.
     pub(crate) outbox: gatehouse_outbox::Config,
-    /// Rate limits at the gateway.
-    pub(crate) rate_limits: gatehouse_ratelimit::Config,
     /// Where the token broker keeps refresh tokens.
     pub(crate) secrets: gatehouse_secrets::Config,
     /// The edge gateway.
@@ -76,7 +74,6 @@ impl Default for Config {
             grpc: GrpcConfig::default(),
             revocations: RevocationsConfig::default(),
             outbox: gatehouse_outbox::Config::default(),
-            rate_limits: gatehouse_ratelimit::Config::default(),
             secrets: gatehouse_secrets::Config::default(),
             gateway: gatehouse_gateway::Config::default(),
             auth: gatehouse_auth::Config::default(),
@@ -225,11 +222,26 @@ impl Config {
         problems
     }
 
+    /// As [`Config::validate`] for one service in a process of its own, which has to be told what `up` fills in.
+    pub(crate) fn validate_process(&self, environment: Environment, service: Service) -> Vec<String> {
+        let mut problems = self.validate(environment, &[service]);
+        let secret = &self.client.secret_file;
+        if secret.as_os_str().is_empty() {
+            problems.push("client.secret_file: name the file that holds this process's secret".to_owned());
+        } else if !secret.is_file() {
+            problems.push(format!("client.secret_file: {} is not a file", secret.display()));
+        }
+        let redis = &self.redis.url_file;
+        if !redis.as_os_str().is_empty() && !redis.is_file() {
+            problems.push(format!("redis.url_file: {} is not a file", redis.display()));
+        }
+        problems
+    }
+
     fn validate_service(&self, service: Service, environment: Environment, problems: &mut Vec<String>) {
         match service {
             Service::Gateway => {
                 add(problems, "gateway", self.gateway.validate(environment));
-                add(problems, "rate_limits", self.rate_limits.validate(environment));
             }
             Service::Auth => {
                 add(problems, "databases.auth", self.databases.auth.validate(environment));
@@ -238,7 +250,8 @@ impl Config {
             Service::TokenBroker => {
                 add(problems, "databases.token_broker", self.databases.token_broker.validate(environment));
                 add(problems, "token_broker", self.token_broker.validate(environment));
-                add(problems, "secrets", self.secrets.validate(environment));
+                // Its problems begin with the section themselves.
+                add(problems, "", self.secrets.validate(environment));
             }
             Service::Job => {
                 add(problems, "databases.job", self.databases.job.validate(environment));

@@ -15,7 +15,7 @@ pub enum BackendKind {
     /// Encrypted files below a folder; one process.
     #[default]
     Embedded,
-    /// HashiCorp Vault or OpenBao: KV version 2 and Transit.
+    /// `HashiCorp` Vault or OpenBao: KV version 2 and Transit.
     Vault,
 }
 

@@ -1,4 +1,5 @@
 //! The contract of a secrets backend, run unchanged on every implementation.
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 use gatehouse_core::{Clock, Entropy, Environment, Secret, Timestamp};
 use gatehouse_secrets::{

@@ -1,5 +1,6 @@
 //! Rotation against a provider that misbehaves and a process that dies at every step: no connection is lost, but
 //! where a strict provider's answer itself was.
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 mod support;
 
@@ -86,7 +87,7 @@ async fn after_restart(world: &World, person: &Person) -> String {
 }
 
 async fn assert_tidy(world: &World, person: &Person, connection: &str) {
-    let key = world.secret_key(person, connection);
+    let key = World::secret_key(person, connection);
     let versions = world.secrets.list_versions(&key).await.unwrap();
     assert_eq!(versions.len(), 1, "old versions stayed: {versions:?}");
     let current = world.current(person, connection).await.unwrap();

@@ -1,4 +1,5 @@
 //! No refresh token outside the secrets backend: not in the database, not in a log line, not in an answer.
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 mod support;
 
@@ -51,19 +52,16 @@ fn holds(text: &[u8], needle: &[u8]) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refresh_token_is_nowhere_but_in_the_secrets_backend() {
     let log = Captured::default();
-    let writer = log.clone();
-    tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone())
-        .init();
+    let sink = log.clone();
+    tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || sink.clone()).init();
 
     let folder = tempfile::tempdir().unwrap();
     let clock = Clock::settable(Clock::system().now());
-    let mut config = gatehouse_secrets::Config::default();
-    config.embedded = EmbeddedConfig {
+    let embedded = EmbeddedConfig {
         folder: folder.path().join("secrets"),
         key_file: folder.path().join("keys/secrets.json"),
     };
+    let config = gatehouse_secrets::Config { embedded, ..gatehouse_secrets::Config::default() };
     let secrets = Secrets::open(&config, Environment::Dev, clock.clone(), Entropy::system()).await.unwrap();
     let db = TestDb::sqlite(&gatehouse_token_broker::MIGRATIONS).await;
     let database = db.config().url.sqlite_path().unwrap();
@@ -74,8 +72,8 @@ async fn a_refresh_token_is_nowhere_but_in_the_secrets_backend() {
     let mut answers: Vec<(&str, Vec<u8>)> = Vec::new();
     let replica = world.start().await;
     let mut client = replica.client(&world.person_token(&person));
-    let begin = pb::BeginConnectionRequest { upstream: UPSTREAM.into(), scopes: vec![] };
-    let begun = client.begin_connection(begin).await.unwrap().into_inner();
+    let request = pb::BeginConnectionRequest { upstream: UPSTREAM.into(), scopes: vec![] };
+    let begun = client.begin_connection(request).await.unwrap().into_inner();
     answers.push(("BeginConnection", begun.encode_to_vec()));
     let callback = consent(&begun.authorization_url).await;
     let code = callback.code.clone();

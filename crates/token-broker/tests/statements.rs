@@ -1,4 +1,5 @@
 //! The SQL itself: it prepares on both engines, and the tenant leads.
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 use gatehouse_testkit::{TestDb, both_engines};
 

@@ -2,8 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod api_keys;
+mod audit;
 mod bootstrap;
 mod dump;
+mod figures;
 mod members;
 mod refresh;
 mod revocations;

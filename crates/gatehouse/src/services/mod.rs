@@ -77,7 +77,7 @@ impl Service {
 pub(crate) fn run(service: Service, args: &ConfigArgs) -> anyhow::Result<ExitCode> {
     let environment = environment()?;
     let config = args.load()?;
-    let problems = config.validate(environment, &[service]);
+    let problems = config.validate_process(environment, service);
     if !problems.is_empty() {
         anyhow::bail!(gatehouse_service::config::ConfigError(problems));
     }

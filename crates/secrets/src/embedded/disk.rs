@@ -30,7 +30,7 @@ impl std::fmt::Debug for Disk {
     }
 }
 
-/// How an unfinished file is called; [`Disk::sweep`] removes those.
+/// How an unfinished file is called; [`sweep`] removes those.
 const TEMPORARY: &str = "tmp";
 
 impl Disk {
@@ -47,7 +47,7 @@ impl Disk {
     /// folder synced.
     pub(crate) fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let folder = parent(path)?;
-        self.make_folder(folder)?;
+        make_folder(folder)?;
         let temporary = path.with_extension(TEMPORARY);
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
@@ -63,43 +63,43 @@ impl Disk {
         sync_folder(folder)?;
         self.at(Step::Done)
     }
+}
 
-    /// Removes `path`, if it is there, for good.
-    pub(crate) fn remove(&self, path: &Path) -> io::Result<()> {
-        match fs::remove_file(path) {
-            Ok(()) => sync_folder(parent(path)?),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
+/// Removes `path`, if it is there, for good.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Ok(()) => sync_folder(parent(path)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes `folder` and what is missing above it, for the owner only, each entry synced into its parent.
+pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let above = parent(folder)?;
+    make_folder(above)?;
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Ok(()) => sync_folder(above),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes what interrupted writes left below `folder`.
+pub(crate) fn sweep(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let path = entry.path();
+        if entry.file_type()?.is_dir() {
+            sweep(&path)?;
+        } else if path.extension().is_some_and(|extension| extension == TEMPORARY) {
+            fs::remove_file(&path)?;
         }
     }
-
-    /// Makes `folder` and what is missing above it, for the owner only, each entry synced into its parent.
-    pub(crate) fn make_folder(&self, folder: &Path) -> io::Result<()> {
-        if folder.is_dir() {
-            return Ok(());
-        }
-        let above = parent(folder)?;
-        self.make_folder(above)?;
-        match DirBuilder::new().mode(0o700).create(folder) {
-            Ok(()) => sync_folder(above),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Removes what interrupted writes left below `folder`.
-    pub(crate) fn sweep(&self, folder: &Path) -> io::Result<()> {
-        for entry in fs::read_dir(folder)? {
-            let entry = entry?;
-            let path = entry.path();
-            if entry.file_type()?.is_dir() {
-                self.sweep(&path)?;
-            } else if path.extension().is_some_and(|extension| extension == TEMPORARY) {
-                fs::remove_file(&path)?;
-            }
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 fn parent(path: &Path) -> io::Result<&Path> {

@@ -89,13 +89,13 @@ impl Embedded {
     ) -> Result<Self> {
         let (folder, key_file) = (config.folder.clone(), config.key_file.clone());
         let objects = folder.join("objects");
-        disk.make_folder(&objects).map_err(|error| Error::io("making the folder", &objects, &error))?;
+        disk::make_folder(&objects).map_err(|error| Error::io("making the folder", &objects, &error))?;
         let lock = take_lock(&folder)?;
-        disk.sweep(&folder).map_err(|error| Error::io("reading", &folder, &error))?;
+        disk::sweep(&folder).map_err(|error| Error::io("reading", &folder, &error))?;
 
         let marker = folder.join("store.json");
         let ring = match fs::read(&key_file) {
-            Ok(text) => read_ring(&key_file, Zeroizing::new(text), environment)?,
+            Ok(text) => read_ring(&key_file, &Zeroizing::new(text), environment)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if marker.exists() {
                     return Err(Error::Setup(format!(
@@ -157,7 +157,7 @@ impl Embedded {
     pub(crate) fn delete(&self, key: &SecretKey) -> Result<()> {
         let _writer = self.writer(key);
         let path = self.path(key);
-        self.disk.remove(&path).map_err(|error| Error::io("removing", &path, &error))
+        disk::remove(&path).map_err(|error| Error::io("removing", &path, &error))
     }
 
     pub(crate) fn seal(&self, aad: &[u8], plaintext: &Secret<Vec<u8>>) -> Result<Vec<u8>> {
@@ -240,7 +240,7 @@ fn write_ring(disk: &Disk, path: &Path, ring: &KeyRing) -> Result<()> {
     disk.replace(path, &text).map_err(|error| Error::io("writing the key file", path, &error))
 }
 
-fn read_ring(path: &Path, text: Zeroizing<Vec<u8>>, environment: Environment) -> Result<KeyRing> {
+fn read_ring(path: &Path, text: &[u8], environment: Environment) -> Result<KeyRing> {
     let mode = fs::metadata(path).map_err(|error| Error::io("reading the key file", path, &error))?.mode();
     // Group-readable is how Kubernetes mounts a secret for a pod's fsGroup; the world never may.
     let forbidden = if environment.is_dev() { 0o077 } else { 0o037 };
@@ -251,7 +251,7 @@ fn read_ring(path: &Path, text: Zeroizing<Vec<u8>>, environment: Environment) ->
             mode & 0o777
         )));
     }
-    KeyRing::from_text(&text, environment, &path.display().to_string())
+    KeyRing::from_text(text, environment, &path.display().to_string())
 }
 
 #[derive(Serialize, Deserialize)]

@@ -43,21 +43,20 @@ where
     {
         let mut landed = {
             let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-            match under_way.get(&key) {
-                Some(landed) => landed.clone(),
-                None => {
-                    let (send, landed) = watch::channel(None);
-                    under_way.insert(key, landed.clone());
-                    let landing = Landing { key, under_way: self.under_way.clone() };
-                    let work = work();
-                    lifecycle.spawn(async move {
-                        let value = work.await;
-                        // First away, then told: whoever was told and finds the work to be done anew can begin it.
-                        drop(landing);
-                        send.send_replace(Some(value));
-                    });
-                    landed
-                }
+            if let Some(landed) = under_way.get(&key) {
+                landed.clone()
+            } else {
+                let (send, landed) = watch::channel(None);
+                under_way.insert(key, landed.clone());
+                let landing = Landing { key, under_way: self.under_way.clone() };
+                let work = work();
+                lifecycle.spawn(async move {
+                    let value = work.await;
+                    // First away, then told: whoever was told and finds the work to be done anew can begin it.
+                    drop(landing);
+                    send.send_replace(Some(value));
+                });
+                landed
             }
         };
         landed.wait_for(Option::is_some).await.ok()?.clone()

@@ -60,9 +60,9 @@ impl Broker {
             })
             .ok_or_else(connection_not_found)?;
         let provider = self.0.providers.get(&connection.upstream)?;
-        let asker = Asker::Client(client.to_owned());
-        let allowed =
-            policy::allowed(&provider.settings.allow, &asker, &connection.scopes).ok_or_else(|| {
+        let client_asks = Asker::Client(client.to_owned());
+        let allowed = policy::allowed(&provider.settings.allow, &client_asks, &connection.scopes)
+            .ok_or_else(|| {
                 Error::permission_denied("CLIENT_NOT_ALLOWED", "This service may not use this upstream.")
             })?;
         let asked: Scopes =

@@ -232,12 +232,12 @@ impl Broker {
         if let Some(grant) = &granted {
             allowed = allowed.common(&grant.scopes);
         }
-        let asked: Scopes = request.scopes.iter().cloned().collect();
-        if !asked.are_within(&allowed) {
+        let wanted: Scopes = request.scopes.iter().cloned().collect();
+        if !wanted.are_within(&allowed) {
             return Err(policy_denied());
         }
-        let scopes = match (provider.settings.narrows_scopes, asked.is_empty()) {
-            (true, false) => asked,
+        let scopes = match (provider.settings.narrows_scopes, wanted.is_empty()) {
+            (true, false) => wanted,
             (true, true) => allowed,
             // Its tokens carry every scope of the connection, so the caller must be allowed all of them.
             (false, _) if connection.scopes.are_within(&allowed) => connection.scopes.clone(),

@@ -193,7 +193,7 @@ impl World {
     }
 
     /// A token that auth would have signed for the broker.
-    pub(crate) fn token(&self, claims: Value) -> String {
+    pub(crate) fn token(&self, claims: &Value) -> String {
         let now = self.clock.now();
         let mut all = json!({
             "iss": ISSUER, "aud": audience::TOKEN_BROKER, "token_use": "access", "jti": "j",
@@ -213,19 +213,19 @@ impl World {
     }
 
     pub(crate) fn person_token(&self, person: &Person) -> String {
-        self.token(json!({ "sub": person.id.to_string(), "tid": person.tenant, "sid": person.session }))
+        self.token(&json!({ "sub": person.id.to_string(), "tid": person.tenant, "sid": person.session }))
     }
 
     /// A service that acts for a person.
     pub(crate) fn acting_token(&self, person: &Person, client: &str) -> String {
-        self.token(json!({
+        self.token(&json!({
             "sub": person.id.to_string(), "tid": person.tenant, "sid": person.session,
             "act": { "sub": format!("client:{client}") },
         }))
     }
 
     pub(crate) fn client_token(&self, client: &str) -> String {
-        self.token(json!({ "sub": format!("client:{client}") }))
+        self.token(&json!({ "sub": format!("client:{client}") }))
     }
 
     /// Connects `person`, consent included.
@@ -245,12 +245,12 @@ impl World {
 
     /// The refresh token that the broker would show next.
     pub(crate) async fn current(&self, person: &Person, connection: &str) -> Option<String> {
-        let key = self.secret_key(person, connection);
+        let key = Self::secret_key(person, connection);
         let current = self.secrets.get_current(&key).await.unwrap()?;
         Some(String::from_utf8(current.value.expose().clone()).unwrap())
     }
 
-    pub(crate) fn secret_key(&self, person: &Person, connection: &str) -> SecretKey {
+    pub(crate) fn secret_key(person: &Person, connection: &str) -> SecretKey {
         SecretKey::new(format!("token-broker/connections/{}/{connection}", person.tenant)).unwrap()
     }
 
