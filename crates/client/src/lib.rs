@@ -26,6 +26,7 @@ pub mod context;
 mod retry;
 pub mod status;
 mod token_source;
+pub mod worker;
 
 pub use authorized::Authorized;
 pub use channel::{ChannelConfig, channel};

@@ -209,7 +209,7 @@ fn unreachable(options: &PgConnectOptions) -> String {
 }
 
 fn explain_postgres(options: &PgConnectOptions, cause: sqlx::Error) -> Error {
-    let code = cause.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned();
+    let code = code(&cause);
     let (user, database) = (options.get_username(), options.get_database().unwrap_or(options.get_username()));
     let message = match (code.as_str(), &cause) {
         ("28P01" | "28000", _) => {
@@ -234,6 +234,14 @@ fn explain_postgres(options: &PgConnectOptions, cause: sqlx::Error) -> Error {
         _ => format!("can't connect to PostgreSQL at {}: {cause}", address(options)),
     };
     Error::setup_caused_by(message, cause)
+}
+
+/// The engine's own code for what happened; empty where it was not the engine that spoke.
+fn code(cause: &sqlx::Error) -> String {
+    cause
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code)
+        .map_or_else(String::new, std::borrow::Cow::into_owned)
 }
 
 async fn connect_sqlite(config: &Config, path: &Path) -> Result<Pools> {
@@ -298,7 +306,7 @@ fn create_private(path: &Path) -> Result<()> {
 }
 
 fn explain_sqlite(path: &Path, cause: sqlx::Error) -> Error {
-    let code = cause.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned();
+    let code = code(&cause);
     let message = match code.as_str() {
         "26" => format!("{} is not a SQLite database. Check the url; nothing was changed.", path.display()),
         "11" => {

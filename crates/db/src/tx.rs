@@ -121,7 +121,7 @@ impl Tx {
         result
     }
 
-    async fn begin(db: &Db, name: &'static str, read_only: bool) -> Result<Self, sqlx::Error> {
+    async fn begin(db: &Db, name: &'static str, read_only: bool) -> Result<Self, BeginError> {
         let inner = match &db.pools {
             Pools::Postgres { pool, .. } => {
                 let statement = if read_only {
@@ -130,12 +130,14 @@ impl Tx {
                 } else {
                     "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
                 };
-                Inner::Postgres(begin_in_task(pool.acquire().await?, statement).await?)
+                let connection = pool.acquire().await.map_err(BeginError::NoConnection)?;
+                Inner::Postgres(begin_in_task(connection, statement).await.map_err(BeginError::Refused)?)
             }
             Pools::Sqlite { writer, readers } => {
                 let (pool, statement) =
                     if read_only { (readers, "BEGIN") } else { (writer, "BEGIN IMMEDIATE") };
-                Inner::Sqlite(begin_in_task(pool.acquire().await?, statement).await?)
+                let connection = pool.acquire().await.map_err(BeginError::NoConnection)?;
+                Inner::Sqlite(begin_in_task(connection, statement).await.map_err(BeginError::Refused)?)
             }
         };
         Ok(Self { inner, name, health: Health::Sound })
@@ -159,6 +161,14 @@ impl Tx {
             tracing::debug!(transaction = self.name, error = %cause, "rollback failed");
         }
     }
+}
+
+/// Why no transaction was opened.
+enum BeginError {
+    /// The pool had no connection to give: the server is away or overloaded, and the pool has waited long enough.
+    NoConnection(sqlx::Error),
+    /// A connection was there, but BEGIN failed on it.
+    Refused(sqlx::Error),
 }
 
 /// Begins in a task of its own. A BEGIN that is dropped halfway would reach the server while the driver believes
@@ -225,18 +235,21 @@ impl Attempts {
         let mut dead_connections = 0;
         loop {
             self.attempt += 1;
-            let cause = match Tx::begin(&self.db, self.name, self.read_only).await {
+            let error = match Tx::begin(&self.db, self.name, self.read_only).await {
                 Ok(tx) => return Ok(tx),
-                Err(cause) => cause,
+                Err(BeginError::NoConnection(cause)) => Error::from_driver(self.name, cause),
+                Err(BeginError::Refused(cause)) => {
+                    let error = Error::from_driver(self.name, cause);
+                    // A pooled connection that died while idle (a failover kills all of them). Nothing was begun and
+                    // the pool has dropped it, so the next one is tried at once.
+                    if error.is_unavailable() && dead_connections < self.db.pool_size() {
+                        dead_connections += 1;
+                        self.attempt -= 1;
+                        continue;
+                    }
+                    error
+                }
             };
-            // A pooled connection that died while idle (a failover kills all of them): nothing was begun, so the
-            // next one is tried at once. When the server itself is away, acquiring fails instead, with a timeout.
-            if matches!(&cause, sqlx::Error::Io(_)) && dead_connections < self.db.pool_size() {
-                dead_connections += 1;
-                self.attempt -= 1;
-                continue;
-            }
-            let error = Error::from_driver(self.name, cause);
             if !self.may_run_again(&error) {
                 return self.close(Err(error), "error");
             }

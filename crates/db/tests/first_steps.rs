@@ -1,5 +1,4 @@
 //! The shortest whole use of the crate: connect, migrate, write, read.
-#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::sync::Arc;
 

@@ -32,9 +32,9 @@ impl DataFolder {
                 root.display()
             ),
         })?;
-        let root = root
-            .canonicalize()
-            .with_context(|| format!("the data folder {} can't be read. Check who owns it.", root.display()))?;
+        let root = root.canonicalize().with_context(|| {
+            format!("the data folder {} can't be read. Check who owns it.", root.display())
+        })?;
         let path = root.join("lock");
         let lock = private().read(true).write(true).create(true).truncate(false).open(&path).map_err(|error| {
             anyhow::anyhow!(
@@ -98,7 +98,7 @@ fn private() -> OpenOptions {
     options
 }
 
-/// The secret in `path`, without the line end that editors add.
+/// The secret in `path`: its first line. (While auth takes two secrets for a rotation, the file has two lines.)
 ///
 /// # Errors
 /// If the file can't be read, is empty, is no text or is larger than 4 KiB.
@@ -108,7 +108,7 @@ pub(crate) fn read_secret(path: &Path) -> anyhow::Result<Secret<String>> {
         .and_then(|file| file.take(4097).read_to_string(&mut text))
         .with_context(|| format!("the secret file {} can't be read", path.display()))?;
     let text = Secret::new(text);
-    let secret = text.expose().trim_end_matches(['\r', '\n']);
+    let secret = text.expose().lines().next().unwrap_or_default().trim();
     if secret.is_empty() || secret.len() > 4096 {
         bail!("the secret file {} is empty or larger than 4 KiB", path.display());
     }

@@ -1,1 +1,38 @@
-fn main() {}
+//! `gatehouse`: every service of Gatehouse, and the commands that administrators run. `gatehouse --help` begins.
+
+mod cli;
+mod config;
+mod data_folder;
+mod docs;
+mod process;
+mod services;
+mod submit;
+mod up;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    match cli::run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("gatehouse: {}", message(&error));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// One clear message: the error, then of its causes those that say more.
+fn message(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |told, cause| {
+        let cause = cause.to_string();
+        match (told.is_empty(), told.contains(&cause)) {
+            (true, _) => cause,
+            (_, true) => told,
+            _ => format!("{told}: {cause}"),
+        }
+    })
+}

@@ -172,9 +172,10 @@ impl RevocationFeed {
         Self { auth: TokenServiceClient::new(auth), revocations, keys, entropy }
     }
 
-    /// Runs until the process stops. `readiness` turns good with the first whole snapshot.
-    pub fn start(self, lifecycle: &Lifecycle, readiness: &Readiness) {
-        let gate = readiness.gate("revocations", "no snapshot of revocations from auth yet");
+    /// Runs until the process stops. `readiness` turns good with the first whole snapshot; `service` names whose it is.
+    pub fn start(self, service: &str, lifecycle: &Lifecycle, readiness: &Readiness) {
+        let gate =
+            readiness.gate(format!("{service}.revocations"), "no snapshot of revocations from auth yet");
         let stopping = lifecycle.stopping();
         lifecycle.spawn(async move {
             let mut backoff =

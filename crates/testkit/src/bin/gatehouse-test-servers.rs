@@ -26,13 +26,11 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> io::Result<u8> {
-    let mut words = std::env::args_os().skip(1);
-    let (Some(dashes), Some(program)) = (words.next(), words.next()) else {
-        return Err(Error::other("usage: gatehouse-test-servers -- COMMAND [ARGUMENT…]"));
-    };
-    if dashes != "--" {
-        return Err(Error::other("usage: gatehouse-test-servers -- COMMAND [ARGUMENT…]"));
-    }
+    // `cargo run … -- COMMAND` swallows the dashes, so they may be missing.
+    let mut words = std::env::args_os().skip(1).peekable();
+    words.next_if(|word| word == "--");
+    let program =
+        words.next().ok_or_else(|| Error::other("usage: gatehouse-test-servers -- COMMAND [ARGUMENT…]"))?;
     // Before anything is started: from here on a signal ends this process in order.
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let servers =

@@ -1,0 +1,252 @@
+//! A tenant's API keys.
+
+use std::time::Duration;
+
+use gatehouse_core::ids::CredentialId;
+use gatehouse_core::{Error, Result, Secret, Timestamp};
+use gatehouse_db::{read_tx, run_tx};
+use gatehouse_service::{Caller, Subject};
+use serde_json::json;
+
+use super::{App, permissions_of};
+use crate::domain::api_key::{ApiKey, end_after_rotation};
+use crate::domain::roles::{Role, is_known};
+use crate::domain::text;
+use crate::store::api_keys::{self, ApiKeyRow};
+use crate::store::memberships;
+use crate::store::revocations::{self, Revoked};
+
+const DAY: u64 = 86_400;
+/// The longest life of a key, seconds.
+const MAX_LIFETIME_S: u64 = 365 * DAY;
+/// The life that a key has if none is asked for: requirement P11's 90 days.
+const DEFAULT_LIFETIME_S: u64 = 90 * DAY;
+/// The longest overlap of two texts of one key, seconds.
+const MAX_OVERLAP_S: u64 = 7 * DAY;
+/// How much of a key's text may be shown, to tell keys apart: the prefix and part of the id, none of the secret.
+const HINT_CHARS: usize = 22;
+
+fn not_found() -> Error {
+    Error::not_found("API_KEY_NOT_FOUND", "This tenant has no such API key.")
+}
+
+fn seconds(field: &str, value: i64, most: u64) -> Result<u64> {
+    let wrong = || Error::invalid_field(field, format!("must be from 0 to {most} seconds"));
+    u64::try_from(value).ok().filter(|value| *value <= most).ok_or_else(wrong)
+}
+
+impl App {
+    /// Makes a key. No wider than its maker is now, nor than the maker's token.
+    ///
+    /// # Errors
+    /// `INVALID_FIELD`, `PERMISSION_TOO_HIGH`, `TOO_MANY_KEYS`, `TENANT_REQUIRED`.
+    pub async fn create_api_key(
+        &self,
+        caller: &Caller,
+        name: &str,
+        permissions: Vec<String>,
+        lifetime_s: i64,
+    ) -> Result<(ApiKeyRow, Secret<String>)> {
+        let tenant = caller.tenant()?;
+        let name = text::name("name", name)?;
+        let lifetime = match seconds("lifetime_seconds", lifetime_s, MAX_LIFETIME_S)? {
+            0 => DEFAULT_LIFETIME_S,
+            lifetime => lifetime,
+        };
+        if let Some(unknown) = permissions.iter().find(|permission| !is_known(permission)) {
+            let shown: String = unknown.chars().filter(|c| !c.is_control()).take(64).collect();
+            return Err(Error::invalid_field(
+                "permissions",
+                format!("{shown:?} is no permission that a key can have"),
+            ));
+        }
+        let now = self.now();
+        let key = ApiKey::generate(CredentialId::new(&self.0.clock, &self.0.entropy), &self.0.entropy);
+        let text = key.to_text(self.0.environment);
+        let ring = self.0.keys.ring();
+        let mut row = ApiKeyRow {
+            tenant,
+            id: key.id(),
+            name,
+            permissions: Vec::new(),
+            created_at: now,
+            made_at: now,
+            expires_at: Some(now.plus(Duration::from_secs(lifetime))),
+            last_used_at: None,
+            revoked_at: None,
+            hint: text.expose().chars().take(HINT_CHARS).collect(),
+            digest: key.digest(&ring, ring.current(now)),
+            previous: None,
+        };
+        let event =
+            self.0.outbox.event("auth.api_keys.create").by(caller).target("api_key", key.id().as_uuid());
+        row.permissions = run_tx!(self.0.db, "auth.api_key.create", |tx| {
+            let held = match caller.subject() {
+                Subject::Person(person) => memberships::lookup_role(tx, tenant, *person)
+                    .await?
+                    .map_or_else(Vec::new, |role| permissions_of(&[role])),
+                Subject::ApiKey(id) => {
+                    api_keys::lookup(tx, tenant, *id).await?.map_or_else(Vec::new, |key| key.permissions)
+                }
+                Subject::Client(_) => Vec::new(),
+            };
+            let granted = if permissions.is_empty() {
+                permissions_of(&[Role::Member])
+                    .into_iter()
+                    .filter(|permission| held.contains(permission))
+                    .collect()
+            } else if let Some(missing) = permissions.iter().find(|permission| !held.contains(permission)) {
+                let message = format!("A key can't have the permission {missing}, which you lack.");
+                return Err(Error::permission_denied("PERMISSION_TOO_HIGH", message).into());
+            } else {
+                let mut granted = permissions.clone();
+                granted.sort();
+                granted.dedup();
+                granted
+            };
+            let row = ApiKeyRow { permissions: granted, ..row.clone() };
+            if !api_keys::add(tx, &row, &caller.subject().as_text(), self.0.config.max_api_keys).await? {
+                let message = "The tenant has as many API keys as are allowed. Revoke one first.";
+                return Err(Error::failed_precondition("TOO_MANY_KEYS", message).into());
+            }
+            self.0.outbox.emit(tx, &event.clone().payload(json!({ "permissions": row.permissions }))).await?;
+            Ok(row.permissions)
+        })?;
+        Ok((row, text))
+    }
+
+    /// The tenant's keys, newest first.
+    ///
+    /// # Errors
+    /// `TENANT_REQUIRED`.
+    pub async fn list_api_keys(&self, caller: &Caller) -> Result<Vec<ApiKeyRow>> {
+        let tenant = caller.tenant()?;
+        Ok(read_tx!(self.0.db, "auth.api_key.list", |tx| { api_keys::list(tx, tenant).await })?)
+    }
+
+    /// Gives a key a new text with a whole life of its own; the old text holds for the overlap.
+    ///
+    /// # Errors
+    /// `API_KEY_NOT_FOUND`, `INVALID_FIELD`, `TENANT_REQUIRED`.
+    pub async fn rotate_api_key(
+        &self,
+        caller: &Caller,
+        id: CredentialId,
+        overlap_s: i64,
+    ) -> Result<(ApiKeyRow, Secret<String>)> {
+        let tenant = caller.tenant()?;
+        let overlap = Duration::from_secs(seconds("overlap_seconds", overlap_s, MAX_OVERLAP_S)?);
+        let now = self.now();
+        let key = ApiKey::generate(id, &self.0.entropy);
+        let text = key.to_text(self.0.environment);
+        let ring = self.0.keys.ring();
+        let digest = key.digest(&ring, ring.current(now));
+        let event = self.0.outbox.event("auth.api_keys.rotate").by(caller).target("api_key", id.as_uuid());
+        let event = event.payload(json!({ "overlap_seconds": overlap.as_secs() }));
+        let row = run_tx!(self.0.db, "auth.api_key.rotate", |tx| {
+            let Some(old) = api_keys::lookup(tx, tenant, id).await?.filter(|key| key.revoked_at.is_none())
+            else {
+                return Err(not_found().into());
+            };
+            let life = old.expires_at.map(|end| end.since(old.made_at));
+            let new = ApiKeyRow {
+                made_at: now,
+                expires_at: life.map(|life| now.plus(life)),
+                digest: digest.clone(),
+                hint: text.expose().chars().take(HINT_CHARS).collect(),
+                ..old.clone()
+            };
+            let until = end_after_rotation(old.expires_at, now, overlap);
+            if !api_keys::rotate(tx, &old, &new, until).await? {
+                return Err(Error::aborted(
+                    "API_KEY_CHANGED",
+                    "Someone else changed this key just now. Look again.",
+                )
+                .into());
+            }
+            self.0.outbox.emit(tx, &event).await?;
+            // A text two rotations old ends here too, whatever overlap it had.
+            if overlap.is_zero() || old.previous.as_ref().is_some_and(|(_, until)| now < *until) {
+                revocations::add(tx, &Revoked::Credential(id), now, self.0.config.longest_token()).await?;
+            }
+            Ok(new)
+        })?;
+        self.revoked();
+        Ok((row, text))
+    }
+
+    /// Ends a key. Idempotent.
+    ///
+    /// # Errors
+    /// `API_KEY_NOT_FOUND`, `TENANT_REQUIRED`.
+    pub async fn revoke_api_key(&self, caller: &Caller, id: CredentialId) -> Result<()> {
+        let tenant = caller.tenant()?;
+        let event = self.0.outbox.event("auth.api_keys.revoke").by(caller).target("api_key", id.as_uuid());
+        let now = self.now();
+        run_tx!(self.0.db, "auth.api_key.revoke", |tx| {
+            if api_keys::lookup(tx, tenant, id).await?.is_none() {
+                return Err(not_found().into());
+            }
+            if api_keys::revoke(tx, tenant, id, now).await? {
+                self.0.outbox.emit(tx, &event).await?;
+                revocations::add(tx, &Revoked::Credential(id), now, self.0.config.longest_token()).await?;
+            }
+            Ok(())
+        })?;
+        self.revoked();
+        Ok(())
+    }
+
+    /// Ends a key on the word of whoever holds its text.
+    pub(crate) async fn revoke_held_api_key(&self, key: &ApiKeyRow) -> Result<()> {
+        let event = self
+            .0
+            .outbox
+            .event("auth.api_keys.revoke")
+            .tenant(key.tenant)
+            .target("api_key", key.id.as_uuid());
+        let now = self.now();
+        run_tx!(self.0.db, "auth.api_key.revoke_held", |tx| {
+            if api_keys::revoke(tx, key.tenant, key.id, now).await? {
+                self.0.outbox.emit(tx, &event).await?;
+                revocations::add(tx, &Revoked::Credential(key.id), now, self.0.config.longest_token())
+                    .await?;
+            }
+            Ok(())
+        })?;
+        self.revoked();
+        Ok(())
+    }
+
+    /// The live key that `text` is, when it ends, and the date that its tokens must not be before.
+    pub(crate) async fn lookup_presented_key(
+        &self,
+        text: &str,
+        now: Timestamp,
+    ) -> Result<Option<(ApiKeyRow, Option<Timestamp>, Option<Timestamp>)>> {
+        let Some(key) = ApiKey::parse(text, self.0.environment) else { return Ok(None) };
+        let (row, not_before) = read_tx!(self.0.db, "auth.api_key.present", |tx| {
+            let Some(row) = api_keys::lookup_credential(tx, key.id()).await? else { return Ok((None, None)) };
+            let subjects = [Revoked::Credential(row.id), Revoked::Tenant(row.tenant)];
+            let not_before = revocations::latest_not_before(tx, &subjects).await?;
+            Ok((Some(row), not_before))
+        })?;
+        let ring = self.0.keys.ring();
+        let Some(row) = row.filter(|row| row.is_live(now)) else { return Ok(None) };
+        let ends_at = if key.matches(&ring, &row.digest) {
+            row.expires_at
+        } else {
+            match &row.previous {
+                Some((digest, until)) if now < *until && key.matches(&ring, digest) => Some(*until),
+                _ => return Ok(None),
+            }
+        };
+        let minute_ago = now.minus(Duration::from_mins(1));
+        if row.last_used_at.is_none_or(|used| used < minute_ago) {
+            run_tx!(self.0.db, "auth.api_key.mark_use", |tx| {
+                api_keys::mark_use(tx, &row, now, minute_ago).await
+            })?;
+        }
+        Ok(Some((row, ends_at, not_before)))
+    }
+}

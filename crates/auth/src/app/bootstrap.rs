@@ -1,0 +1,72 @@
+//! The first tenant and its first admin, on empty tables.
+
+use gatehouse_core::ids::{PersonId, TenantId};
+use gatehouse_core::{Error, Result, Secret};
+use gatehouse_db::run_tx;
+
+use super::App;
+use super::tenants::found;
+use crate::domain::email::Email;
+use crate::domain::text;
+use crate::store::{bootstrap, people};
+
+/// The first admin, whose password is shown once and stored nowhere.
+#[derive(Debug)]
+pub struct FirstAdmin {
+    /// The tenant that was made.
+    pub tenant: TenantId,
+    /// Its owner, who is also the platform's admin.
+    pub person: PersonId,
+    /// Their address.
+    pub email: String,
+    /// Their password, random.
+    pub password: Secret<String>,
+}
+
+impl App {
+    /// Makes a tenant and its owner, who is also the platform's admin, unless that was done before on this database:
+    /// then `None`. Any number of processes may ask at once.
+    ///
+    /// # Errors
+    /// `INVALID_FIELD` if the address or the name is none, `EMAIL_TAKEN` if someone registered the address before.
+    pub async fn bootstrap(&self, address: &str, tenant_name: &str) -> Result<Option<FirstAdmin>> {
+        let email =
+            Email::parse(address).map_err(|error| Error::invalid_field("email", error.to_string()))?;
+        let name = text::name("tenant_name", tenant_name)?;
+        // 120 random bits in letters that nobody mistakes for one another.
+        let password = Secret::new(
+            self.0
+                .entropy
+                .bytes::<24>()
+                .chunks(6)
+                .map(|group| {
+                    group
+                        .iter()
+                        .map(|byte| char::from(b"abcdefghjkmnpqrstuvwxyz23456789x"[usize::from(byte % 32)]))
+                        .collect::<String>()
+                })
+                .collect::<Vec<_>>()
+                .join("-"),
+        );
+        let hash = self.0.hasher.hash(password.clone()).await?;
+        let (person, tenant) =
+            (PersonId::new(&self.0.clock, &self.0.entropy), TenantId::new(&self.0.clock, &self.0.entropy));
+        let now = self.now();
+        let event =
+            self.0.outbox.event("auth.tenants.bootstrap").by_system("auth").about(person).tenant(tenant);
+        let event = event.target("tenant", tenant.as_uuid());
+        let made = run_tx!(self.0.db, "auth.bootstrap", |tx| {
+            if !bootstrap::claim(tx, now).await? {
+                return Ok(false);
+            }
+            if !people::add(tx, person, email.as_str(), email.local_part(), &hash, true, now).await? {
+                let message = "The first admin's address has an account already. Choose another address.";
+                return Err(Error::already_exists("EMAIL_TAKEN", message).into());
+            }
+            found(tx, tenant, &name, person, now).await?;
+            self.0.outbox.emit(tx, &event).await?;
+            Ok(true)
+        })?;
+        Ok(made.then(|| FirstAdmin { tenant, person, email: email.as_str().to_owned(), password }))
+    }
+}

@@ -1,0 +1,195 @@
+//! Roles and what each may do (requirement C3).
+//!
+//! A person has one role in each tenant. `platform_admin` is no role in a tenant but a mark on a person: it adds
+//! the administration of the installation and nothing of any tenant's data. Services are not people: each internal
+//! client's permissions stand in the configuration.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A role in a tenant, or the platform's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// Reads.
+    Viewer,
+    /// Works: runs jobs, connects upstreams.
+    Member,
+    /// Also manages people, keys and the audit trail of the tenant.
+    Admin,
+    /// Also makes and unmakes owners.
+    Owner,
+    /// Runs the installation.
+    PlatformAdmin,
+}
+
+impl Role {
+    /// Every role.
+    pub const ALL: [Self; 5] = [Self::Viewer, Self::Member, Self::Admin, Self::Owner, Self::PlatformAdmin];
+
+    /// The name on the wire and in the database.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Member => "member",
+            Self::Admin => "admin",
+            Self::Owner => "owner",
+            Self::PlatformAdmin => "platform_admin",
+        }
+    }
+
+    /// Whether a membership can have it.
+    #[must_use]
+    pub const fn is_of_a_tenant(self) -> bool {
+        !matches!(self, Self::PlatformAdmin)
+    }
+
+    /// Whether someone with this role may give `other` to, or take it from, a member: only up to their own.
+    #[must_use]
+    pub fn may_grant(self, other: Self) -> bool {
+        other.is_of_a_tenant()
+            && match self {
+                Self::Owner => true,
+                Self::Admin => other <= Self::Admin,
+                Self::Member | Self::Viewer | Self::PlatformAdmin => false,
+            }
+    }
+
+    /// What it may do, at every service.
+    pub fn permissions(self) -> impl Iterator<Item = &'static str> {
+        TABLE.iter().filter(move |(_, roles)| roles.contains(&self)).map(|(permission, _)| *permission)
+    }
+
+    /// Whether it holds `permission`.
+    #[must_use]
+    pub fn holds(self, permission: &str) -> bool {
+        self.permissions().any(|held| held == permission)
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The text is no role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be one of owner, admin, member, viewer")]
+pub struct UnknownRole;
+
+impl FromStr for Role {
+    type Err = UnknownRole;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|role| role.as_str() == text).ok_or(UnknownRole)
+    }
+}
+
+const ALL_MEMBERS: &[Role] = &[Role::Viewer, Role::Member, Role::Admin, Role::Owner];
+const WORKERS: &[Role] = &[Role::Member, Role::Admin, Role::Owner];
+const ADMINS: &[Role] = &[Role::Admin, Role::Owner];
+const PLATFORM: &[Role] = &[Role::PlatformAdmin];
+
+/// Permission by permission, who has it. What only internal services do (`job.jobs.work`, `audit.events.append`,
+/// `auth.revocations.watch`, …) stands for no role.
+const TABLE: &[(&str, &[Role])] = &[
+    ("auth.tenants.read", ALL_MEMBERS),
+    ("auth.members.read", ADMINS),
+    ("auth.members.manage", ADMINS),
+    ("auth.api_keys.read", ADMINS),
+    ("auth.api_keys.manage", ADMINS),
+    ("job.jobs.submit", WORKERS),
+    ("job.jobs.cancel", WORKERS),
+    ("job.jobs.read", ALL_MEMBERS),
+    ("token-broker.connections.manage", WORKERS),
+    ("token-broker.connections.read", WORKERS),
+    ("token-broker.tokens.get", WORKERS),
+    ("audit.events.read", ADMINS),
+    ("audit.checkpoints.read", ALL_MEMBERS),
+    // Beyond any one tenant: the leaves of all, and a person's data wherever it is.
+    ("audit.log.export", PLATFORM),
+    ("audit.subjects.erase", PLATFORM),
+];
+
+/// Whether the permission `held` covers the one that a method asks for: the part before the first `:` must be it.
+#[must_use]
+pub fn covers(held: &str, asked: &str) -> bool {
+    held.split(':').next() == Some(asked)
+}
+
+/// Whether `permission` is one that a role of a tenant has, and so one that an API key can have.
+#[must_use]
+pub fn is_known(permission: &str) -> bool {
+    Role::Owner.holds(permission)
+}
+
+/// The audience (`gatehouse.<service>`) at which `permission` means something.
+#[must_use]
+pub fn audience_of(permission: &str) -> Option<String> {
+    permission.split_once('.').map(|(service, _)| format!("gatehouse.{service}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_read_back() {
+        for role in Role::ALL {
+            assert_eq!(role.as_str().parse(), Ok(role));
+        }
+        for wrong in ["", "Owner", "superuser", "owner "] {
+            assert_eq!(wrong.parse::<Role>(), Err(UnknownRole));
+        }
+    }
+
+    #[test]
+    fn each_tenant_role_holds_all_that_the_one_below_does() {
+        for pair in [[Role::Viewer, Role::Member], [Role::Member, Role::Admin], [Role::Admin, Role::Owner]] {
+            assert!(pair[0].permissions().all(|permission| pair[1].holds(permission)), "{pair:?}");
+        }
+    }
+
+    #[test]
+    fn a_platform_admin_has_no_tenants_data() {
+        for permission in Role::PlatformAdmin.permissions() {
+            assert!(!Role::Owner.holds(permission), "{permission} is a tenant's");
+        }
+        assert!(!Role::PlatformAdmin.may_grant(Role::Viewer));
+    }
+
+    /// A permission that no method asks for is a mistake of spelling.
+    #[test]
+    fn every_permission_is_one_that_a_method_asks_for() {
+        use gatehouse_proto::access::{Access, PACKAGES, access_table};
+        let asked: Vec<_> =
+            access_table(PACKAGES).unwrap().into_values().map(|declared| declared.access).collect();
+        for (permission, _) in TABLE {
+            assert!(asked.contains(&Access::Permission((*permission).to_owned())), "{permission}");
+        }
+    }
+
+    #[test]
+    fn nobody_grants_above_themselves() {
+        for (role, grants) in [
+            (Role::Viewer, vec![]),
+            (Role::Member, vec![]),
+            (Role::Admin, vec![Role::Viewer, Role::Member, Role::Admin]),
+            (Role::Owner, vec![Role::Viewer, Role::Member, Role::Admin, Role::Owner]),
+            (Role::PlatformAdmin, vec![]),
+        ] {
+            let may: Vec<_> = Role::ALL.into_iter().filter(|other| role.may_grant(*other)).collect();
+            assert_eq!(may, grants, "{role}");
+        }
+    }
+
+    #[test]
+    fn a_scoped_permission_covers_its_method_only() {
+        assert!(covers("job.jobs.work:optimize:*", "job.jobs.work"));
+        assert!(covers("job.jobs.read", "job.jobs.read"));
+        assert!(!covers("job.jobs.worker", "job.jobs.work"));
+        assert!(!covers("job.jobs", "job.jobs.work"));
+        assert_eq!(audience_of("token-broker.tokens.get").as_deref(), Some("gatehouse.token-broker"));
+    }
+}

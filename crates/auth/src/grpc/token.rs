@@ -1,0 +1,143 @@
+//! `gatehouse.auth.v1.TokenService`.
+
+use std::time::Duration;
+
+use gatehouse_core::{Result, Secret};
+use gatehouse_proto::auth::v1::token_service_server::TokenService;
+use gatehouse_proto::auth::v1::{
+    ExchangeTokenRequest, ExchangeTokenResponse, GetJwksRequest, GetJwksResponse, IntrospectTokenRequest,
+    IntrospectTokenResponse, IssueTokenRequest, IssueTokenResponse, RevokeTokenRequest, RevokeTokenResponse,
+    WatchRevocationsRequest, WatchRevocationsResponse,
+};
+use gatehouse_service::{Caller, reply};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, async_trait};
+
+use super::{Face, micros, text};
+use crate::revocation_log::RevocationLog;
+
+/// How long a watcher may hear nothing. A quarter of what privileged methods tolerate.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+
+#[async_trait]
+impl TokenService for Face {
+    type WatchRevocationsStream = ReceiverStream<Result<WatchRevocationsResponse, Status>>;
+
+    async fn issue_token(
+        &self,
+        request: Request<IssueTokenRequest>,
+    ) -> Result<Response<IssueTokenResponse>, Status> {
+        let message = request.into_inner();
+        let secret = Secret::new(message.client_secret);
+        let issued =
+            self.app.issue_token(&message.client_id, &secret, &message.audience, &message.scope).await;
+        reply(issued.map(|issued| IssueTokenResponse {
+            access_token: issued.token.expose().clone(),
+            expires_at: issued.expires_at.as_micros(),
+            scope: issued.permissions.join(" "),
+        }))
+    }
+
+    async fn exchange_token(
+        &self,
+        request: Request<ExchangeTokenRequest>,
+    ) -> Result<Response<ExchangeTokenResponse>, Status> {
+        let exchanged = async {
+            let message = request.get_ref();
+            let subject = Secret::new(message.subject_token.clone());
+            let caller = Caller::of(&request)?;
+            self.app.exchange_token(caller, &subject, &message.audience, message.act_for_subject).await
+        };
+        reply(exchanged.await.map(|exchanged| ExchangeTokenResponse {
+            access_token: exchanged.token.token.expose().clone(),
+            expires_at: exchanged.token.expires_at.as_micros(),
+            subject_expires_at: micros(exchanged.subject_expires_at),
+            person_id: text(exchanged.person),
+            tenant_id: text(exchanged.tenant),
+            session_id: text(exchanged.session),
+            credential_id: text(exchanged.credential),
+        }))
+    }
+
+    async fn introspect_token(
+        &self,
+        request: Request<IntrospectTokenRequest>,
+    ) -> Result<Response<IntrospectTokenResponse>, Status> {
+        let said = self.app.introspect_token(&Secret::new(request.into_inner().token)).await;
+        reply(
+            said.map(|claims| IntrospectTokenResponse {
+                active: claims.is_some(),
+                claims_json: text(claims),
+            }),
+        )
+    }
+
+    async fn revoke_token(
+        &self,
+        request: Request<RevokeTokenRequest>,
+    ) -> Result<Response<RevokeTokenResponse>, Status> {
+        let done = self.app.revoke_token(&Secret::new(request.into_inner().token)).await;
+        reply(done.map(|()| RevokeTokenResponse {}))
+    }
+
+    async fn get_jwks(&self, _: Request<GetJwksRequest>) -> Result<Response<GetJwksResponse>, Status> {
+        reply(self.app.jwks().map(|(jwks_json, max_age)| GetJwksResponse {
+            jwks_json,
+            max_age_ms: i64::try_from(max_age.as_millis()).unwrap_or(i64::MAX),
+        }))
+    }
+
+    async fn watch_revocations(
+        &self,
+        request: Request<WatchRevocationsRequest>,
+    ) -> Result<Response<Self::WatchRevocationsStream>, Status> {
+        let after = request.into_inner().after_sequence;
+        let (sender, receiver) = tokio::sync::mpsc::channel(16);
+        let (log, stopping) = (self.app.0.revocations.clone(), self.lifecycle.stopping());
+        self.lifecycle.spawn(async move {
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = watch(log, after, sender) => {}
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+/// Sends what is live, then each reading that brought something, and a heartbeat with one that did not. While the table
+/// can't be read nothing is sent, so that verifiers know that their news is late.
+async fn watch(
+    log: RevocationLog,
+    after: i64,
+    sender: tokio::sync::mpsc::Sender<Result<WatchRevocationsResponse, Status>>,
+) {
+    let mut readings = log.subscribe();
+    let mut sent = after;
+    let mut last_sent: Option<tokio::time::Instant> = None;
+    loop {
+        let reading = *readings.borrow_and_update();
+        if let Some(sequence) = reading {
+            let revocations = log.after(sent);
+            let quiet = last_sent.is_some_and(|sent| sent.elapsed() < HEARTBEAT / 2);
+            if !(quiet && revocations.is_empty()) {
+                sent = revocations.last().map_or(sent, |last| last.sequence).max(sequence);
+                let message = WatchRevocationsResponse {
+                    revocations,
+                    sequence: sent,
+                    snapshot_complete: true,
+                    heartbeat_ms: i64::try_from(HEARTBEAT.as_millis()).unwrap_or(i64::MAX),
+                };
+                // A watcher that takes nothing for as long as this is better off with a new stream.
+                if !matches!(tokio::time::timeout(HEARTBEAT * 4, sender.send(Ok(message))).await, Ok(Ok(())))
+                {
+                    return;
+                }
+                last_sent = Some(tokio::time::Instant::now());
+            }
+        }
+        tokio::select! {
+            changed = readings.changed() => if changed.is_err() { return },
+            () = sender.closed() => return,
+        }
+    }
+}

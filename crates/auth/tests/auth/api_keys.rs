@@ -1,0 +1,156 @@
+//! API keys (requirement T1).
+
+use std::time::Duration;
+
+use gatehouse_auth::MIGRATIONS;
+use gatehouse_client::audience;
+use gatehouse_proto::auth::v1::{
+    CreateApiKeyRequest, CreateApiKeyResponse, ListApiKeysRequest, RevokeApiKeyRequest, RevokeTokenRequest,
+    RotateApiKeyRequest, WhoAmIRequest,
+};
+use gatehouse_testkit::{TestDb, both_engines, eventually};
+
+use crate::support::{Cluster, PATIENCE, Subject, claims, reason};
+
+async fn admin_of(cluster: &Cluster, email: &str) -> Subject {
+    cluster.at(0).register(email, "Engines").await;
+    let tokens = cluster.at(0).sign_in(email).await;
+    cluster.at(0).as_subject(&tokens.access_token).await
+}
+
+async fn key(admin: &mut Subject, permissions: &[&str]) -> CreateApiKeyResponse {
+    let request = CreateApiKeyRequest {
+        name: "ci".into(),
+        permissions: permissions.iter().map(|&permission| permission.into()).collect(),
+        lifetime_seconds: 0,
+    };
+    admin.api_keys.create_api_key(request).await.unwrap().into_inner()
+}
+
+both_engines! {
+    migrations: MIGRATIONS;
+
+    async fn a_key_acts_in_its_tenant_with_its_permissions(db: TestDb) {
+        let cluster = Cluster::start(&db, 2).await;
+        let mut admin = admin_of(&cluster, "ada@example.com").await;
+        let made = key(&mut admin, &["job.jobs.submit", "auth.tenants.read"]).await;
+        assert!(made.text.starts_with("gh_dev_ak_"), "{}", made.text);
+        let stored = made.api_key.unwrap();
+        assert!(made.text.starts_with(&stored.hint) && stored.hint.len() < 24);
+        let exchanged = cluster.at(1).exchange(&made.text, audience::JOB).await.unwrap();
+        let said = claims(&exchanged.access_token);
+        assert_eq!(said["sub"], format!("api_key:{}", stored.api_key_id));
+        assert_eq!(said["cid"], stored.api_key_id);
+        assert_eq!(said["permissions"], serde_json::json!(["job.jobs.submit"]));
+        assert_eq!((exchanged.credential_id, exchanged.subject_expires_at), (stored.api_key_id.clone(), stored.expires_at));
+        let mut as_key = cluster.at(1).as_subject(&made.text).await;
+        let who = as_key.accounts.who_am_i(WhoAmIRequest {}).await.unwrap().into_inner();
+        assert_eq!((who.kind.as_str(), who.subject), ("api_key", stored.api_key_id));
+        assert_eq!(reason(as_key.api_keys.list_api_keys(ListApiKeysRequest {}).await), "PERMISSION_DENIED");
+        let listed = admin.api_keys.list_api_keys(ListApiKeysRequest {}).await.unwrap().into_inner().api_keys;
+        assert_eq!((listed.len(), listed[0].last_used_at > 0), (1, true));
+    }
+
+    async fn a_key_is_never_wider_than_its_maker(db: TestDb) {
+        let cluster = Cluster::start(&db, 1).await;
+        let mut admin = admin_of(&cluster, "ada@example.com").await;
+        let create = |permissions: &[&str], lifetime: i64, name: &str| CreateApiKeyRequest {
+            name: name.into(),
+            permissions: permissions.iter().map(|&permission| permission.into()).collect(),
+            lifetime_seconds: lifetime,
+        };
+        for (permissions, lifetime, name) in [
+            (&["auth.tokens.exchange"][..], 0, "k"), (&["everything"], 0, "k"), (&["audit.log.export"], 0, "k"),
+            (&[], -1, "k"), (&[], 400 * 86_400, "k"), (&[], 0, ""),
+        ] {
+            assert_eq!(reason(admin.api_keys.create_api_key(create(permissions, lifetime, name)).await), "INVALID_FIELD");
+        }
+        // A key that may make keys makes none that is wider than itself.
+        let maker = key(&mut admin, &["auth.api_keys.manage", "job.jobs.read"]).await;
+        let mut maker = cluster.at(0).as_subject(&maker.text).await;
+        assert_eq!(reason(maker.api_keys.create_api_key(create(&["job.jobs.submit"], 0, "k")).await), "PERMISSION_TOO_HIGH");
+        let narrow = maker.api_keys.create_api_key(create(&[], 0, "k")).await.unwrap().into_inner().api_key.unwrap();
+        assert_eq!(narrow.permissions, ["job.jobs.read"]);
+    }
+
+    async fn a_rotated_keys_old_text_holds_for_the_overlap(db: TestDb) {
+        let cluster = Cluster::start(&db, 2).await;
+        let mut admin = admin_of(&cluster, "ada@example.com").await;
+        let made = key(&mut admin, &[]).await;
+        let id = made.api_key.unwrap().api_key_id;
+        let rotate = |overlap: i64| RotateApiKeyRequest { api_key_id: id.clone(), overlap_seconds: overlap };
+        let rotated = admin.api_keys.rotate_api_key(rotate(60)).await.unwrap().into_inner();
+        assert_eq!(rotated.api_key.unwrap().api_key_id, id);
+        for text in [&made.text, &rotated.text] {
+            cluster.at(1).exchange(text, audience::JOB).await.unwrap();
+        }
+        let old = cluster.at(1).exchange(&made.text, audience::JOB).await.unwrap();
+        assert_eq!(old.expires_at, cluster.clock.now().plus(Duration::from_mins(1)).as_micros());
+        cluster.clock.advance(Duration::from_mins(1));
+        assert_eq!(reason(cluster.at(1).exchange(&made.text, audience::JOB).await), "SUBJECT_TOKEN_INVALID");
+        cluster.at(1).exchange(&rotated.text, audience::JOB).await.unwrap();
+        // No overlap: the old text and its tokens end at once, the new text's tokens live.
+        let mut as_key = cluster.at(1).as_subject(&rotated.text).await;
+        let last = admin.api_keys.rotate_api_key(rotate(0)).await.unwrap().into_inner();
+        assert_eq!(reason(cluster.at(1).exchange(&rotated.text, audience::JOB).await), "SUBJECT_TOKEN_INVALID");
+        eventually(PATIENCE, || {
+            let mut accounts = as_key.accounts.clone();
+            async move { accounts.who_am_i(WhoAmIRequest {}).await.is_err() }
+        })
+        .await;
+        as_key = cluster.at(1).as_subject(&last.text).await;
+        as_key.accounts.who_am_i(WhoAmIRequest {}).await.unwrap();
+        assert_eq!(reason(admin.api_keys.rotate_api_key(rotate(8 * 86_400)).await), "INVALID_FIELD");
+    }
+
+    async fn a_revoked_key_ends_everywhere(db: TestDb) {
+        let cluster = Cluster::start(&db, 2).await;
+        let mut admin = admin_of(&cluster, "ada@example.com").await;
+        let made = key(&mut admin, &["auth.tenants.read"]).await;
+        let as_key = cluster.at(1).as_subject(&made.text).await;
+        let revoke = RevokeApiKeyRequest { api_key_id: made.api_key.unwrap().api_key_id };
+        admin.api_keys.revoke_api_key(revoke.clone()).await.unwrap();
+        admin.api_keys.revoke_api_key(revoke).await.unwrap();
+        assert_eq!(reason(cluster.at(1).exchange(&made.text, audience::JOB).await), "SUBJECT_TOKEN_INVALID");
+        eventually(PATIENCE, || {
+            let mut accounts = as_key.accounts.clone();
+            async move { accounts.who_am_i(WhoAmIRequest {}).await.is_err() }
+        })
+        .await;
+        // Its holder can do the same (RFC 7009).
+        let held = key(&mut admin, &[]).await;
+        cluster.at(1).tokens().revoke_token(RevokeTokenRequest { token: held.text.clone() }).await.unwrap();
+        assert_eq!(reason(cluster.at(0).exchange(&held.text, audience::JOB).await), "SUBJECT_TOKEN_INVALID");
+    }
+
+    async fn keys_are_their_tenants_and_their_environments(db: TestDb) {
+        let cluster = Cluster::start(&db, 1).await;
+        let mut ada = admin_of(&cluster, "ada@example.com").await;
+        let mut eve = admin_of(&cluster, "eve@example.com").await;
+        let made = key(&mut ada, &[]).await;
+        let id = made.api_key.unwrap().api_key_id;
+        assert!(eve.api_keys.list_api_keys(ListApiKeysRequest {}).await.unwrap().into_inner().api_keys.is_empty());
+        let rotate = RotateApiKeyRequest { api_key_id: id.clone(), overlap_seconds: 0 };
+        assert_eq!(reason(eve.api_keys.rotate_api_key(rotate).await), "API_KEY_NOT_FOUND");
+        assert_eq!(reason(eve.api_keys.revoke_api_key(RevokeApiKeyRequest { api_key_id: id }).await), "API_KEY_NOT_FOUND");
+        cluster.at(0).exchange(&made.text, audience::JOB).await.unwrap();
+        for wrong in [made.text.replace("_dev_", "_prod_"), made.text.replace("_dev_", "_staging_"), format!("{}x", made.text)] {
+            assert_eq!(reason(cluster.at(0).exchange(&wrong, audience::JOB).await), "SUBJECT_TOKEN_INVALID");
+        }
+    }
+
+    async fn keys_run_out_and_are_counted(db: TestDb) {
+        let cluster = Cluster::start_with(&db, 1, |config| config.max_api_keys = 2).await;
+        let mut admin = admin_of(&cluster, "ada@example.com").await;
+        let made = key(&mut admin, &[]).await;
+        key(&mut admin, &[]).await;
+        let third = CreateApiKeyRequest { name: "k".into(), ..CreateApiKeyRequest::default() };
+        assert_eq!(reason(admin.api_keys.create_api_key(third).await), "TOO_MANY_KEYS");
+        cluster.clock.advance(Duration::from_hours(90 * 24));
+        eventually(PATIENCE, || async {
+            // Until this replica has heard the news again.
+            cluster.at(0).exchange(&made.text, audience::JOB).await.is_err_and(|status| reason::<()>(Err(status)) == "SUBJECT_TOKEN_INVALID")
+        })
+        .await;
+    }
+}

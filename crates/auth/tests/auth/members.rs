@@ -1,0 +1,151 @@
+//! Tenants, members, roles (requirement C3).
+
+use gatehouse_auth::MIGRATIONS;
+use gatehouse_client::audience;
+use gatehouse_proto::auth::v1::{
+    AddMemberRequest, GetTenantRequest, ListApiKeysRequest, ListMembersRequest, ListTenantsRequest,
+    RemoveMemberRequest, SetMemberRoleRequest,
+};
+use gatehouse_testkit::{TestDb, both_engines, eventually};
+
+use crate::support::{Cluster, PASSWORD, PATIENCE, Subject, claims, reason};
+
+fn add(email: &str, role: &str) -> AddMemberRequest {
+    AddMemberRequest { email: email.into(), role: role.into() }
+}
+
+fn set(person: &str, role: &str) -> SetMemberRoleRequest {
+    SetMemberRoleRequest { person_id: person.into(), role: role.into() }
+}
+
+/// A tenant with one member of each role, and each as a caller.
+async fn staffed(cluster: &Cluster) -> (String, Vec<(&'static str, String, Subject)>) {
+    let (owner, tenant) = cluster.at(0).register("owner@example.com", "Engines").await;
+    let tokens = cluster.at(0).sign_in("owner@example.com").await;
+    let mut as_owner = cluster.at(0).as_subject(&tokens.access_token).await;
+    let mut staff = vec![("owner", owner, as_owner.clone())];
+    for role in ["admin", "member", "viewer"] {
+        let email = format!("{role}@example.com");
+        let (person, _) = cluster.at(0).register(&email, "").await;
+        as_owner.tenants.add_member(add(&email, role)).await.unwrap();
+        let tokens = cluster.at(0).sign_in(&email).await;
+        staff.push((role, person, cluster.at(0).as_subject(&tokens.access_token).await));
+    }
+    (tenant, staff)
+}
+
+both_engines! {
+    migrations: MIGRATIONS;
+
+    async fn each_role_does_what_the_table_says(db: TestDb) {
+        let cluster = Cluster::start(&db, 1).await;
+        let (tenant, staff) = staffed(&cluster).await;
+        for (role, _, mut caller) in staff {
+            let manages = matches!(role, "owner" | "admin");
+            let seen = caller.tenants.get_tenant(GetTenantRequest {}).await.unwrap().into_inner().tenant.unwrap();
+            assert_eq!((&seen.tenant_id, seen.role.as_str()), (&tenant, role));
+            let allowed = [
+                caller.tenants.list_members(ListMembersRequest::default()).await.is_ok(),
+                caller.api_keys.list_api_keys(ListApiKeysRequest {}).await.is_ok(),
+                // With the permission, the address is looked for; without, nothing is.
+                reason(caller.tenants.add_member(add("nobody@example.com", "viewer")).await) == "PERSON_NOT_FOUND",
+            ];
+            assert_eq!(allowed, [manages; 3], "{role}");
+        }
+    }
+
+    async fn nobody_grants_above_themselves(db: TestDb) {
+        let cluster = Cluster::start(&db, 1).await;
+        let (_, mut staff) = staffed(&cluster).await;
+        let (owner, viewer) = (staff[0].1.clone(), staff[3].1.clone());
+        cluster.at(0).register("new@example.com", "").await;
+        let admin = &mut staff[1].2;
+        assert_eq!(reason(admin.tenants.add_member(add("new@example.com", "owner")).await), "ROLE_TOO_HIGH");
+        assert_eq!(reason(admin.tenants.set_member_role(set(&viewer, "owner")).await), "ROLE_TOO_HIGH");
+        assert_eq!(reason(admin.tenants.set_member_role(set(&owner, "viewer")).await), "ROLE_TOO_HIGH");
+        assert_eq!(reason(admin.tenants.remove_member(RemoveMemberRequest { person_id: owner.clone() }).await), "ROLE_TOO_HIGH");
+        for wrong in ["platform_admin", "", "Owner"] {
+            assert_eq!(reason(admin.tenants.set_member_role(set(&viewer, wrong)).await), "INVALID_FIELD");
+        }
+        assert_eq!(admin.tenants.set_member_role(set(&viewer, "admin")).await.unwrap().into_inner().member.unwrap().role, "admin");
+        assert_eq!(reason(admin.tenants.add_member(add("viewer@example.com", "member")).await), "ALREADY_MEMBER");
+        let nobody = "00000000-0000-7000-8000-000000000000";
+        assert_eq!(reason(admin.tenants.set_member_role(set(nobody, "member")).await), "MEMBER_NOT_FOUND");
+    }
+
+    async fn a_tenant_always_has_an_owner(db: TestDb) {
+        let cluster = Cluster::start(&db, 2).await;
+        let (_, mut staff) = staffed(&cluster).await;
+        let (first, second) = (staff[0].1.clone(), staff[1].1.clone());
+        assert_eq!(reason(staff[0].2.tenants.set_member_role(set(&first, "member")).await), "LAST_OWNER");
+        assert_eq!(reason(staff[0].2.tenants.remove_member(RemoveMemberRequest { person_id: first.clone() }).await), "LAST_OWNER");
+        // Two owners who each make the other a viewer, at once and on two replicas: one of them stays owner.
+        for _ in 0..10 {
+            let mut owner = owner_again(&cluster, 0, "owner@example.com").await;
+            owner.tenants.set_member_role(set(&second, "owner")).await.unwrap();
+            let other = owner_again(&cluster, 1, "admin@example.com").await;
+            let demote = |mut by: Subject, person: String| tokio::spawn(async move { by.tenants.set_member_role(set(&person, "viewer")).await });
+            let both = [demote(owner, second.clone()), demote(other, first.clone())];
+            let mut done = 0;
+            for attempt in both {
+                done += usize::from(attempt.await.unwrap().is_ok());
+            }
+            assert!(done <= 1, "the tenant lost both owners");
+            // Whoever is left makes the first one owner again.
+            for email in ["owner@example.com", "admin@example.com"] {
+                let mut caller = owner_again(&cluster, 0, email).await;
+                let _ = caller.tenants.set_member_role(set(&first, "owner")).await;
+            }
+        }
+    }
+
+    async fn a_changed_role_ends_tokens_with_the_old_one(db: TestDb) {
+        let cluster = Cluster::start(&db, 2).await;
+        let (tenant, mut staff) = staffed(&cluster).await;
+        let admin = staff[1].1.clone();
+        let old = cluster.at(1).sign_in("admin@example.com").await;
+        staff[0].2.tenants.set_member_role(set(&admin, "viewer")).await.unwrap();
+        for replica in 0..2 {
+            eventually(PATIENCE, || async { cluster.at(replica).exchange(&old.access_token, audience::AUTH).await.is_err() }).await;
+        }
+        // The session goes on, with the new role, at once.
+        let new = cluster.at(1).refresh(&old.refresh_token).await.unwrap();
+        assert_eq!(claims(&new.access_token)["roles"], serde_json::json!(["viewer"]));
+        cluster.at(1).exchange(&new.access_token, audience::JOB).await.unwrap();
+        // A removed member's session ends.
+        staff[0].2.tenants.remove_member(RemoveMemberRequest { person_id: admin }).await.unwrap();
+        assert_eq!(reason(cluster.at(1).refresh(&new.refresh_token).await), "SESSION_EXPIRED");
+        assert_eq!(reason(cluster.at(1).try_sign_in("admin@example.com", PASSWORD, &tenant).await), "TENANT_REQUIRED");
+        assert_eq!(cluster.at(1).sign_in("admin@example.com").await.tenant_id, "");
+    }
+
+    async fn members_come_in_pages_and_tenants_are_apart(db: TestDb) {
+        let cluster = Cluster::start(&db, 1).await;
+        let (_, mut staff) = staffed(&cluster).await;
+        let (mut token, mut seen) = (String::new(), Vec::new());
+        loop {
+            let request = ListMembersRequest { page_size: 3, page_token: token };
+            let page = staff[0].2.tenants.list_members(request).await.unwrap().into_inner();
+            seen.extend(page.members.into_iter().map(|member| member.role));
+            token = page.next_page_token;
+            if token.is_empty() {
+                break;
+            }
+        }
+        seen.sort();
+        assert_eq!(seen, ["admin", "member", "owner", "viewer"]);
+        cluster.at(0).register("eve@example.com", "Elsewhere").await;
+        let tokens = cluster.at(0).sign_in("eve@example.com").await;
+        let mut eve = cluster.at(0).as_subject(&tokens.access_token).await;
+        assert_eq!(eve.tenants.list_members(ListMembersRequest::default()).await.unwrap().into_inner().members.len(), 1);
+        assert_eq!(reason(eve.tenants.set_member_role(set(&staff[3].1, "owner")).await), "MEMBER_NOT_FOUND");
+        assert_eq!(eve.tenants.list_tenants(ListTenantsRequest {}).await.unwrap().into_inner().tenants.len(), 1);
+        let bad = ListMembersRequest { page_size: 201, page_token: String::new() };
+        assert_eq!(reason(eve.tenants.list_members(bad).await), "INVALID_FIELD");
+    }
+}
+
+async fn owner_again(cluster: &Cluster, replica: usize, email: &str) -> Subject {
+    let tokens = cluster.at(replica).sign_in(email).await;
+    cluster.at(replica).as_subject(&tokens.access_token).await
+}

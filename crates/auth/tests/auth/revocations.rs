@@ -1,0 +1,142 @@
+//! The revocation table's watch stream (requirement B9).
+
+use std::time::Duration;
+
+use gatehouse_auth::MIGRATIONS;
+use gatehouse_auth::store::revocations::{self, Revoked};
+use gatehouse_client::audience;
+use gatehouse_core::ids::SessionId;
+use gatehouse_core::{Clock, Entropy};
+use gatehouse_db::run_tx;
+use gatehouse_proto::auth::v1::token_service_client::TokenServiceClient;
+use gatehouse_proto::auth::v1::{RevokeTokenRequest, WatchRevocationsRequest, WatchRevocationsResponse};
+use gatehouse_testkit::{TestDb, both_engines, eventually};
+use tonic::Streaming;
+
+use crate::support::{Cluster, PATIENCE, reason};
+
+async fn watch(cluster: &Cluster, replica: usize, after: i64) -> Streaming<WatchRevocationsResponse> {
+    let token = cluster.at(replica).client_token("worker", audience::AUTH).await;
+    let mut tokens = TokenServiceClient::new(cluster.at(replica).with(&token));
+    tokens.watch_revocations(WatchRevocationsRequest { after_sequence: after }).await.unwrap().into_inner()
+}
+
+async fn next(stream: &mut Streaming<WatchRevocationsResponse>) -> WatchRevocationsResponse {
+    tokio::time::timeout(PATIENCE, stream.message()).await.expect("news in time").unwrap().unwrap()
+}
+
+both_engines! {
+    migrations: MIGRATIONS;
+
+    async fn a_revocation_reaches_the_watchers_of_every_replica(db: TestDb) {
+        let cluster = Cluster::start(&db, 2).await;
+        cluster.at(0).register("ada@example.com", "").await;
+        let mut streams = [watch(&cluster, 0, 0).await, watch(&cluster, 1, 0).await];
+        for stream in &mut streams {
+            let first = next(stream).await;
+            assert!(first.snapshot_complete && first.revocations.is_empty() && first.heartbeat_ms > 0, "{first:?}");
+        }
+        let tokens = cluster.at(0).sign_in("ada@example.com").await;
+        cluster.at(0).tokens().revoke_token(RevokeTokenRequest { token: tokens.refresh_token }).await.unwrap();
+        let mut sequences = Vec::new();
+        for stream in &mut streams {
+            let news = loop {
+                let news = next(stream).await;
+                if !news.revocations.is_empty() {
+                    break news;
+                }
+            };
+            assert_eq!(news.revocations.len(), 1);
+            assert_eq!(news.revocations[0].id, tokens.session_id);
+            assert!(news.revocations[0].not_before >= cluster.clock.now().as_micros());
+            sequences.push(news.revocations[0].sequence);
+        }
+        assert_eq!(sequences[0], sequences[1]);
+        // Who comes later gets it in the snapshot; who knows it already, not again.
+        assert_eq!(next(&mut watch(&cluster, 1, 0).await).await.revocations.len(), 1);
+        assert!(next(&mut watch(&cluster, 1, sequences[0]).await).await.revocations.is_empty());
+        // Once no token can be concerned any more, it is gone.
+        cluster.clock.advance(Duration::from_hours(1));
+        assert!(next(&mut watch(&cluster, 1, 0).await).await.revocations.is_empty());
+    }
+
+    async fn containment_ends_everything_so_far_and_nothing_after(db: TestDb) {
+        let cluster = Cluster::start(&db, 2).await;
+        let (person, tenant) = cluster.at(0).register("ada@example.com", "Engines").await;
+        let (person, tenant) = (person.parse().unwrap(), tenant.parse().unwrap());
+        for what in [Revoked::Person(person), Revoked::Tenant(tenant), Revoked::Membership(person, tenant)] {
+            let before = cluster.at(0).sign_in("ada@example.com").await;
+            cluster.at(0).exchange(&before.access_token, audience::JOB).await.unwrap();
+            cluster.at(0).server.app.contain(&what).await.unwrap();
+            for replica in 0..2 {
+                eventually(PATIENCE, || async { cluster.at(replica).exchange(&before.access_token, audience::JOB).await.is_err() }).await;
+            }
+            let after = cluster.at(1).sign_in("ada@example.com").await;
+            cluster.at(1).exchange(&after.access_token, audience::JOB).await.unwrap();
+        }
+        let client = cluster.at(0).client_token("worker", audience::AUTH).await;
+        cluster.at(0).server.app.contain(&Revoked::Client("worker".into())).await.unwrap();
+        eventually(PATIENCE, || {
+            let mut tokens = TokenServiceClient::new(cluster.at(1).with(&client));
+            async move { tokens.watch_revocations(WatchRevocationsRequest { after_sequence: 0 }).await.is_err() }
+        })
+        .await;
+        watch(&cluster, 1, 0).await;
+    }
+
+    async fn heartbeats_come_when_nothing_happens(db: TestDb) {
+        let cluster = Cluster::start(&db, 1).await;
+        let mut stream = watch(&cluster, 0, 0).await;
+        for _ in 0..4 {
+            assert!(next(&mut stream).await.snapshot_complete);
+        }
+    }
+
+    async fn numbers_commit_in_order_however_many_revoke(db: TestDb) {
+        let (clock, entropy) = (Clock::system(), Entropy::system());
+        let other = db.another_replica().await;
+        let writers: Vec<_> = (0..40)
+            .map(|place| {
+                let db = if place % 2 == 0 { db.db().clone() } else { other.clone() };
+                let (clock, entropy) = (clock.clone(), entropy.clone());
+                tokio::spawn(async move {
+                    let session = Revoked::Session(SessionId::new(&clock, &entropy));
+                    let now = clock.now();
+                    run_tx!(db, "test.revoke", |tx| { revocations::add(tx, &session, now, Duration::from_mins(10)).await }).unwrap()
+                })
+            })
+            .collect();
+        // A reader that goes on from the last number it saw misses none.
+        let reader = tokio::spawn({
+            let (db, clock) = (db.db().clone(), clock.clone());
+            async move {
+                let (mut seen, mut last) = (Vec::new(), 0);
+                while seen.len() < 40 {
+                    let now = clock.now();
+                    let entries = gatehouse_db::read_tx!(db, "test.read", |tx| { revocations::list(tx, last, now, 7).await }).unwrap();
+                    last = entries.last().map_or(last, |entry| entry.sequence);
+                    seen.extend(entries.into_iter().map(|entry| entry.sequence));
+                    tokio::task::yield_now().await;
+                }
+                seen
+            }
+        });
+        let mut given = Vec::new();
+        for writer in writers {
+            given.push(writer.await.unwrap());
+        }
+        given.sort_unstable();
+        assert_eq!(given, (1..=40).collect::<Vec<_>>());
+        assert_eq!(tokio::time::timeout(PATIENCE, reader).await.unwrap().unwrap(), given);
+    }
+
+    async fn only_those_with_the_permission_watch(db: TestDb) {
+        let cluster = Cluster::start(&db, 1).await;
+        cluster.at(0).register("ada@example.com", "Engines").await;
+        let tokens = cluster.at(0).sign_in("ada@example.com").await;
+        let token = cluster.at(0).exchange(&tokens.access_token, audience::AUTH).await.unwrap().access_token;
+        let request = || WatchRevocationsRequest { after_sequence: 0 };
+        assert_eq!(reason(TokenServiceClient::new(cluster.at(0).with(&token)).watch_revocations(request()).await), "PERMISSION_DENIED");
+        assert_eq!(reason(cluster.at(0).tokens().watch_revocations(request()).await), "TOKEN_MISSING");
+    }
+}

@@ -1,0 +1,391 @@
+//! The session: one task that owns the stream, the leases and the credits.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use gatehouse_core::{Entropy, ErrorCode, Result};
+use gatehouse_proto::job::v1::work_request::Message;
+use gatehouse_proto::job::v1::work_response::Message as Answer;
+use gatehouse_proto::job::v1::worker_service_client::WorkerServiceClient;
+use gatehouse_proto::job::v1::{
+    WorkCredit, WorkGoodbye, WorkHeartbeat, WorkHello, WorkLease, WorkRelease, WorkRequest, WorkResponse,
+    WorkWelcome,
+};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
+use tracing::Instrument as _;
+
+use super::held::{Command, Key, Leases};
+use super::job::{Failure, LeasedJob, Stop, Unfinished};
+use super::{Handler, WorkerConfig};
+use crate::{Authorized, Backoff, context, from_status};
+
+/// How long the service may take to answer a hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub(super) struct Session {
+    channel: Authorized,
+    config: WorkerConfig,
+    handlers: BTreeMap<String, Handler>,
+    backoff: Backoff,
+    worker_id: String,
+    leases: Leases,
+    commands: (mpsc::UnboundedSender<Command>, mpsc::UnboundedReceiver<Command>),
+    heartbeat: Duration,
+    lease_ttl: Duration,
+    /// When the service last knew that we live, as far as we can tell.
+    alive_at: Instant,
+    /// When the drain that has begun must be over.
+    drain_by: Option<Instant>,
+}
+
+/// An open stream. Outgoing messages are bounded by the leases' windows, so their channel needs no bound.
+struct Link {
+    outgoing: mpsc::UnboundedSender<WorkRequest>,
+    incoming: Streaming<WorkResponse>,
+    /// Credits that the service has and did not use.
+    granted: usize,
+    /// Whether the service was told that this worker leaves, and said that no more leases come.
+    goodbye: Goodbye,
+    /// Whether the service said that it goes away.
+    closing: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Goodbye {
+    Unsaid,
+    Said,
+    Answered,
+}
+
+impl Link {
+    /// A broken stream shows when it is read.
+    fn send(&self, message: Message) {
+        let _ = self.outgoing.send(WorkRequest { message: Some(message) });
+    }
+}
+
+enum Ended {
+    Drained,
+    Broken,
+}
+
+impl Session {
+    pub(super) fn new(
+        channel: Authorized,
+        config: WorkerConfig,
+        handlers: BTreeMap<String, Handler>,
+        entropy: &Entropy,
+    ) -> Self {
+        let max_wait = Duration::from_millis(config.reconnect_max_ms);
+        Self {
+            channel,
+            config,
+            handlers,
+            backoff: Backoff::new(Duration::from_millis(50), max_wait, entropy.clone()),
+            worker_id: String::new(),
+            leases: Leases::default(),
+            commands: mpsc::unbounded_channel(),
+            heartbeat: Duration::from_secs(5),
+            lease_ttl: Duration::from_secs(15),
+            alive_at: Instant::now(),
+            drain_by: None,
+        }
+    }
+
+    pub(super) async fn run(mut self, shutdown: CancellationToken) -> Result<()> {
+        loop {
+            if shutdown.is_cancelled() && self.drain_by.is_none() {
+                self.drain();
+            }
+            if self.drained() {
+                return Ok(());
+            }
+            let connected = tokio::select! {
+                connected = self.connect() => connected,
+                () = shutdown.cancelled(), if self.drain_by.is_none() => continue,
+            };
+            match connected {
+                Ok((mut link, welcome)) => {
+                    tracing::info!(
+                        worker_id = welcome.worker_id,
+                        held = welcome.held.len(),
+                        "connected to the job service"
+                    );
+                    self.welcome(&mut link, welcome);
+                    match self.serve(&mut link, &shutdown).await {
+                        Ended::Drained => return Ok(()),
+                        Ended::Broken => {
+                            tracing::warn!("the stream to the job service broke; connecting again");
+                        }
+                    }
+                }
+                Err(error)
+                    if matches!(
+                        error.code(),
+                        ErrorCode::PermissionDenied | ErrorCode::NotFound | ErrorCode::InvalidArgument
+                    ) =>
+                {
+                    self.leases.lose_all();
+                    return Err(error);
+                }
+                Err(error) => tracing::warn!(%error, "the job service did not take the worker; trying again"),
+            }
+            self.wait(&shutdown).await;
+        }
+    }
+
+    async fn connect(&self) -> Result<(Link, WorkWelcome)> {
+        let (outgoing, requests) = mpsc::unbounded_channel();
+        let hello = WorkHello {
+            kinds: self.handlers.keys().cloned().collect(),
+            worker_id: self.worker_id.clone(),
+            name: self.config.name.clone(),
+        };
+        let _ = outgoing.send(WorkRequest { message: Some(Message::Hello(hello)) });
+        let mut client = WorkerServiceClient::new(self.channel.clone());
+        let late = |_| {
+            gatehouse_core::Error::unavailable(
+                "SERVICE_UNAVAILABLE",
+                "The job service did not answer in time.",
+            )
+        };
+        let open = client.work(UnboundedReceiverStream::new(requests));
+        let mut incoming =
+            timeout(HELLO_TIMEOUT, open).await.map_err(late)?.map_err(from_status)?.into_inner();
+        let first = timeout(HELLO_TIMEOUT, incoming.message()).await.map_err(late)?.map_err(from_status)?;
+        match first.and_then(|answer| answer.message) {
+            Some(Answer::Welcome(welcome)) => Ok((
+                Link { outgoing, incoming, granted: 0, goodbye: Goodbye::Unsaid, closing: false },
+                welcome,
+            )),
+            _ => Err(gatehouse_core::Error::unavailable(
+                "SERVICE_UNAVAILABLE",
+                "The job service did not say welcome.",
+            )),
+        }
+    }
+
+    fn welcome(&mut self, link: &mut Link, welcome: WorkWelcome) {
+        self.backoff.reset();
+        self.alive_at = Instant::now();
+        let millis = |value: i64| Duration::from_millis(u64::try_from(value).unwrap_or(0).max(10));
+        self.heartbeat = millis(welcome.heartbeat_interval_ms);
+        self.lease_ttl = millis(welcome.lease_ttl_ms);
+        self.worker_id = welcome.worker_id;
+        for request in self.leases.reconcile(&welcome.held) {
+            let _ = link.outgoing.send(request);
+        }
+        // Leases that we know nothing of: this process is not the one that took them.
+        for lease in welcome.held {
+            let key = Key { job_id: lease.job_id, epoch: lease.epoch };
+            if !self.leases.contains(&key) {
+                link.send(Message::Release(WorkRelease { job_id: key.job_id, epoch: key.epoch }));
+            }
+        }
+        self.grant(link);
+    }
+
+    /// Lets the service hand out as many leases as there is room for.
+    fn grant(&self, link: &mut Link) {
+        let room = usize::try_from(self.config.concurrency).unwrap_or(1);
+        let wanted = room.saturating_sub(self.leases.len() + link.granted);
+        if self.drain_by.is_none() && !link.closing && wanted > 0 {
+            link.granted += wanted;
+            link.send(Message::Credit(WorkCredit { leases: i32::try_from(wanted).unwrap_or(1) }));
+        }
+    }
+
+    async fn serve(&mut self, link: &mut Link, shutdown: &CancellationToken) -> Ended {
+        let mut heartbeat = interval(self.heartbeat);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            if self.drain_by.is_some() && link.goodbye == Goodbye::Unsaid {
+                link.goodbye = Goodbye::Said;
+                link.send(Message::Goodbye(WorkGoodbye {}));
+            }
+            // A lease may be on its way until the goodbye is answered.
+            if self.drain_is_late() || link.goodbye == Goodbye::Answered && self.drained() {
+                return Ended::Drained;
+            }
+            tokio::select! {
+                answer = link.incoming.message() => match answer {
+                    Ok(Some(WorkResponse { message: Some(answer) })) => self.answer(link, answer),
+                    Ok(Some(WorkResponse { message: None })) => {}
+                    Ok(None) => return Ended::Broken,
+                    Err(status) => {
+                        tracing::debug!(code = ?status.code(), "the stream ended");
+                        return Ended::Broken;
+                    }
+                },
+                Some(command) = self.commands.1.recv() => {
+                    if let Some(request) = self.command(command) {
+                        let _ = link.outgoing.send(request);
+                    }
+                    self.grant(link);
+                },
+                _ = heartbeat.tick() => link.send(Message::Heartbeat(WorkHeartbeat {})),
+                () = shutdown.cancelled(), if self.drain_by.is_none() => self.drain(),
+                () = until(self.drain_by) => {},
+            }
+        }
+    }
+
+    fn drain(&mut self) {
+        self.drain_by = Some(Instant::now() + self.config.drain_timeout());
+        self.leases.stop_all(Stop::Draining);
+    }
+
+    /// Whether a drain is over: every lease is given back, or its time is up.
+    fn drained(&mut self) -> bool {
+        self.drain_by.is_some() && (self.leases.is_empty() || self.drain_is_late())
+    }
+
+    fn drain_is_late(&mut self) -> bool {
+        let late = self.drain_by.is_some_and(|drain_by| Instant::now() >= drain_by);
+        if late {
+            self.leases.lose_all();
+        }
+        late
+    }
+
+    fn answer(&mut self, link: &mut Link, answer: Answer) {
+        self.alive_at = Instant::now();
+        match answer {
+            Answer::Lease(lease) => {
+                link.granted = link.granted.saturating_sub(1);
+                self.take(link, lease);
+            }
+            Answer::Ack(ack) => {
+                let key = Key { job_id: ack.job_id, epoch: ack.epoch };
+                if self.leases.acknowledge(&key, ack.write_number) {
+                    self.grant(link);
+                }
+            }
+            Answer::Cancel(cancel) => {
+                self.leases.stop(&Key { job_id: cancel.job_id, epoch: cancel.epoch }, Stop::Cancelled);
+            }
+            Answer::LeaseLost(lost) => {
+                self.leases.lose(&Key { job_id: lost.job_id, epoch: lost.epoch });
+                self.grant(link);
+            }
+            Answer::Drain(_) if link.goodbye == Goodbye::Said => link.goodbye = Goodbye::Answered,
+            // The service goes away. Until it ends the stream, what the jobs write is still stored.
+            Answer::Drain(_) => link.closing = true,
+            Answer::Welcome(_) => {}
+        }
+    }
+
+    fn take(&mut self, link: &Link, lease: WorkLease) {
+        let ids = (lease.job_id.parse(), lease.tenant_id.parse());
+        let handler = self.handlers.get(&lease.kind).cloned();
+        let (key, window, stop) = self.leases.add(&lease, self.config.max_unacknowledged);
+        let (Some(handler), (Ok(id), Ok(tenant)), None) = (handler, ids, self.drain_by) else {
+            // Given back like one that was begun: the drain waits until the service knows.
+            if let Some(request) = self.leases.end(&key, Err(Unfinished::Stopped(Stop::Draining))) {
+                let _ = link.outgoing.send(request);
+            }
+            return;
+        };
+        if lease.cancel_requested {
+            self.leases.stop(&key, Stop::Cancelled);
+        }
+        let commands = self.commands.0.clone();
+        let job = LeasedJob {
+            id,
+            tenant,
+            attempt: u32::try_from(lease.attempt).unwrap_or(1),
+            kind: lease.kind,
+            input: lease.input_json,
+            checkpoint: lease.checkpoint.into(),
+            key: key.clone(),
+            commands: commands.clone(),
+            window,
+            stop,
+        };
+        let span = tracing::info_span!("job.run", job_id = %id, kind = job.kind, attempt = job.attempt, outcome = tracing::field::Empty);
+        context::adopt_traceparent(&span, &lease.traceparent);
+        let work = context::with_request_id(key.job_id.clone(), perform(handler, job)).instrument(span);
+        tokio::spawn(async move {
+            let verdict = work.await;
+            // Without a session nobody is left to tell.
+            let _ = commands.send(Command::Done(key, verdict));
+        });
+    }
+
+    fn command(&mut self, command: Command) -> Option<WorkRequest> {
+        match command {
+            Command::Tell(key, told) => self.leases.tell(&key, told),
+            Command::Done(key, verdict) => self.leases.end(&key, verdict),
+        }
+    }
+
+    /// Between two streams: jobs go on within their windows, until the service must take the worker for dead.
+    async fn wait(&mut self, shutdown: &CancellationToken) {
+        let resume_at = Instant::now() + self.backoff.next_wait();
+        loop {
+            let dead_at = self.alive_at + self.lease_ttl;
+            if Instant::now() >= dead_at && !self.leases.is_empty() {
+                tracing::warn!(
+                    leases = self.leases.len(),
+                    "out of touch for the time of a lease: stopping the jobs"
+                );
+                self.leases.lose_all();
+                self.alive_at = Instant::now();
+            }
+            if self.drained() {
+                return;
+            }
+            tokio::select! {
+                () = tokio::time::sleep_until(resume_at) => return,
+                () = tokio::time::sleep_until(dead_at), if !self.leases.is_empty() => {}
+                Some(command) = self.commands.1.recv() => drop(self.command(command)),
+                () = shutdown.cancelled(), if self.drain_by.is_none() => self.drain(),
+                () = until(self.drain_by) => {}
+            }
+        }
+    }
+}
+
+/// Waits until `instant`; for ever without one.
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn perform(handler: Handler, job: LeasedJob) -> Result<String, Unfinished> {
+    let stop = job.stop.clone();
+    if let Some(stop) = job.stop() {
+        return Err(Unfinished::Stopped(stop));
+    }
+    // A task of its own, so that a panic is an outcome and not the end of the worker.
+    let verdict = match tokio::spawn(handler(job).in_current_span()).await {
+        Ok(verdict) => verdict,
+        Err(error) => {
+            tracing::error!(%error, "the handler of a job panicked");
+            Err(Unfinished::Failed(Failure {
+                reason: "WORKER_PANICKED".into(),
+                message:
+                    "The worker that did this job broke off. The job is tried again while attempts are left."
+                        .into(),
+                retryable: true,
+            }))
+        }
+    };
+    let outcome = match &verdict {
+        Ok(_) => "succeeded",
+        Err(Unfinished::Failed(failure)) => failure.reason.as_str(),
+        Err(Unfinished::Stopped(_)) => "stopped",
+    };
+    tracing::Span::current().record("outcome", outcome);
+    match verdict {
+        // The strongest reason that is known by now counts, not the one that the handler saw.
+        Err(Unfinished::Stopped(seen)) => Err(Unfinished::Stopped(stop.borrow().unwrap_or(seen).max(seen))),
+        verdict => verdict,
+    }
+}

@@ -1,0 +1,116 @@
+//! Connecting, and being told what is wrong.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use gatehouse_db::{Config, DatabaseUrl, Db, Migrations, Sql, migrations, params, read_tx, run_tx};
+use gatehouse_testkit::{Postgres, TestDb};
+use url::Url;
+
+const MIGRATIONS: Migrations = migrations!["0001_init" => "CREATE TABLE a (id BIGINT PRIMARY KEY)"];
+
+async fn refusal(config: Config) -> String {
+    Db::connect(&config, "test").await.expect_err("it connected").to_string()
+}
+
+fn sqlite(path: &Path) -> Config {
+    Config { url: DatabaseUrl::sqlite(path), ..Config::default() }
+}
+
+fn postgres(change: impl FnOnce(&mut Url)) -> Config {
+    let mut url = Url::parse(Postgres::shared().unwrap().url()).unwrap();
+    change(&mut url);
+    Config { url: DatabaseUrl::new(url), acquire_timeout_ms: 500, ..Config::default() }
+}
+
+const SQLITE_SETTINGS: Sql = Sql::new(
+    "SETTINGS",
+    "SELECT (SELECT journal_mode FROM pragma_journal_mode) AS journal,
+            (SELECT synchronous FROM pragma_synchronous) AS synchronous,
+            (SELECT foreign_keys FROM pragma_foreign_keys) AS keys,
+            (SELECT secure_delete FROM pragma_secure_delete) AS shred",
+);
+
+#[tokio::test]
+async fn sqlite_files_are_private_durable_and_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a b.db");
+    fs::write(&path, "").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let db = Db::connect(&sqlite(&path), "test").await.unwrap();
+    db.migrate(&MIGRATIONS).await.unwrap();
+    for file in fs::read_dir(folder.path()).unwrap().map(Result::unwrap) {
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{file:?}");
+    }
+    let row = run_tx!(db, "test.settings", |tx| { tx.fetch_one(&SQLITE_SETTINGS, params![]).await }).unwrap();
+    assert_eq!(row.get::<String>("journal").unwrap(), "wal");
+    let number = |name| row.get::<i64>(name).unwrap();
+    assert_eq!((number("synchronous"), number("keys"), number("shred")), (2, 1, 1));
+}
+
+#[tokio::test]
+async fn sqlite_says_what_is_wrong_with_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = refusal(sqlite(&folder.path().join("nowhere/a.db"))).await;
+    assert!(missing.contains("nowhere") && missing.contains("Create it or change the url"), "{missing}");
+    let text = folder.path().join("letter.txt");
+    fs::write(&text, "Dear database, ".repeat(100)).unwrap();
+    let not_one = refusal(sqlite(&text)).await;
+    assert!(not_one.contains("letter.txt is not a SQLite database"), "{not_one}");
+    let is_folder = refusal(sqlite(folder.path())).await;
+    assert!(is_folder.contains("can't open the database file"), "{is_folder}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_says_what_is_wrong_with_the_address() {
+    let nobody = refusal(postgres(|url| url.set_port(Some(1)).unwrap())).await;
+    assert!(nobody.contains("127.0.0.1:1 did not answer"), "{nobody}");
+    let password = refusal(postgres(|url| url.set_password(Some("wrong-password")).unwrap())).await;
+    assert!(password.contains("refused user") && !password.contains("wrong-password"), "{password}");
+    let database = refusal(postgres(|url| url.set_path("/nowhere"))).await;
+    assert!(database.contains("createdb nowhere"), "{database}");
+    let plain = refusal(postgres(|url| url.set_query(Some("sslmode=require")))).await;
+    assert!(plain.contains("sslmode"), "{plain}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_connections_are_set_up() {
+    const SETTINGS: Sql = Sql::new(
+        "SETTINGS",
+        "SELECT current_setting('search_path') AS path, current_setting('statement_timeout') AS timeout,
+                current_setting('application_name') AS name, current_setting('transaction_isolation') AS isolation",
+    );
+    let db = TestDb::postgres(&MIGRATIONS).await;
+    let text = |row: &gatehouse_db::Row, name| row.get::<String>(name).unwrap();
+    let row = run_tx!(db.db(), "test.settings", |tx| { tx.fetch_one(&SETTINGS, params![]).await }).unwrap();
+    assert_eq!(text(&row, "path"), db.config().schema.clone().unwrap());
+    assert_eq!((text(&row, "timeout"), text(&row, "name")), ("1min".into(), "gatehouse-test".into()));
+    assert_eq!(text(&row, "isolation"), "read committed");
+    let row = read_tx!(db.db(), "test.settings", |tx| { tx.fetch_one(&SETTINGS, params![]).await }).unwrap();
+    assert_eq!(text(&row, "isolation"), "repeatable read");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_password_may_stand_in_a_file_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    let password = Url::parse(Postgres::shared().unwrap().url()).unwrap().password().unwrap().to_owned();
+    fs::write(&file, format!("{password}\n")).unwrap();
+    let mut config = postgres(|url| url.set_password(None).unwrap());
+    config.password_file = Some(file);
+    Db::connect(&config, "test").await.unwrap().ping().await.unwrap();
+    config.password_file = Some(folder.path().join("missing"));
+    assert!(refusal(config).await.contains("Check password_file"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_takes_too_long_is_cut_off() {
+    const SLOW: Sql = Sql::new("SLOW", "SELECT CAST(pg_sleep(60) AS TEXT) AS done");
+    let test = TestDb::postgres(&MIGRATIONS).await;
+    let config = Config { statement_timeout_ms: 50, ..test.config().clone() };
+    let db = Db::connect(&config, "test").await.unwrap();
+    let error = run_tx!(db, "test.slow", |tx| { tx.fetch_one(&SLOW, params![]).await }).unwrap_err();
+    assert!(error.is_unavailable(), "{error}");
+}

@@ -1,0 +1,155 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use gatehouse_core::Environment;
+
+use crate::config::Config;
+use crate::services::Service;
+use crate::{docs, process, services, submit, up, verify};
+
+/// Gatehouse stands between a product and the internet: an edge gateway, auth, a token broker, jobs and a provable
+/// audit log.
+#[derive(Debug, Parser)]
+#[command(name = "gatehouse", version, propagate_version = true)]
+#[command(
+    after_help = "Begin with:\n  gatehouse up                 everything in one process, data in ./gatehouse-data\n  gatehouse config docs        every setting, with its meaning and default\n\nExit status: 0 done, 1 checked and found wrong, 2 could not be done."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every process reads.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ConfigArgs {
+    /// TOML file with the configuration; the environment stands over it
+    #[arg(long, value_name = "FILE", env = "GATEHOUSE_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+impl ConfigArgs {
+    /// The configuration of file and environment.
+    pub(crate) fn load(&self) -> anyhow::Result<Config> {
+        Ok(gatehouse_service::config::load(self.config.as_deref(), variables())?)
+    }
+}
+
+/// The environment variables that are text.
+fn variables() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// `GATEHOUSE_ENV`; there is no default.
+pub(crate) fn environment() -> anyhow::Result<Environment> {
+    let text = std::env::var("GATEHOUSE_ENV").map_err(|_| {
+        anyhow::anyhow!("GATEHOUSE_ENV is not set. Set it to dev, staging or prod; nothing is assumed.")
+    })?;
+    Ok(text.parse()?)
+}
+
+const SERVICE_EXAMPLE: &str = "Example, each service as a process of its own:\n  GATEHOUSE_ENV=prod gatehouse migrate --config prod.toml\n  GATEHOUSE_ENV=prod gatehouse job --config prod.toml";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs everything in one process on this machine, on SQLite, for development
+    #[command(
+        after_help = "Examples:\n  gatehouse up\n  gatehouse up --data /srv/gatehouse --config gatehouse.toml\n  gatehouse up --free-ports --json"
+    )]
+    Up(up::UpArgs),
+    /// Runs the edge gateway
+    #[command(after_help = SERVICE_EXAMPLE)]
+    Gateway(ConfigArgs),
+    /// Runs the auth service
+    #[command(after_help = SERVICE_EXAMPLE)]
+    Auth(ConfigArgs),
+    /// Runs the token broker
+    #[command(after_help = SERVICE_EXAMPLE)]
+    TokenBroker(ConfigArgs),
+    /// Runs the job service
+    #[command(after_help = SERVICE_EXAMPLE)]
+    Job(ConfigArgs),
+    /// Runs the audit service
+    #[command(after_help = SERVICE_EXAMPLE)]
+    Audit(ConfigArgs),
+    /// Runs the optimize worker
+    #[command(after_help = SERVICE_EXAMPLE)]
+    Optimizer(ConfigArgs),
+    /// Brings the databases to this version's schema
+    #[command(
+        after_help = "Examples:\n  gatehouse migrate --config prod.toml\n  gatehouse migrate --service job --status"
+    )]
+    Migrate(services::MigrateArgs),
+    /// Proves that an audit log was not changed, or names the first bad entry
+    #[command(
+        after_help = "Examples:\n  gatehouse verify-audit-chain --data gatehouse-data\n  gatehouse verify-audit-chain --data gatehouse-data --checkpoint kept-elsewhere.txt --json\n\nExit status: 0 verified, 1 broken, 2 could not be read. Without a checkpoint that was kept elsewhere the tail is not proven, and it says so."
+    )]
+    VerifyAuditChain(verify::VerifyArgs),
+    /// Checks, shows and documents the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Submits a job through the gateway and follows it live
+    #[command(
+        after_help = "Examples:\n  gatehouse submit --url http://127.0.0.1:8080 --token-file token.txt optimize problem.json\n  echo '{\"objective\": \"(x-1)^2\", \"variables\": [{\"name\": \"x\", \"lower\": -5, \"upper\": 5}]}' | gatehouse submit optimize -"
+    )]
+    Submit(submit::SubmitArgs),
+    /// Writes the generated pages of docs/
+    #[command(hide = true)]
+    Docs(docs::DocsArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Says what is wrong with the configuration; exit status 1 if anything is
+    #[command(after_help = "Example:\n  GATEHOUSE_ENV=prod gatehouse config check --config prod.toml")]
+    Check(ConfigArgs),
+    /// Prints the configuration in force as TOML, secrets left out
+    #[command(after_help = "Example:\n  MAX_ITERATIONS=500 gatehouse config show --config prod.toml")]
+    Show(ConfigArgs),
+    /// Prints every setting with its meaning as a Markdown table
+    Docs,
+}
+
+/// Does what the command line says.
+pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        Command::Up(args) => process::block_on(up::run(args)),
+        Command::Gateway(args) => services::run(Service::Gateway, &args),
+        Command::Auth(args) => services::run(Service::Auth, &args),
+        Command::TokenBroker(args) => services::run(Service::TokenBroker, &args),
+        Command::Job(args) => services::run(Service::Job, &args),
+        Command::Audit(args) => services::run(Service::Audit, &args),
+        Command::Optimizer(args) => services::run(Service::Optimizer, &args),
+        Command::Migrate(args) => process::block_on(services::migrate(args)),
+        Command::VerifyAuditChain(args) => process::block_on(verify::run(args)),
+        Command::Config(ConfigCommand::Check(args)) => check(&args),
+        Command::Config(ConfigCommand::Show(args)) => {
+            print!("{}", toml::to_string_pretty(&args.load()?)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Config(ConfigCommand::Docs) => {
+            print!("{}", gatehouse_service::config::markdown::<Config>());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Submit(args) => process::block_on(submit::run(args)),
+        Command::Docs(args) => docs::run(&args),
+    }
+}
+
+fn check(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
+    let problems = match args.load() {
+        Ok(config) => config.validate(environment()?, &Service::ALL),
+        Err(error) => vec![error.to_string()],
+    };
+    if problems.is_empty() {
+        println!("The configuration is sound.");
+        return Ok(ExitCode::SUCCESS);
+    }
+    for problem in problems {
+        eprintln!("{problem}");
+    }
+    Ok(ExitCode::FAILURE)
+}

@@ -1,0 +1,322 @@
+//! The whole configuration: one section for each service and for what they share.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use gatehouse_client::ChannelConfig;
+use gatehouse_core::Environment;
+use gatehouse_service::grpc::GrpcConfig;
+use gatehouse_service::revocations::Staleness;
+use gatehouse_service::telemetry::TelemetryConfig;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::services::Service;
+
+/// Everything that can be set.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    /// Who issues access tokens: an address without a path. The environment is appended as its path.
+    pub(crate) issuer: String,
+    /// How long running work may take to finish after SIGTERM, seconds, 1 to 600.
+    pub(crate) drain_timeout_s: u64,
+    /// Logs, traces, metrics.
+    pub(crate) telemetry: TelemetryConfig,
+    /// The private port with `/healthz`, `/readyz` and `/metrics`.
+    pub(crate) probes: ProbesConfig,
+    /// Redis.
+    pub(crate) redis: RedisConfig,
+    /// Who this process is to the other services.
+    pub(crate) client: ClientConfig,
+    /// Where the services listen.
+    pub(crate) listen: ListenConfig,
+    /// Where the services are.
+    pub(crate) peers: PeersConfig,
+    /// Where each service keeps its data. No two share a database, or on PostgreSQL a schema.
+    pub(crate) databases: DatabasesConfig,
+    /// Bounds of every gRPC server.
+    pub(crate) grpc: GrpcConfig,
+    /// How late the news of revocations may be.
+    pub(crate) revocations: RevocationsConfig,
+    /// The way of audit events from each service to the audit service.
+    pub(crate) outbox: gatehouse_outbox::Config,
+    /// Where the token broker keeps refresh tokens.
+    pub(crate) secrets: gatehouse_secrets::Config,
+    /// The edge gateway.
+    pub(crate) gateway: gatehouse_gateway::Config,
+    /// The auth service.
+    pub(crate) auth: gatehouse_auth::Config,
+    /// The token broker.
+    pub(crate) token_broker: gatehouse_token_broker::Config,
+    /// The job service.
+    pub(crate) job: gatehouse_job::Config,
+    /// The audit service.
+    pub(crate) audit: gatehouse_audit::Config,
+    /// The optimize worker.
+    pub(crate) optimizer: gatehouse_optimizer::Config,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            issuer: "https://gatehouse.localhost".to_owned(),
+            drain_timeout_s: 30,
+            telemetry: TelemetryConfig::default(),
+            probes: ProbesConfig::default(),
+            redis: RedisConfig::default(),
+            client: ClientConfig::default(),
+            listen: ListenConfig::default(),
+            peers: PeersConfig::default(),
+            databases: DatabasesConfig::default(),
+            grpc: GrpcConfig::default(),
+            revocations: RevocationsConfig::default(),
+            outbox: gatehouse_outbox::Config::default(),
+            secrets: gatehouse_secrets::Config::default(),
+            gateway: gatehouse_gateway::Config::default(),
+            auth: gatehouse_auth::Config::default(),
+            token_broker: gatehouse_token_broker::Config::default(),
+            job: gatehouse_job::Config::default(),
+            audit: gatehouse_audit::Config::default(),
+            optimizer: gatehouse_optimizer::Config::default(),
+        }
+    }
+}
+
+/// The private port.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ProbesConfig {
+    /// Address, `ip:port`; port 0 takes a free one. Never publish it.
+    pub(crate) address: String,
+}
+
+impl Default for ProbesConfig {
+    fn default() -> Self {
+        Self { address: "127.0.0.1:9464".to_owned() }
+    }
+}
+
+/// Redis: rate limits and doorbells across replicas.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RedisConfig {
+    /// File with the address, `redis://user:password@host:6379` or `rediss://…`; empty keeps rate limits and
+    /// doorbells within this process, which is right for one process only.
+    pub(crate) url_file: PathBuf,
+}
+
+/// Who this process is to the other services (client credentials).
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ClientConfig {
+    /// File with this process's secret, as auth's `clients` have it. The name is the service's own.
+    pub(crate) secret_file: PathBuf,
+}
+
+/// Where the services listen for gRPC, each `ip:port`; port 0 takes a free one.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ListenConfig {
+    /// The auth service.
+    pub(crate) auth: String,
+    /// The token broker.
+    pub(crate) token_broker: String,
+    /// The job service.
+    pub(crate) job: String,
+    /// The audit service.
+    pub(crate) audit: String,
+}
+
+impl Default for ListenConfig {
+    fn default() -> Self {
+        let address = |port: u16| format!("127.0.0.1:{port}");
+        Self { auth: address(7101), token_broker: address(7102), job: address(7103), audit: address(7104) }
+    }
+}
+
+/// Where the services are.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct PeersConfig {
+    /// The auth service.
+    pub(crate) auth: ChannelConfig,
+    /// The token broker.
+    pub(crate) token_broker: ChannelConfig,
+    /// The job service.
+    pub(crate) job: ChannelConfig,
+    /// The audit service.
+    pub(crate) audit: ChannelConfig,
+}
+
+impl Default for PeersConfig {
+    fn default() -> Self {
+        let peer = |port: u16| ChannelConfig::to(format!("http://127.0.0.1:{port}"));
+        Self { auth: peer(7101), token_broker: peer(7102), job: peer(7103), audit: peer(7104) }
+    }
+}
+
+/// Where each service keeps its data.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct DatabasesConfig {
+    /// The auth service's.
+    pub(crate) auth: gatehouse_db::Config,
+    /// The token broker's.
+    pub(crate) token_broker: gatehouse_db::Config,
+    /// The job service's.
+    pub(crate) job: gatehouse_db::Config,
+    /// The audit service's.
+    pub(crate) audit: gatehouse_db::Config,
+}
+
+/// How late the news of revocations may be, counted from the last word of auth.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RevocationsConfig {
+    /// After this, privileged methods refuse, milliseconds, 1000 to 60000.
+    pub(crate) privileged_stale_after_ms: u64,
+    /// After this, all do, milliseconds, at least as long and at most 600000.
+    pub(crate) stale_after_ms: u64,
+}
+
+impl Default for RevocationsConfig {
+    fn default() -> Self {
+        Self { privileged_stale_after_ms: 2_000, stale_after_ms: 30_000 }
+    }
+}
+
+impl RevocationsConfig {
+    /// As the verifiers take it.
+    pub(crate) const fn staleness(&self) -> Staleness {
+        Staleness {
+            privileged: Duration::from_millis(self.privileged_stale_after_ms),
+            all: Duration::from_millis(self.stale_after_ms),
+        }
+    }
+}
+
+impl Config {
+    /// `iss` of every token.
+    pub(crate) fn issuer_in(&self, environment: Environment) -> String {
+        format!("{}/{environment}", self.issuer.trim_end_matches('/'))
+    }
+
+    /// Everything that forbids a process with `services` to start, each a sentence that begins with the key.
+    pub(crate) fn validate(&self, environment: Environment, services: &[Service]) -> Vec<String> {
+        let mut problems = Vec::new();
+        let sections: [(&str, Vec<String>); 4] = [
+            ("", self.validate_own(environment)),
+            ("telemetry", self.telemetry.validate()),
+            ("grpc", self.grpc.validate()),
+            ("outbox", self.outbox.validate()),
+        ];
+        for (section, found) in sections {
+            add(&mut problems, section, found);
+        }
+        for service in services {
+            self.validate_service(*service, environment, &mut problems);
+        }
+        problems
+    }
+
+    /// As [`Config::validate`] for one service in a process of its own, which has to be told what `up` fills in.
+    pub(crate) fn validate_process(&self, environment: Environment, service: Service) -> Vec<String> {
+        let mut problems = self.validate(environment, &[service]);
+        let secret = &self.client.secret_file;
+        if secret.as_os_str().is_empty() {
+            problems.push("client.secret_file: name the file that holds this process's secret".to_owned());
+        } else if !secret.is_file() {
+            problems.push(format!("client.secret_file: {} is not a file", secret.display()));
+        }
+        let redis = &self.redis.url_file;
+        if !redis.as_os_str().is_empty() && !redis.is_file() {
+            problems.push(format!("redis.url_file: {} is not a file", redis.display()));
+        }
+        problems
+    }
+
+    fn validate_service(&self, service: Service, environment: Environment, problems: &mut Vec<String>) {
+        match service {
+            Service::Gateway => {
+                add(problems, "gateway", self.gateway.validate(environment));
+            }
+            Service::Auth => {
+                add(problems, "databases.auth", self.databases.auth.validate(environment));
+                add(problems, "auth", self.auth.validate(environment, &self.databases.auth));
+            }
+            Service::TokenBroker => {
+                add(problems, "databases.token_broker", self.databases.token_broker.validate(environment));
+                add(problems, "token_broker", self.token_broker.validate(environment));
+                // Its problems begin with the section themselves.
+                add(problems, "", self.secrets.validate(environment));
+            }
+            Service::Job => {
+                add(problems, "databases.job", self.databases.job.validate(environment));
+                add(problems, "job", self.job.validate(environment));
+            }
+            Service::Audit => {
+                add(problems, "databases.audit", self.databases.audit.validate(environment));
+                add(problems, "audit", self.audit.validate(environment));
+            }
+            Service::Optimizer => add(problems, "optimizer", self.optimizer.validate(environment)),
+        }
+    }
+
+    fn validate_own(&self, environment: Environment) -> Vec<String> {
+        let mut problems = Vec::new();
+        let issuer = Url::parse(&self.issuer).ok().filter(|url| url.path() == "/" && url.query().is_none());
+        match issuer.as_ref().map(Url::scheme) {
+            Some("https") => {}
+            Some("http") if environment.is_dev() => {}
+            _ => problems.push(
+                "issuer: must be an https address without a path, such as https://id.example.com".to_owned(),
+            ),
+        }
+        if !(1..=600).contains(&self.drain_timeout_s) {
+            problems.push("drain_timeout_s: must be from 1 to 600".to_owned());
+        }
+        let (privileged, all) = (self.revocations.privileged_stale_after_ms, self.revocations.stale_after_ms);
+        if !(1_000..=60_000).contains(&privileged) {
+            problems.push("revocations.privileged_stale_after_ms: must be from 1000 to 60000".to_owned());
+        }
+        if !(privileged..=600_000).contains(&all) {
+            problems.push(
+                "revocations.stale_after_ms: must be from privileged_stale_after_ms to 600000".to_owned(),
+            );
+        }
+        let addresses = [
+            ("probes.address", &self.probes.address),
+            ("listen.auth", &self.listen.auth),
+            ("listen.token_broker", &self.listen.token_broker),
+            ("listen.job", &self.listen.job),
+            ("listen.audit", &self.listen.audit),
+        ];
+        for (key, address) in addresses {
+            match address.parse::<SocketAddr>() {
+                Ok(address) if environment.is_dev() && !address.ip().is_loopback() => {
+                    problems.push(format!("{key}: {address} is not loopback; dev listens on loopback only"));
+                }
+                Ok(_) => {}
+                Err(_) => problems.push(format!("{key}: {address:?} is no address of the form ip:port")),
+            }
+        }
+        let peers = [
+            ("peers.auth", &self.peers.auth),
+            ("peers.token_broker", &self.peers.token_broker),
+            ("peers.job", &self.peers.job),
+            ("peers.audit", &self.peers.audit),
+        ];
+        for (key, peer) in peers {
+            problems.extend(peer.validate().into_iter().map(|problem| format!("{key}.{problem}")));
+        }
+        problems
+    }
+}
+
+fn add(problems: &mut Vec<String>, section: &str, found: Vec<String>) {
+    let prefix = if section.is_empty() { String::new() } else { format!("{section}.") };
+    problems.extend(found.into_iter().map(|problem| format!("{prefix}{problem}")));
+}

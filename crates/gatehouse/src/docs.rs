@@ -1,0 +1,111 @@
+//! The generated pages of `docs/`: settings, errors, permissions, the OpenAPI document.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+use gatehouse_core::ErrorCode;
+use gatehouse_proto::access::{Access, PACKAGES, access_table};
+
+use crate::config::Config;
+
+#[derive(Debug, Args)]
+pub(crate) struct DocsArgs {
+    /// Folder to write to
+    #[arg(long, default_value = "docs")]
+    folder: PathBuf,
+    /// Write nothing; exit status 1 if a page differs from the code
+    #[arg(long)]
+    check: bool,
+}
+
+pub(crate) fn run(args: &DocsArgs) -> anyhow::Result<ExitCode> {
+    let mut stale = Vec::new();
+    for (name, text) in pages()? {
+        let path = args.folder.join(name);
+        if std::fs::read_to_string(&path).is_ok_and(|found| found == text) {
+            continue;
+        }
+        if args.check {
+            stale.push(name);
+        } else {
+            std::fs::write(&path, text).with_context(|| format!("{} can't be written", path.display()))?;
+            println!("wrote {}", path.display());
+        }
+    }
+    if stale.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!(
+        "these pages differ from the code: {}. Run `gatehouse docs` and commit them.",
+        stale.join(", ")
+    );
+    Ok(ExitCode::FAILURE)
+}
+
+/// Each page with its name.
+pub(crate) fn pages() -> anyhow::Result<Vec<(&'static str, String)>> {
+    Ok(vec![
+        ("configuration.md", configuration()),
+        ("errors.md", errors()),
+        ("permissions.md", permissions()?),
+        ("openapi.json", gatehouse_gateway::openapi_json() + "\n"),
+    ])
+}
+
+const GENERATED: &str = "<!-- Written by `gatehouse docs`; edit the code instead. -->\n";
+
+fn configuration() -> String {
+    format!(
+        "# Configuration\n\n{GENERATED}\nA TOML file (`--config FILE` or `GATEHOUSE_CONFIG`), then the environment over it. Keys that do not exist are \
+         refused, and every section is checked before anything starts. `gatehouse config check` says what is wrong, \
+         `gatehouse config show` what is in force. `GATEHOUSE_ENV` (`dev`, `staging` or `prod`) has no default but in \
+         `gatehouse up`, which is `dev`.\n\nDefaults are those of a process by itself; `gatehouse up` fills in files and \
+         addresses below its data folder.\n\n{}",
+        gatehouse_service::config::markdown::<Config>()
+    )
+}
+
+fn errors() -> String {
+    let mut text = format!(
+        "# Errors\n\n{GENERATED}\nEvery failure has a code, a stable reason (`UPPER_SNAKE_CASE`, for programs) and one \
+         sentence that says what to do (for people). Over HTTP it is `application/problem+json` (RFC 9457) with `reason`; \
+         over gRPC a status with `google.rpc.ErrorInfo` (domain `gatehouse`), and `BadRequest` or `RetryInfo` where they \
+         apply. Causes stay in our log.\n\n| code | gRPC | HTTP | try again? |\n| --- | --- | --- | --- |\n"
+    );
+    for code in ErrorCode::ALL {
+        let retry =
+            if code.is_retryable() { "yes, after `Retry-After` or with backoff" } else { "not unchanged" };
+        let _ = writeln!(text, "| `{code}` | {} | {} | {retry} |", code.grpc_code(), code.http_status());
+    }
+    text.push_str(
+        "\nA few reasons have an HTTP status of their own: `PAYLOAD_TOO_LARGE` 413, `URI_TOO_LONG` 414, \
+         `UNSUPPORTED_MEDIA_TYPE` 415, `METHOD_NOT_ALLOWED` 405, `NOT_ACCEPTABLE` 406, `GONE` 410, `BAD_GATEWAY` 502. \
+         The reasons of each gRPC method stand beside it in `proto/`, those of each route in `/openapi.json`.\n",
+    );
+    text
+}
+
+fn permissions() -> anyhow::Result<String> {
+    let mut text = format!(
+        "# Who may call what\n\n{GENERATED}\nEach gRPC method declares its rule beside itself in `proto/`; a service with a \
+         method that declares none does not start. `privileged` methods refuse as soon as the news of revocations is 2 s \
+         late, all others after 30 s.\n\n| method | rule | privileged |\n| --- | --- | --- |\n"
+    );
+    for (path, declared) in access_table(PACKAGES)? {
+        let rule = match declared.access {
+            Access::Public => "anyone".to_owned(),
+            Access::Authenticated => "any valid token for the service".to_owned(),
+            Access::Permission(permission) => format!("`{permission}`"),
+        };
+        let privileged = if declared.privileged { "yes" } else { "" };
+        let _ = writeln!(text, "| `{}` | {rule} | {privileged} |", path.trim_start_matches('/'));
+    }
+    text.push_str(
+        "\n## Routes\n\nEach route declares the methods that it calls; what it needs follows from them.\n\n",
+    );
+    text.push_str(&gatehouse_gateway::routes_markdown());
+    Ok(text)
+}

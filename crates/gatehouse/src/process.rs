@@ -1,0 +1,76 @@
+//! What every process of Gatehouse does around its services: telemetry, probes, signals, drain.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use gatehouse_core::Environment;
+use gatehouse_service::telemetry::Telemetry;
+use gatehouse_service::{Lifecycle, Readiness, grpc, probes};
+
+use crate::config::Config;
+
+/// Runs `future` on a runtime with one thread for each core.
+pub(crate) fn block_on<F: Future<Output = anyhow::Result<ExitCode>>>(future: F) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    let outcome = runtime.block_on(future);
+    // A blocking task that hangs (a name look-up, say) must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    outcome
+}
+
+/// A process on its feet, before its services start.
+pub(crate) struct Process {
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) readiness: Readiness,
+    pub(crate) probes_address: SocketAddr,
+    telemetry: Telemetry,
+    // Probes answer until everything else has ended.
+    probes: Lifecycle,
+}
+
+impl Process {
+    /// Starts telemetry and the probes.
+    pub(crate) async fn start(
+        name: &'static str,
+        config: &Config,
+        environment: Environment,
+    ) -> anyhow::Result<Self> {
+        // Fails only if it was installed before, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let telemetry = Telemetry::start(&config.telemetry, name, environment)
+            .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+        let (lifecycle, readiness, probes) = (Lifecycle::new(), Readiness::new(), Lifecycle::new());
+        let listener = grpc::bind("probes", &config.probes.address).await?.into_std()?;
+        let probes_address = listener.local_addr()?;
+        probes::start(listener, &readiness, &telemetry.metrics(), &lifecycle, &probes)?;
+        Ok(Self { lifecycle, readiness, probes_address, telemetry, probes })
+    }
+
+    /// Waits for a signal, then drains: no new work, running work finishes, at most `limit`.
+    pub(crate) async fn run_until_signal(self, limit: Duration) -> anyhow::Result<ExitCode> {
+        let signal = Lifecycle::signal().await?;
+        tracing::info!(signal, "stopping: running work finishes first");
+        self.finish(limit).await
+    }
+
+    /// Drains now.
+    pub(crate) async fn finish(self, limit: Duration) -> anyhow::Result<ExitCode> {
+        let drained = self.lifecycle.drain(limit).await;
+        if drained {
+            tracing::info!("stopped");
+        } else {
+            tracing::warn!(
+                limit_s = limit.as_secs(),
+                "some work did not finish in time; what is durable will be taken up again"
+            );
+        }
+        self.probes.drain(Duration::from_secs(2)).await;
+        // The exporters block while they send what is left.
+        let telemetry = self.telemetry;
+        tokio::task::spawn_blocking(move || telemetry.shutdown()).await?;
+        Ok(if drained { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}

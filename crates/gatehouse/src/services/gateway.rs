@@ -1,0 +1,75 @@
+//! The edge gateway.
+
+use std::net::TcpListener;
+use std::path::Path;
+
+use gatehouse_client::audience;
+use gatehouse_core::Environment;
+use gatehouse_gateway::{Deps, Listeners, RunningGateway, tls};
+use gatehouse_ratelimit::{Limiter, RateLimits, SubjectKey};
+use gatehouse_service::grpc;
+
+use super::Runtime;
+use crate::config::Config;
+use crate::data_folder::read_secret;
+
+/// Binds what the configuration says; `dev_certificate` is the folder of a certificate that is made where none is
+/// configured.
+pub(crate) async fn listeners(
+    config: &Config,
+    environment: Environment,
+    dev_certificate: Option<&Path>,
+) -> anyhow::Result<Listeners> {
+    let gateway = &config.gateway;
+    let http = into_std(grpc::bind("gateway", &gateway.address).await?)?;
+    let https = if gateway.tls_address.is_empty() {
+        None
+    } else {
+        let listener = into_std(grpc::bind("gateway (HTTPS)", &gateway.tls_address).await?)?;
+        let identity = match dev_certificate {
+            Some(folder) if gateway.tls_certificate_file.is_empty() && environment.is_dev() => {
+                tls::Identity::development(folder)?
+            }
+            _ => tls::Identity::from_files(
+                gateway.tls_certificate_file.as_ref(),
+                gateway.tls_key_file.as_ref(),
+            )?,
+        };
+        Some((listener, identity))
+    };
+    Ok(Listeners { http, https })
+}
+
+fn into_std(listener: tokio::net::TcpListener) -> anyhow::Result<TcpListener> {
+    Ok(listener.into_std()?)
+}
+
+/// Starts it on `listeners`.
+pub(crate) async fn start(runtime: &Runtime, listeners: Listeners) -> anyhow::Result<RunningGateway> {
+    let limits = &runtime.config.gateway.rate_limits;
+    // Every replica must count a subject under one name: the name is keyed with what they share.
+    let secret = read_secret(&runtime.config.client.secret_file)?;
+    let key = SubjectKey::new(secret.expose().as_bytes());
+    let limiter = match &runtime.redis {
+        Some(url) => {
+            let options = limits.redis_options(url.expose(), runtime.environment);
+            Limiter::redis(options, key).await?
+        }
+        None => Limiter::memory(runtime.clock.clone(), key),
+    };
+    let rate_limits = RateLimits::new(limiter, limits.rules.clone(), runtime.environment)
+        .map_err(gatehouse_service::config::ConfigError)?;
+    let deps = Deps {
+        environment: runtime.environment,
+        issuer: runtime.issuer(),
+        clock: runtime.clock.clone(),
+        entropy: runtime.entropy.clone(),
+        upstreams: runtime.upstreams.clone(),
+        tokens: runtime.tokens.clone(),
+        verifier: runtime.verifier(audience::GATEWAY),
+        rate_limits,
+        readiness: runtime.readiness.clone(),
+        lifecycle: runtime.lifecycle.clone(),
+    };
+    Ok(gatehouse_gateway::build(runtime.config.gateway.clone(), deps, listeners)?)
+}

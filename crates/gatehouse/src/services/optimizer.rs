@@ -1,0 +1,21 @@
+//! The optimize worker: an internal service like any that users write.
+
+use gatehouse_client::{Authorized, audience};
+
+use super::Runtime;
+
+/// Starts it; it stops with the process.
+pub(crate) fn start(runtime: &Runtime) -> anyhow::Result<()> {
+    let channel = Authorized::as_client(runtime.upstreams.job.clone(), runtime.tokens.clone(), audience::JOB);
+    let work =
+        gatehouse_optimizer::run(channel, runtime.config.optimizer.clone(), runtime.lifecycle.stopping());
+    let lifecycle = runtime.lifecycle.clone();
+    runtime.lifecycle.spawn(async move {
+        // The loop reconnects by itself; what it returns can't be mended by trying again.
+        if let Err(error) = work.await {
+            gatehouse_service::reply::log(&error);
+            lifecycle.stop();
+        }
+    });
+    Ok(())
+}

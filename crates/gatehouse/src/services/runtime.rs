@@ -1,0 +1,165 @@
+//! What every service is given: its channels, its own credential, the verifier of its callers, its database, its
+//! outbox.
+
+use gatehouse_client::{Authorized, ClientCredentials, TokenSource, audience, channel};
+use gatehouse_core::{Clock, Entropy, Environment, Secret};
+use gatehouse_db::{Db, MigrationState, Migrations};
+use gatehouse_gateway::Upstreams;
+use gatehouse_outbox::{Outbox, Relay};
+use gatehouse_service::{
+    AccessLayer, Doorbell, GrpcServer, KeySet, Lifecycle, Readiness, RevocationFeed, Revocations, Verifier,
+    grpc,
+};
+use tokio::net::TcpListener;
+
+use super::Service;
+use crate::config::Config;
+use crate::data_folder::read_secret;
+use crate::process::Process;
+
+/// What one service of this process stands on.
+#[derive(Clone, Debug)]
+pub(crate) struct Runtime {
+    pub(crate) service: Service,
+    pub(crate) config: Config,
+    pub(crate) environment: Environment,
+    pub(crate) clock: Clock,
+    pub(crate) entropy: Entropy,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) readiness: Readiness,
+    pub(crate) doorbell: Doorbell,
+    pub(crate) redis: Option<Secret<String>>,
+    pub(crate) upstreams: Upstreams,
+    pub(crate) tokens: TokenSource,
+}
+
+impl Runtime {
+    /// The runtime of `service` in this process.
+    pub(crate) fn new(
+        service: Service,
+        config: Config,
+        environment: Environment,
+        process: &Process,
+    ) -> anyhow::Result<Self> {
+        let redis = if config.redis.url_file.as_os_str().is_empty() {
+            None
+        } else {
+            Some(read_secret(&config.redis.url_file)?)
+        };
+        let doorbell = match &redis {
+            Some(url) => Doorbell::redis(url, environment, &process.lifecycle, &Entropy::system())?,
+            None => Doorbell::local(),
+        };
+        Self::with_doorbell(service, config, environment, process, doorbell, redis)
+    }
+
+    /// As [`Runtime::new`], with a doorbell that the services of one process share.
+    pub(crate) fn with_doorbell(
+        service: Service,
+        config: Config,
+        environment: Environment,
+        process: &Process,
+        doorbell: Doorbell,
+        redis: Option<Secret<String>>,
+    ) -> anyhow::Result<Self> {
+        let upstreams = Upstreams {
+            auth: channel(&config.peers.auth)?,
+            token_broker: channel(&config.peers.token_broker)?,
+            job: channel(&config.peers.job)?,
+            audit: channel(&config.peers.audit)?,
+        };
+        if config.client.secret_file.as_os_str().is_empty() {
+            anyhow::bail!("client.secret_file is not set: name the file with this process's secret");
+        }
+        let credentials = ClientCredentials {
+            client_id: service.name().to_owned(),
+            client_secret: read_secret(&config.client.secret_file)?,
+        };
+        let clock = Clock::system();
+        let tokens = TokenSource::new(upstreams.auth.clone(), credentials, clock.clone());
+        Ok(Self {
+            service,
+            config,
+            environment,
+            clock,
+            entropy: Entropy::system(),
+            lifecycle: process.lifecycle.clone(),
+            readiness: process.readiness.clone(),
+            doorbell,
+            redis,
+            upstreams,
+            tokens,
+        })
+    }
+
+    /// Binds the service's address.
+    pub(crate) async fn bind(&self, address: &str) -> anyhow::Result<TcpListener> {
+        Ok(grpc::bind(self.service.name(), address).await?)
+    }
+
+    /// The service's database, with its tables where this version wants them. In dev they are brought there; elsewhere
+    /// that is `gatehouse migrate`'s, so that a start changes no schema.
+    pub(crate) async fn database(
+        &self,
+        config: &gatehouse_db::Config,
+        migrations: &Migrations,
+    ) -> anyhow::Result<Db> {
+        let db = Db::connect(config, self.service.name()).await?;
+        if self.environment.is_dev() {
+            db.migrate(migrations).await?;
+        }
+        let pending = db
+            .migration_status(migrations)
+            .await?
+            .into_iter()
+            .filter(|migration| matches!(migration.state, MigrationState::Pending | MigrationState::Changed))
+            .filter_map(|migration| migration.name)
+            .collect::<Vec<_>>();
+        anyhow::ensure!(
+            pending.is_empty(),
+            "the database of {} lacks the migrations {}. Run `gatehouse migrate` with this version first.",
+            self.service.name(),
+            pending.join(", ")
+        );
+        Ok(db)
+    }
+
+    /// The outbox over `db`, emptied to the audit service from now on.
+    pub(crate) fn outbox(&self, db: &Db) -> Outbox {
+        let outbox = Outbox::new(self.clock.clone(), self.entropy.clone());
+        let audit = Authorized::as_client(self.upstreams.audit.clone(), self.tokens.clone(), audience::AUDIT);
+        let (config, clock, entropy) = (self.config.outbox.clone(), self.clock.clone(), self.entropy.clone());
+        Relay::new(self.service.name(), db.clone(), audit, &outbox, config, clock, entropy)
+            .start(&self.lifecycle);
+        outbox
+    }
+
+    /// A verifier for `audience`, whose keys and revocations are kept fresh from now on.
+    pub(crate) fn verifier(&self, audience: &'static str) -> Verifier {
+        let keys = KeySet::default();
+        let revocations = Revocations::new(self.clock.clone(), self.config.revocations.staleness());
+        let auth = Authorized::as_client(self.upstreams.auth.clone(), self.tokens.clone(), audience::AUTH);
+        RevocationFeed::new(auth, revocations.clone(), keys.clone(), self.entropy.clone()).start(
+            self.service.name(),
+            &self.lifecycle,
+            &self.readiness,
+        );
+        Verifier::new(self.issuer(), audience, keys, revocations, self.clock.clone())
+    }
+
+    /// `iss` of every token.
+    pub(crate) fn issuer(&self) -> String {
+        self.config.issuer_in(self.environment)
+    }
+
+    /// A server on `listener` for the methods of `package`.
+    pub(crate) fn server(
+        &self,
+        package: &'static str,
+        verifier: Verifier,
+        listener: TcpListener,
+    ) -> anyhow::Result<GrpcServer> {
+        let access = AccessLayer::new(&[package], verifier, self.clock.clone(), self.entropy.clone())?;
+        Ok(GrpcServer::new(self.config.grpc.clone(), access, listener))
+    }
+}

@@ -1,0 +1,171 @@
+//! `gatehouse submit`: a job through the gateway, followed live.
+
+use std::io::{IsTerminal as _, Read as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use eventsource_stream::Eventsource as _;
+use futures_util::StreamExt as _;
+use gatehouse_client::Backoff;
+use gatehouse_core::{Entropy, Secret};
+use serde_json::{Value, json};
+
+use crate::data_folder::read_secret;
+
+/// How often a broken stream is taken up again before giving up.
+const MAX_RECONNECTS: u32 = 10;
+
+#[derive(Debug, Args)]
+pub(crate) struct SubmitArgs {
+    /// Kind of the job, such as `optimize`
+    kind: String,
+    /// File with the job's input as JSON; `-` reads standard input
+    input: PathBuf,
+    /// The gateway
+    #[arg(long, env = "GATEHOUSE_URL", default_value = "http://127.0.0.1:8080")]
+    url: String,
+    /// File with an access token or API key; otherwise GATEHOUSE_TOKEN
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Name of this submission: the same again gives the same job
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+    /// Print each event and the result as one JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Submits, follows, prints the result. Exit status 0 if the job succeeded, 1 if it did not.
+pub(crate) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
+    // Fails only if it was installed before, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let token = match &args.token_file {
+        Some(path) => read_secret(path)?,
+        None => Secret::new(
+            std::env::var("GATEHOUSE_TOKEN")
+                .context("no credential: name a file with --token-file, or set GATEHOUSE_TOKEN")?,
+        ),
+    };
+    let gateway = Gateway {
+        http: reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).build()?,
+        url: args.url.trim_end_matches('/').to_owned(),
+        token,
+    };
+    let input: Value = serde_json::from_str(&read_input(&args.input)?)
+        .with_context(|| format!("{} is not valid JSON", args.input.display()))?;
+    let mut request =
+        gateway.request(reqwest::Method::POST, "/v1/jobs").json(&json!({"kind": args.kind, "input": input}));
+    if let Some(key) = &args.idempotency_key {
+        request = request.header("idempotency-key", key);
+    }
+    let job =
+        answer(request.timeout(Duration::from_secs(30)).send().await.with_context(|| gateway.unreachable())?)
+            .await?;
+    let id = job["job_id"].as_str().context("the gateway's answer names no job")?.to_owned();
+    let told = Teller { json: args.json };
+    told.line(&json!({"event": "submitted", "job_id": id}), &format!("job {id}"));
+    let state = follow(&gateway, &id, &told).await?;
+    if state != "succeeded" {
+        told.line(&json!({"event": "ended", "state": state}), &format!("the job ended as {state}"));
+        return Ok(ExitCode::FAILURE);
+    }
+    let result =
+        answer(gateway.request(reqwest::Method::GET, &format!("/v1/jobs/{id}/result")).send().await?).await?;
+    told.line(&json!({"event": "result", "result": result}), &serde_json::to_string_pretty(&result)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Gateway {
+    http: reqwest::Client,
+    url: String,
+    token: Secret<String>,
+}
+
+impl Gateway {
+    fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.url)).bearer_auth(self.token.expose())
+    }
+
+    fn unreachable(&self) -> String {
+        format!("the gateway at {} can't be reached; is it running?", self.url)
+    }
+}
+
+struct Teller {
+    json: bool,
+}
+
+impl Teller {
+    fn line(&self, event: &Value, text: &str) {
+        if self.json { println!("{event}") } else { println!("{text}") }
+    }
+
+    fn event(&self, id: u64, name: &str, data: &Value) {
+        if self.json {
+            println!("{}", json!({"event": name, "id": id, "data": data}));
+        } else if name == "progress" && std::io::stdout().is_terminal() {
+            // One line that is written over: a thousand steps are not a thousand lines.
+            eprint!("\r\x1b[K{id:>6}  {data}");
+        } else {
+            println!("{id:>6}  {name:<16} {data}");
+        }
+    }
+}
+
+fn read_input(path: &std::path::Path) -> anyhow::Result<String> {
+    let mut text = String::new();
+    if path.as_os_str() == "-" {
+        std::io::stdin().read_to_string(&mut text).context("standard input can't be read")?;
+        return Ok(text);
+    }
+    std::fs::read_to_string(path).with_context(|| format!("{} can't be read", path.display()))
+}
+
+async fn answer(response: reqwest::Response) -> anyhow::Result<Value> {
+    let status = response.status();
+    let body: Value = response.json().await.unwrap_or(Value::Null);
+    if status.is_success() {
+        return Ok(body);
+    }
+    let detail = body["detail"].as_str().or(body["title"].as_str()).unwrap_or("no further word");
+    bail!("the gateway answered {status}: {detail}");
+}
+
+/// Follows the events to the end, taking a broken stream up again after the last event seen.
+async fn follow(gateway: &Gateway, id: &str, told: &Teller) -> anyhow::Result<String> {
+    let mut last = 0u64;
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5), Entropy::system());
+    for _ in 0..=MAX_RECONNECTS {
+        let request = gateway
+            .request(reqwest::Method::GET, &format!("/v1/jobs/{id}/events"))
+            .header("last-event-id", last.to_string());
+        match request.send().await {
+            Ok(response) if response.status().is_success() => {
+                let mut events = response.bytes_stream().eventsource();
+                while let Some(Ok(event)) = events.next().await {
+                    let Ok(sequence) = event.id.parse() else { continue };
+                    last = sequence;
+                    backoff.reset();
+                    let data: Value = serde_json::from_str(&event.data).unwrap_or(Value::Null);
+                    told.event(sequence, &event.event, &data);
+                    if event.event == "end" {
+                        return Ok(data["state"]
+                            .as_str()
+                            .or(data["data"]["state"].as_str())
+                            .unwrap_or("unknown")
+                            .to_owned());
+                    }
+                }
+            }
+            Ok(response) if !response.status().is_server_error() => {
+                answer(response).await?;
+            }
+            Ok(_) | Err(_) => {}
+        }
+        backoff.wait().await;
+    }
+    bail!("the event stream broke too often; the job goes on: look at {}/v1/jobs/{id}", gateway.url)
+}

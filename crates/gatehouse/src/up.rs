@@ -1,0 +1,271 @@
+//! `gatehouse up`: every service as a task of one process, on SQLite, talking real gRPC over loopback.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use clap::Args;
+use gatehouse_auth::config::ClientConfig;
+use gatehouse_client::ChannelConfig;
+use gatehouse_core::{Entropy, Environment};
+use gatehouse_db::DatabaseUrl;
+use gatehouse_service::{Doorbell, grpc};
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::cli::ConfigArgs;
+use crate::config::Config;
+use crate::data_folder::DataFolder;
+use crate::process::Process;
+use crate::services::{self, Runtime, Service};
+
+/// How long the services may take to be ready before the start counts as failed.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Folder for databases, keys and secrets
+    #[arg(long, value_name = "FOLDER", default_value = "gatehouse-data", env = "GATEHOUSE_DATA")]
+    data: PathBuf,
+    /// Take free ports instead of the configured ones, and say which
+    #[arg(long)]
+    free_ports: bool,
+    /// Say where everything is as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Where everything listens: bound before anything starts, so that a port in use is found first.
+struct Listeners {
+    auth: TcpListener,
+    token_broker: TcpListener,
+    job: TcpListener,
+    audit: TcpListener,
+    gateway: gatehouse_gateway::Listeners,
+}
+
+/// Starts everything and stays until a signal.
+pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
+    let began = Instant::now();
+    match std::env::var("GATEHOUSE_ENV").as_deref() {
+        Err(_) | Ok("dev") => {}
+        Ok(other) => anyhow::bail!(
+            "`gatehouse up` is for dev, and GATEHOUSE_ENV is {other:?}. Run each service as a process of its own there."
+        ),
+    }
+    let environment = Environment::Dev;
+    let mut config = args.config.load()?;
+    let folder = DataFolder::open(&args.data)?;
+    let own_callback = config.token_broker.callback_url.is_empty();
+    settle(&mut config, &folder, args.free_ports)?;
+    let problems = config.validate(environment, &Service::ALL);
+    if !problems.is_empty() {
+        anyhow::bail!(gatehouse_service::config::ConfigError(problems));
+    }
+    let listeners = bind(&mut config, &folder, environment).await?;
+    if own_callback {
+        // The port is known only now.
+        config.token_broker.callback_url = callback(&listeners.gateway.http.local_addr()?.to_string());
+    }
+    let process = Process::start("gatehouse", &config, environment).await?;
+    let limit = Duration::from_secs(config.drain_timeout_s);
+    let started = start(config, listeners, &process, &folder, environment).await;
+    let started = match started {
+        Ok(started) => started,
+        // What was begun ends in order; the first failure is the one to tell.
+        Err(error) => {
+            let _ = process.finish(limit).await;
+            return Err(error);
+        }
+    };
+    if tokio::time::timeout(READY_LIMIT, process.readiness.wait()).await.is_err() {
+        let waiting: Vec<_> =
+            process.readiness.unmet().into_iter().map(|(name, why)| format!("{name}: {why}")).collect();
+        let _ = process.finish(limit).await;
+        anyhow::bail!("not ready after {} s: {}", READY_LIMIT.as_secs(), waiting.join("; "));
+    }
+    tell(&args, &started, process.probes_address, &folder, began.elapsed());
+    let code = process.run_until_signal(limit).await;
+    drop(folder);
+    code
+}
+
+/// What `up` fills in where the configuration says nothing: everything below the data folder, and a client with its
+/// own secret for each service.
+fn settle(config: &mut Config, folder: &DataFolder, free_ports: bool) -> anyhow::Result<()> {
+    let entropy = Entropy::system();
+    folder.folder("keys")?;
+    let databases = &mut config.databases;
+    for (database, name) in [
+        (&mut databases.auth, "auth"),
+        (&mut databases.token_broker, "token-broker"),
+        (&mut databases.job, "job"),
+        (&mut databases.audit, "audit"),
+    ] {
+        if database.url.to_string().is_empty() {
+            let file = folder.folder(name)?.join(format!("{name}.db"));
+            database.url = DatabaseUrl::sqlite(&file);
+        }
+    }
+    if config.auth.key_file.as_os_str().is_empty() {
+        config.auth.key_file = folder.path("keys/auth.json");
+    }
+    let defaults = Config::default();
+    if config.secrets.embedded.folder == defaults.secrets.embedded.folder {
+        config.secrets.embedded.folder = folder.folder("secrets")?;
+        config.secrets.embedded.key_file = folder.path("keys/secrets.json");
+    }
+    if config.audit.subject_keys_dir == defaults.audit.subject_keys_dir {
+        config.audit.subject_keys_dir = folder.folder("keys/audit-subjects")?;
+        config.audit.checkpoint_key_file = folder.path("keys/audit-checkpoint.key");
+    }
+    for service in Service::ALL {
+        if config.auth.clients.iter().all(|client| client.name != service.name()) {
+            config.auth.clients.push(ClientConfig {
+                name: service.name().to_owned(),
+                secret_file: folder.secret_file(&client_secret(service), &entropy)?,
+                permissions: service.permissions(),
+            });
+        }
+    }
+    if free_ports {
+        let free = || "127.0.0.1:0".to_owned();
+        config.gateway.address = free();
+        config.probes.address = free();
+        for address in [
+            &mut config.listen.auth,
+            &mut config.listen.token_broker,
+            &mut config.listen.job,
+            &mut config.listen.audit,
+        ] {
+            *address = free();
+        }
+    }
+    if config.token_broker.callback_url.is_empty() {
+        config.token_broker.callback_url = callback(&config.gateway.address);
+    }
+    Ok(())
+}
+
+fn callback(gateway: &str) -> String {
+    format!("http://{gateway}/v1/connections/callback")
+}
+
+fn client_secret(service: Service) -> String {
+    format!("clients/{}.secret", service.name())
+}
+
+/// Binds every address and points the services at each other.
+async fn bind(
+    config: &mut Config,
+    folder: &DataFolder,
+    environment: Environment,
+) -> anyhow::Result<Listeners> {
+    let listeners = Listeners {
+        auth: grpc::bind("auth", &config.listen.auth).await?,
+        token_broker: grpc::bind("token-broker", &config.listen.token_broker).await?,
+        job: grpc::bind("job", &config.listen.job).await?,
+        audit: grpc::bind("audit", &config.listen.audit).await?,
+        gateway: services::gateway_listeners(config, environment, Some(&folder.folder("certificate")?))
+            .await?,
+    };
+    for (peer, listener) in [
+        (&mut config.peers.auth, &listeners.auth),
+        (&mut config.peers.token_broker, &listeners.token_broker),
+        (&mut config.peers.job, &listeners.job),
+        (&mut config.peers.audit, &listeners.audit),
+    ] {
+        peer.endpoints = ChannelConfig::to(format!("http://{}", listener.local_addr()?)).endpoints;
+    }
+    Ok(listeners)
+}
+
+/// What is there once everything started.
+struct Started {
+    gateway: SocketAddr,
+    https: Option<SocketAddr>,
+    first_admin: Option<gatehouse_auth::app::bootstrap::FirstAdmin>,
+}
+
+async fn start(
+    config: Config,
+    listeners: Listeners,
+    process: &Process,
+    folder: &DataFolder,
+    environment: Environment,
+) -> anyhow::Result<Started> {
+    // One process: a bell that rings in it is heard by all.
+    let doorbell = Doorbell::local();
+    let runtime = |service: Service| {
+        let mut config = config.clone();
+        config.client.secret_file = folder.path(&client_secret(service));
+        Runtime::with_doorbell(service, config, environment, process, doorbell.clone(), None)
+            .with_context(|| format!("{} did not start", service.name()))
+    };
+    let (auth, audit, job, broker, gateway) = (
+        runtime(Service::Auth)?,
+        runtime(Service::Audit)?,
+        runtime(Service::Job)?,
+        runtime(Service::TokenBroker)?,
+        runtime(Service::Gateway)?,
+    );
+    // Each opens its own files; the slowest decides.
+    let (auth, (), (), (), gateway) = tokio::try_join!(
+        services::start_auth(&auth, listeners.auth),
+        services::start_audit(&audit, listeners.audit),
+        services::start_job(&job, listeners.job),
+        services::start_token_broker(&broker, listeners.token_broker, true),
+        services::start_gateway(&gateway, listeners.gateway),
+    )?;
+    // The worker comes when the services know auth's keys: before that it would only be sent away.
+    let worker = runtime(Service::Optimizer)?;
+    let readiness = process.readiness.clone();
+    process.lifecycle.spawn(async move {
+        let stopping = worker.lifecycle.stopping();
+        tokio::select! {
+            () = readiness.wait() => {}
+            () = stopping.cancelled() => return,
+        }
+        if let Err(error) = services::start_optimizer(&worker) {
+            tracing::error!(%error, "the worker did not start");
+        }
+    });
+    let first_admin = auth.app.bootstrap("admin@gatehouse.localhost", "First tenant").await?;
+    Ok(Started { gateway: gateway.address(), https: gateway.https_address(), first_admin })
+}
+
+fn tell(args: &UpArgs, started: &Started, probes: SocketAddr, folder: &DataFolder, took: Duration) {
+    let gateway = format!("http://{}", started.gateway);
+    if args.json {
+        let admin = started.first_admin.as_ref().map(|admin| {
+            json!({"email": admin.email, "password": admin.password.expose(), "tenant_id": admin.tenant})
+        });
+        println!(
+            "{}",
+            json!({
+                "event": "ready", "gateway": gateway, "https": started.https.map(|address| format!("https://{address}")),
+                "docs": format!("{gateway}/docs"), "probes": format!("http://{probes}"),
+                "data": folder.path(""), "first_admin": admin, "start_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            })
+        );
+        return;
+    }
+    println!("Gatehouse is ready after {} ms.\n", took.as_millis());
+    println!("  gateway     {gateway}");
+    if let Some(https) = started.https {
+        println!("              https://{https}  (development certificate)");
+    }
+    println!("  API pages   {gateway}/docs");
+    println!("  metrics     http://{probes}/metrics");
+    println!("  data        {}", folder.path("").display());
+    if let Some(admin) = &started.first_admin {
+        println!("\n  First admin, shown this once; change the password after signing in:");
+        println!("    email     {}", admin.email);
+        println!("    password  {}", admin.password.expose());
+    }
+    println!("\nCtrl-C stops it; running work finishes first.");
+}

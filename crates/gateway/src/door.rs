@@ -1,0 +1,281 @@
+//! Authentication at the door: what a request shows is verified and exchanged for a token of the one service that
+//! the route speaks to.
+//!
+//! Invariants:
+//! - a service never sees what the caller showed, only a token made out to itself;
+//! - an exchanged token is kept for at most 60 s, never past its own end or the credential's, and every use checks
+//!   the live revocations;
+//! - many requests with one credential cause one exchange;
+//! - credentials are kept as SHA-256 only.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use gatehouse_client::{Authorized, TokenSource, audience, from_status};
+use gatehouse_core::{Clock, Error, ErrorCode, Result, Secret, Timestamp};
+use gatehouse_proto::auth::v1::ExchangeTokenRequest;
+use gatehouse_proto::auth::v1::token_service_client::TokenServiceClient;
+use gatehouse_service::{Caller, Lifecycle, Verifier};
+use sha2::{Digest as _, Sha256};
+use tonic::transport::Channel;
+
+use crate::context::own_failure;
+use crate::credential::Presented;
+use crate::route::Service;
+
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A token this near to its end may end on its way.
+const SLACK: Duration = Duration::from_secs(2);
+
+type Key = ([u8; 32], Service);
+
+/// Verifies and exchanges. Cheap to clone; clones share the cache.
+#[derive(Clone)]
+pub(crate) struct Door(Arc<Inner>);
+
+struct Inner {
+    verifier: Verifier,
+    auth: Channel,
+    tokens: TokenSource,
+    clock: Clock,
+    keep_for: Duration,
+    max_entries: usize,
+    slots: Mutex<HashMap<Key, Arc<Slot>>>,
+}
+
+/// The async lock is the single flight: who finds nothing exchanges while the others wait. If its request goes
+/// away, the next one takes over.
+#[derive(Default)]
+struct Slot(tokio::sync::Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    held: Option<Held>,
+    failed: Option<(Instant, ErrorCode, String, String)>,
+}
+
+#[derive(Clone)]
+struct Held {
+    token: Secret<String>,
+    caller: Caller,
+    ends_at: Option<Timestamp>,
+    keep_until: Timestamp,
+}
+
+/// A caller who may pass to one service.
+#[derive(Clone)]
+pub(crate) struct Admitted {
+    /// Who it is.
+    pub(crate) caller: Caller,
+    /// The token for the service.
+    pub(crate) token: Secret<String>,
+    /// When what was shown ends; `None` if it has no end.
+    pub(crate) ends_at: Option<Timestamp>,
+    /// What was shown.
+    pub(crate) presented: Presented,
+}
+
+impl Door {
+    pub(crate) fn new(
+        verifier: &Verifier,
+        auth: Channel,
+        tokens: TokenSource,
+        clock: Clock,
+        keep_for: Duration,
+        max_entries: usize,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            verifier: verifier.for_audience(audience::GATEWAY),
+            auth,
+            tokens,
+            clock,
+            keep_for,
+            max_entries,
+            slots: Mutex::default(),
+        }))
+    }
+
+    /// Drops what a revocation has ended, as the news comes in.
+    pub(crate) fn watch_revocations(&self, lifecycle: &Lifecycle) {
+        let (door, stopping) = (self.clone(), lifecycle.stopping());
+        let mut changed = self.0.verifier.revocations().subscribe();
+        lifecycle.spawn(async move {
+            let mut seen = 0;
+            loop {
+                tokio::select! {
+                    () = stopping.cancelled() => return,
+                    news = changed.changed() => if news.is_err() { return },
+                }
+                let sequence = *changed.borrow_and_update();
+                if sequence != seen {
+                    seen = sequence;
+                    door.sweep();
+                }
+            }
+        });
+    }
+
+    /// Who shows this, as far as it can be told without asking auth: always for access tokens, for API keys only
+    /// while an exchange of theirs is remembered.
+    ///
+    /// # Errors
+    /// Those of [`Verifier::verify`].
+    pub(crate) fn recognise(&self, presented: &Presented, service: Service) -> Result<Option<Caller>> {
+        match presented {
+            Presented::AccessToken(token) => self.0.verifier.verify(token.expose(), false).map(Some),
+            Presented::ApiKey(_) => {
+                let slot = self.lock().get(&key(presented, service)).map(Arc::clone);
+                let Some(slot) = slot else { return Ok(None) };
+                // Whoever holds the lock is exchanging: then it is not known yet.
+                let Ok(state) = slot.0.try_lock() else { return Ok(None) };
+                Ok(state.held.as_ref().filter(|held| self.is_usable(held)).map(|held| held.caller.clone()))
+            }
+        }
+    }
+
+    /// A token for `service`, from memory or from auth.
+    ///
+    /// # Errors
+    /// `CREDENTIAL_INVALID`, `TOKEN_REVOKED`, or that auth is away.
+    pub(crate) async fn admit(&self, presented: &Presented, service: Service) -> Result<Admitted> {
+        let began = Instant::now();
+        let key = key(presented, service);
+        let slot = self.slot(key);
+        let mut state = slot.0.lock().await;
+        if let Some(held) = &state.held {
+            if self.is_usable(held) {
+                self.0.verifier.revocations().check(&held.caller, false)?;
+                return Ok(admitted(held, presented));
+            }
+            state.held = None;
+        }
+        // A failure that came while this request waited is its answer too: waiters must not try one by one.
+        if let Some((_, code, reason, message)) = state.failed.as_ref().filter(|(at, ..)| *at >= began) {
+            return Err(Error::new(*code, reason.clone(), message.clone()));
+        }
+        match self.exchange(presented, service).await {
+            Ok(held) => {
+                let admitted = admitted(&held, presented);
+                *state = State { held: Some(held), failed: None };
+                Ok(admitted)
+            }
+            Err(error) => {
+                let told =
+                    (Instant::now(), error.code(), error.reason().to_owned(), error.message().to_owned());
+                state.failed = Some(told);
+                // Wrong credentials must not push out right ones.
+                self.lock().remove(&key);
+                Err(error)
+            }
+        }
+    }
+
+    async fn exchange(&self, presented: &Presented, service: Service) -> Result<Held> {
+        let inner = &self.0;
+        inner.tokens.token(audience::AUTH).await.map_err(own_failure)?;
+        let channel = Authorized::as_client(inner.auth.clone(), inner.tokens.clone(), audience::AUTH);
+        let mut request = tonic::Request::new(ExchangeTokenRequest {
+            subject_token: presented.text().expose().clone(),
+            audience: service.audience().to_owned(),
+            act_for_subject: false,
+        });
+        request.set_timeout(EXCHANGE_TIMEOUT);
+        let answer = TokenServiceClient::new(channel)
+            .exchange_token(request)
+            .await
+            .map_err(|status| refusal(from_status(status)))?
+            .into_inner();
+        // We believe auth because of its signature, as the services do.
+        let caller = inner
+            .verifier
+            .for_audience(service.audience())
+            .verify(&answer.access_token, false)
+            .map_err(own_failure)?;
+        let ends_at =
+            (answer.subject_expires_at > 0).then(|| Timestamp::from_micros(answer.subject_expires_at));
+        let now = inner.clock.now();
+        let token_end = Timestamp::from_micros(answer.expires_at).minus(SLACK);
+        let keep_until = now.plus(inner.keep_for).min(token_end).min(ends_at.unwrap_or(token_end));
+        Ok(Held { token: Secret::new(answer.access_token), caller, ends_at, keep_until })
+    }
+
+    fn is_usable(&self, held: &Held) -> bool {
+        self.0.clock.now() < held.keep_until
+    }
+
+    fn slot(&self, key: Key) -> Arc<Slot> {
+        let mut slots = self.lock();
+        if !slots.contains_key(&key) && slots.len() >= self.0.max_entries {
+            slots.retain(|_, slot| self.is_worth_keeping(slot));
+            // Still full: any eighth goes. The order of a hash map is random enough.
+            let surplus = (slots.len() + 1).saturating_sub(self.0.max_entries);
+            if surplus > 0 {
+                let victims: Vec<Key> =
+                    slots.keys().take(surplus.max(self.0.max_entries / 8)).copied().collect();
+                for victim in victims {
+                    slots.remove(&victim);
+                }
+            }
+        }
+        Arc::clone(slots.entry(key).or_default())
+    }
+
+    fn sweep(&self) {
+        self.lock().retain(|_, slot| self.is_worth_keeping(slot));
+    }
+
+    fn is_worth_keeping(&self, slot: &Slot) -> bool {
+        let Ok(state) = slot.0.try_lock() else { return true };
+        state.held.as_ref().is_some_and(|held| {
+            let revoked = self
+                .0
+                .verifier
+                .revocations()
+                .check(&held.caller, false)
+                .is_err_and(|error| error.code() == ErrorCode::Unauthenticated);
+            self.is_usable(held) && !revoked
+        })
+    }
+
+    /// Whether a caller's credential still holds, for those who hold streams open.
+    ///
+    /// # Errors
+    /// `TOKEN_REVOKED`; `REVOCATIONS_STALE` when nobody can tell any more.
+    pub(crate) fn check_still_live(&self, caller: &Caller) -> Result<()> {
+        self.0.verifier.revocations().check(caller, false)
+    }
+
+    /// Changes whenever revocations may have.
+    pub(crate) fn revocations_changed(&self) -> tokio::sync::watch::Receiver<i64> {
+        self.0.verifier.revocations().subscribe()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Arc<Slot>>> {
+        self.0.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn key(presented: &Presented, service: Service) -> Key {
+    (Sha256::digest(presented.text().expose().as_bytes()).into(), service)
+}
+
+fn admitted(held: &Held, presented: &Presented) -> Admitted {
+    Admitted {
+        caller: held.caller.clone(),
+        token: held.token.clone(),
+        ends_at: held.ends_at,
+        presented: presented.clone(),
+    }
+}
+
+/// Auth's refusal is the caller's fault only where it speaks of what the caller showed.
+fn refusal(error: Error) -> Error {
+    if error.reason().starts_with("SUBJECT_TOKEN") {
+        return Error::unauthenticated(
+            "CREDENTIAL_INVALID",
+            "The credential was not accepted: it is wrong, has ended or was revoked. Sign in again or use another key.",
+        );
+    }
+    own_failure(error)
+}

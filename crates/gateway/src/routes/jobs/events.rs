@@ -1,0 +1,119 @@
+//! `GET /v1/jobs/{job_id}/events`: a job as it happens (requirements L8, L9b).
+
+use actix_web::HttpResponse;
+use actix_web::http::{ConnectionType, Version, header};
+use gatehouse_client::Authorized;
+use gatehouse_core::ids::JobId;
+use gatehouse_core::{Error, Result};
+use gatehouse_proto::job::v1::job_service_client::JobServiceClient;
+use serde::Deserialize;
+use std::sync::Arc;
+use tokio::time::Instant;
+use utoipa::IntoParams;
+
+use crate::context::Context;
+use crate::route::{Access, LimitClass, Route, Service, handler};
+use crate::sse::{self, Pump, Reconnect};
+use crate::upstream::DeclaredCalls;
+
+pub(super) fn route() -> Route {
+    Route::new::<__path_handle>(
+        Access::Caller(Service::Job),
+        &["/gatehouse.job.v1.JobService/WatchJobEvents"],
+        LimitClass::Stream,
+        handler!(handle),
+    )
+    .streaming()
+}
+
+/// actix-web drops the header `Connection: keep-alive` on HTTP/1.1, where it says nothing new; but row L9b asks for
+/// it, for the sake of old proxies. The reason phrase is the one place from which it goes out.
+const OK_KEEP_ALIVE: &str = "OK\r\nconnection: keep-alive";
+
+/// HTTP/2 forbids the header (RFC 9113, section 8.2.2), and a client that asked for `close` gets that.
+fn speaks_keep_alive(context: &Context) -> bool {
+    let head = context.request.head();
+    head.version == Version::HTTP_11 && head.connection_type() == ConnectionType::KeepAlive
+}
+
+/// Where to begin.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct EventsQuery {
+    /// Events up to this number are known; `Last-Event-ID` stands over it.
+    #[serde(default)]
+    after: i64,
+}
+
+fn cursor(context: &Context) -> Result<i64> {
+    let query: EventsQuery = context.query()?;
+    let wrong = |field| Error::invalid_field(field, "must be the number of an event, 0 or more");
+    let cursor = match context.header("last-event-id", 20)? {
+        Some(text) => text.parse().map_err(|_| wrong("Last-Event-ID"))?,
+        None => query.after,
+    };
+    if cursor < 0 { Err(wrong("after")) } else { Ok(cursor) }
+}
+
+fn reconnect(context: &Context) -> Option<Reconnect> {
+    let gateway = Arc::clone(&context.gateway);
+    let presented = context.caller.as_ref()?.presented.clone();
+    let calls = context.route.calls;
+    Some(Box::new(move || {
+        let (gateway, presented) = (Arc::clone(&gateway), presented.clone());
+        Box::pin(async move {
+            let admitted = gateway.door.admit(&presented, Service::Job).await?;
+            let channel = Authorized::with_token(gateway.upstreams.channel(Service::Job), admitted.token);
+            Ok(JobServiceClient::new(DeclaredCalls::new(channel, calls)))
+        })
+    }))
+}
+
+/// A job's events as server-sent events: those so far, then live ones, until `end`.
+///
+/// Event names: `queued`, `started`, `progress`, `notice`, `retrying`, `stalled`, `cancel_requested`, `end`. The id is the event's sequence number, the data a JSON object. Resume with `Last-Event-ID` or `after`. An answer that stops without `end` says why in an event `closed` (without an id): resume.
+#[utoipa::path(get, path = "/v1/jobs/{job_id}/events", operation_id = "watchJobEvents", tag = "jobs", params(("job_id" = String, Path, format = Uuid), ("Last-Event-ID" = Option<i64>, Header), EventsQuery), responses((status = 200, content_type = "text/event-stream", body = String, description = "The events")))]
+async fn handle(context: Context) -> Result<HttpResponse> {
+    let job_id = context.id::<JobId>("job_id")?.to_string();
+    let cursor = cursor(&context)?;
+    let gateway = &context.gateway;
+    let permit = Arc::clone(&gateway.streams).try_acquire_owned().map_err(|_| {
+        Error::resource_exhausted(
+            "TOO_MANY_STREAMS",
+            "Too many event streams are open. Try again in a moment.",
+        )
+    })?;
+    if gateway.lifecycle.stopping().is_cancelled() {
+        return Err(Error::unavailable("DRAINING", "This process is going away. Connect again."));
+    }
+    let (Some(caller), Some(reconnect)) = (context.caller.clone(), reconnect(&context)) else {
+        return Err(Error::internal("the route lets in callers only"));
+    };
+    // Opened before the answer begins, so that a refusal is a plain error answer.
+    let stream = sse::open(&mut context.jobs().await?, &job_id, cursor).await?;
+    let pump = Pump {
+        job_id,
+        cursor,
+        config: gateway.config.sse.clone(),
+        reconnect,
+        door: gateway.door.clone(),
+        caller: caller.caller,
+        ends_at: caller.ends_at,
+        clock: gateway.clock.clone(),
+        entropy: gateway.entropy.clone(),
+        draining: gateway.lifecycle.stopping(),
+        permit,
+        opened_at: Instant::now(),
+        lost_at: None,
+    };
+    let mut response = HttpResponse::Ok();
+    response
+        .content_type("text/event-stream; charset=utf-8")
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .insert_header(("x-accel-buffering", "no"));
+    if speaks_keep_alive(&context) {
+        response.reason(OK_KEEP_ALIVE);
+    }
+    Ok(response.streaming(pump.start(stream)))
+}

@@ -1,0 +1,126 @@
+//! HTTPS at the edge (requirements C4, T6, B18): TLS 1.2 at least, and a certificate made on first start in dev.
+
+use std::any::Any;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_tls::accept::rustls_0_23::TlsStream;
+use actix_web::rt::net::TcpStream;
+use gatehouse_core::{Error, Result};
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use socket2::SockRef;
+
+/// A certificate chain and its key.
+#[derive(Debug)]
+pub struct Identity {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Identity {
+    /// Reads PEM files.
+    ///
+    /// # Errors
+    /// `TLS_FILES` if one can't be read or holds nothing of its kind.
+    pub fn from_files(certificate: &Path, key: &Path) -> Result<Self> {
+        let wrong = |path: &Path, error: rustls::pki_types::pem::Error| {
+            Error::failed_precondition(
+                "TLS_FILES",
+                format!("{} can't be used for HTTPS: {error}", path.display()),
+            )
+        };
+        let chain = CertificateDer::pem_file_iter(certificate)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .map_err(|error| wrong(certificate, error))?;
+        if chain.is_empty() {
+            return Err(wrong(certificate, rustls::pki_types::pem::Error::NoItemsFound));
+        }
+        let key_der = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, error))?;
+        Ok(Self { chain, key: key_der })
+    }
+
+    /// The development certificate in `folder`, for localhost; made there on first use, its key readable by the
+    /// owner only. Never for anything but dev: nobody vouches for it.
+    ///
+    /// # Errors
+    /// `TLS_FILES` if the folder can't be written or holds broken files.
+    pub fn development(folder: &Path) -> Result<Self> {
+        let (certificate, key) = (folder.join("localhost.pem"), folder.join("localhost-key.pem"));
+        if !certificate.exists() || !key.exists() {
+            let failed = |error: String| {
+                Error::failed_precondition(
+                    "TLS_FILES",
+                    format!("no development certificate could be made in {}: {error}", folder.display()),
+                )
+            };
+            let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+            let made =
+                rcgen::generate_simple_self_signed(names).map_err(|error| failed(error.to_string()))?;
+            fs::create_dir_all(folder).map_err(|error| failed(error.to_string()))?;
+            write_private(&key, &made.signing_key.serialize_pem())
+                .map_err(|error| failed(error.to_string()))?;
+            fs::write(&certificate, made.cert.pem()).map_err(|error| failed(error.to_string()))?;
+        }
+        Self::from_files(&certificate, &key)
+    }
+
+    pub(crate) fn into_server_config(self) -> Result<ServerConfig> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(Error::internal)?
+            .with_no_client_auth()
+            .with_single_cert(self.chain, self.key)
+            .map_err(|error| {
+                Error::failed_precondition(
+                    "TLS_FILES",
+                    format!("the certificate and the key don't fit: {error}"),
+                )
+            })
+    }
+}
+
+fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())
+}
+
+/// Has the kernel end a connection whose peer takes nothing for `stuck_after`: no timer of ours runs while the
+/// socket is full.
+pub(crate) fn bound_stuck_writes(connection: &dyn Any, stuck_after: Duration) {
+    let socket = connection
+        .downcast_ref::<TcpStream>()
+        .or_else(|| connection.downcast_ref::<TlsStream<TcpStream>>().map(|stream| stream.get_ref().0));
+    if let Some(socket) = socket
+        && let Err(error) = SockRef::from(socket).set_tcp_user_timeout(Some(stuck_after))
+    {
+        tracing::debug!(%error, "a connection goes without a bound on stuck writes");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn the_development_certificate_is_made_once_and_kept_private() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let first = Identity::development(folder.path()).expect("made");
+        let second = Identity::development(folder.path()).expect("read");
+        assert_eq!(first.chain, second.chain);
+        let mode = fs::metadata(folder.path().join("localhost-key.pem")).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        second.into_server_config().expect("usable");
+        fs::write(folder.path().join("localhost.pem"), "nonsense").expect("written");
+        let error = Identity::development(folder.path()).expect_err("broken");
+        assert_eq!(error.reason(), "TLS_FILES");
+    }
+}

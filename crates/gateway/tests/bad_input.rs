@@ -1,0 +1,340 @@
+//! Bad input: each gets one clear message, the right status, every header, and reaches no service.
+#![expect(clippy::unwrap_used, reason = "a test may fail")]
+
+mod support;
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use support::World;
+
+/// Every answer carries these.
+fn check_headers(headers: &reqwest::header::HeaderMap, what: &str) {
+    for (name, value) in [
+        ("x-content-type-options", "nosniff"),
+        ("x-frame-options", "DENY"),
+        ("referrer-policy", "no-referrer"),
+    ] {
+        assert_eq!(headers.get(name).map(|found| found.to_str().unwrap()), Some(value), "{what}: {name}");
+    }
+    for name in ["content-security-policy", "permissions-policy", "x-request-id", "cache-control", "vary"] {
+        assert!(headers.contains_key(name), "{what}: no {name}");
+    }
+    assert!(!headers.contains_key("strict-transport-security"), "{what}: HSTS over plain HTTP");
+    assert!(!headers.contains_key("server"), "{what}: tells what it is");
+}
+
+async fn problem(answer: reqwest::Response, status: u16, what: &str) -> Value {
+    assert_eq!(answer.status(), status, "{what}");
+    check_headers(answer.headers(), what);
+    assert_eq!(answer.headers()["content-type"], "application/problem+json", "{what}");
+    let id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+    let problem: Value = answer.json().await.unwrap();
+    assert_eq!(problem["status"], status, "{what}");
+    assert_eq!(problem["request_id"], id.as_str(), "{what}");
+    assert_eq!(problem["instance"], format!("urn:gatehouse:request:{id}"), "{what}");
+    assert!(problem["type"].as_str().unwrap().starts_with("urn:gatehouse:problem:"), "{what}");
+    assert!(!problem["detail"].as_str().unwrap().is_empty(), "{what}");
+    problem
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_json_is_refused_with_the_field_and_never_submitted() {
+    let world = World::start().await;
+    let (token, _) = world.person(300);
+    let variable = json!({"name": "x", "lower": 0, "upper": 1});
+    let with = |change: &dyn Fn(&mut Value)| {
+        let mut body = json!({"objective": "x^2", "variables": [variable]});
+        change(&mut body);
+        body.to_string().into_bytes()
+    };
+    let corpus: Vec<(Vec<u8>, &str, &str)> = vec![
+        (b"".to_vec(), "MALFORMED_JSON", ""),
+        (b"{".to_vec(), "MALFORMED_JSON", ""),
+        (b"{\"objective\":}".to_vec(), "MALFORMED_JSON", ""),
+        ([with(&|_| {}), b"x".to_vec()].concat(), "MALFORMED_JSON", ""),
+        (b"\xc3\x28".to_vec(), "BODY_NOT_UTF8", ""),
+        (b"null".to_vec(), "INVALID_FIELD", "body"),
+        (b"[]".to_vec(), "INVALID_FIELD", "body"),
+        (with(&|body| body["extra"] = 1.into()), "INVALID_FIELD", "extra"),
+        (with(&|body| body["objective"] = 1.into()), "INVALID_FIELD", "objective"),
+        (with(&|body| body["objective"] = " ".into()), "INVALID_FIELD", "objective"),
+        (with(&|body| body["objective"] = "x".repeat(8193).into()), "INVALID_FIELD", "objective"),
+        (with(&|body| body["variables"] = json!([])), "INVALID_FIELD", "variables"),
+        (with(&|body| body["variables"][0]["lower"] = "0".into()), "INVALID_FIELD", "variables[0].lower"),
+        (with(&|body| body["variables"][0]["lower"] = 2.into()), "INVALID_FIELD", "variables[0].lower"),
+        (with(&|body| body["variables"][0]["name"] = "1x".into()), "INVALID_FIELD", "variables[0].name"),
+        (with(&|body| body["variables"][0]["more"] = 1.into()), "INVALID_FIELD", "variables[0].more"),
+        (with(&|body| body["variables"] = json!([variable, variable])), "INVALID_FIELD", "variables[1].name"),
+        (with(&|body| body["max_iterations"] = (-1).into()), "INVALID_FIELD", "max_iterations"),
+        (with(&|body| body["max_iterations"] = 0.into()), "INVALID_FIELD", "max_iterations"),
+        (with(&|body| body["max_iterations"] = 1.5.into()), "INVALID_FIELD", "max_iterations"),
+        (br#"{"objective":"x","objective":"y","variables":[]}"#.to_vec(), "INVALID_FIELD", "body"),
+        (format!("{}{}", "[".repeat(50), "]".repeat(50)).into_bytes(), "INVALID_FIELD", ""),
+    ];
+    for (body, reason, field) in corpus {
+        let what = String::from_utf8_lossy(&body).chars().take(80).collect::<String>();
+        let answer = world
+            .post("/optimize")
+            .bearer_auth(&token)
+            .header("content-type", "application/json")
+            .body(body)
+            .send()
+            .await
+            .unwrap();
+        let problem = problem(answer, 400, &what).await;
+        assert_eq!(problem["reason"], reason, "{what}: {problem}");
+        if !field.is_empty() {
+            assert_eq!(problem["errors"][0]["field"], field, "{what}: {problem}");
+        }
+    }
+    assert_eq!(world.calls("SubmitJob"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_good_body_is_submitted_as_it_was_meant() {
+    let world = World::start().await;
+    let (token, _) = world.person(300);
+    let body = json!({"objective": "x^2", "variables": [{"name": "x", "lower": -1, "upper": 1}], "seed": 7});
+    let answer = world
+        .post("/optimize")
+        .bearer_auth(&token)
+        .header("idempotency-key", "once")
+        .json(&body)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 202);
+    check_headers(answer.headers(), "202");
+    assert_eq!(answer.headers()["location"], format!("/v1/jobs/{}", support::JOB));
+    let job: Value = answer.json().await.unwrap();
+    assert_eq!(job["state"], "queued");
+    let submitted = world.services.lock().submitted.pop().unwrap();
+    assert_eq!((submitted.kind.as_str(), submitted.idempotency_key.as_str()), ("optimize", "once"));
+    let input: Value = serde_json::from_str(&submitted.input_json).unwrap();
+    assert_eq!(
+        input,
+        json!({"objective": "x^2", "variables": [{"name": "x", "lower": -1.0, "upper": 1.0}], "seed": 7})
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_media_types_paths_methods_ids_and_queries_are_refused() {
+    let world = World::start().await;
+    let (token, _) = world.person(300);
+    for media in
+        ["text/plain", "application/json; charset=latin1", "application/jsonx", "multipart/form-data"]
+    {
+        let answer = world
+            .post("/optimize")
+            .bearer_auth(&token)
+            .header("content-type", media)
+            .body("{}")
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(problem(answer, 415, media).await["reason"], "UNSUPPORTED_MEDIA_TYPE");
+    }
+    let answer = world.post("/optimize").bearer_auth(&token).body("{}").send().await.unwrap();
+    problem(answer, 415, "no content type").await;
+    let twice = world
+        .post("/optimize")
+        .bearer_auth(&token)
+        .header("content-type", "application/json")
+        .header("content-type", "text/plain")
+        .body("{}");
+    assert_eq!(problem(twice.send().await.unwrap(), 400, "two types").await["reason"], "DUPLICATE_HEADER");
+    for path in [
+        "/",
+        "/v1",
+        "/v2/jobs",
+        "/v1/jobs/",
+        "//v1/jobs",
+        "/V1/JOBS",
+        "/v1/jobs/%00",
+        "/docs/../etc/passwd",
+        "/.git/config",
+    ] {
+        let answer = world.get(path).bearer_auth(&token).send().await.unwrap();
+        assert!([400, 404].contains(&answer.status().as_u16()), "{path}: {}", answer.status());
+        check_headers(answer.headers(), path);
+    }
+    let answer = world.http.delete(format!("{}/v1/jobs", world.base)).send().await.unwrap();
+    assert_eq!(answer.headers()["allow"], "POST, GET, HEAD, OPTIONS");
+    assert_eq!(problem(answer, 405, "DELETE").await["reason"], "METHOD_NOT_ALLOWED");
+    for id in ["1", "0190B5C2-7F3E-7A52-9D2C-0B1D7CBB1F5E", "%27%20OR%201=1", "..%2f..%2fetc"] {
+        let answer = world.get(&format!("/v1/jobs/{id}")).bearer_auth(&token).send().await.unwrap();
+        let status = answer.status().as_u16();
+        assert!([400, 404].contains(&status), "{id}: {status}");
+        check_headers(answer.headers(), id);
+    }
+    for query in
+        ["page_size=x", "unknown=1", "state=nope", "page_size=1&page_size=2", "page_size=99999999999"]
+    {
+        let answer = world.get(&format!("/v1/jobs?{query}")).bearer_auth(&token).send().await.unwrap();
+        assert_eq!(problem(answer, 400, query).await["reason"], "INVALID_FIELD", "{query}");
+    }
+    for path in [format!("/v1/jobs?kind={}", "x".repeat(3000)), format!("/v1/{}", "x".repeat(9000))] {
+        let answer = world.get(&path).bearer_auth(&token).send().await.unwrap();
+        assert_eq!(problem(answer, 414, "long").await["reason"], "URI_TOO_LONG");
+    }
+    let both =
+        world.get("/v1/jobs").bearer_auth(&token).header("x-api-key", "gh_dev_ak_a").send().await.unwrap();
+    assert_eq!(problem(both, 400, "two credentials").await["reason"], "AMBIGUOUS_CREDENTIAL");
+    let key = world
+        .post("/optimize")
+        .bearer_auth(&token)
+        .header("idempotency-key", "a b")
+        .json(&json!({"objective": "x", "variables": [{"name": "x", "lower": 0, "upper": 1}]}));
+    problem(key.send().await.unwrap(), 400, "idempotency key").await;
+    let body =
+        world.post(&format!("/v1/jobs/{}/cancel", support::JOB)).bearer_auth(&token).json(&json!({"a": 1}));
+    assert_eq!(problem(body.send().await.unwrap(), 400, "body").await["reason"], "BODY_NOT_EXPECTED");
+    assert_eq!(world.calls("SubmitJob") + world.calls("CancelJob"), 0);
+}
+
+/// Sends raw bytes; the whole answer.
+fn raw(world: &World, parts: &[&[u8]]) -> String {
+    let mut socket = TcpStream::connect(world.gateway.address()).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    for part in parts {
+        // The gateway may answer and close before everything is sent.
+        if socket.write_all(part).is_err() {
+            break;
+        }
+    }
+    let mut answer = Vec::new();
+    let _ = socket.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_bodies_are_refused_before_they_are_read() {
+    let world = World::start().await;
+    let (token, _) = world.person(300);
+    let head = |more: &str| {
+        format!(
+            "POST /optimize HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n{more}\r\n\r\n"
+        )
+    };
+    // Declared: not one byte of the body is sent, and the answer comes all the same.
+    let answer = tokio::task::block_in_place(|| raw(&world, &[head("content-length: 65537").as_bytes()]));
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    assert!(answer.contains("PAYLOAD_TOO_LARGE") && answer.contains("x-request-id"), "{answer}");
+    // Chunked, without end: refused as soon as the bound is passed.
+    let chunk = format!("4000\r\n{}\r\n", "a".repeat(0x4000));
+    let started = head("transfer-encoding: chunked");
+    let mut parts: Vec<&[u8]> = vec![started.as_bytes()];
+    parts.extend(std::iter::repeat_n(chunk.as_bytes(), 5));
+    let answer = tokio::task::block_in_place(|| raw(&world, &parts));
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    // Nor is a body read on that nobody asked for, whatever the answer is.
+    for target in ["GET /v1/jobs", "POST /nowhere", "DELETE /optimize"] {
+        let began = std::time::Instant::now();
+        let started = format!("{target} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n");
+        let mut parts: Vec<&[u8]> = vec![started.as_bytes()];
+        parts.extend(std::iter::repeat_n(chunk.as_bytes(), 5));
+        let answer = tokio::task::block_in_place(|| raw(&world, &parts));
+        assert!(answer.starts_with("HTTP/1.1 40"), "{answer}");
+        assert!(began.elapsed() < Duration::from_secs(8), "{target}: the connection stayed open");
+    }
+    // Exactly the bound is read.
+    let body = format!("{}{{}}", " ".repeat(65534));
+    let answer = world
+        .post("/optimize")
+        .bearer_auth(&token)
+        .header("content-type", "application/json")
+        .body(body)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(problem(answer, 400, "at the bound").await["errors"][0]["field"], "body");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_arrive_is_not_waited_for() {
+    let world = World::start_with(|config| config.body_timeout_ms = 200).await;
+    let (token, _) = world.person(300);
+    let head = format!(
+        "POST /optimize HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n{{"
+    );
+    let answer = tokio::task::block_in_place(|| raw(&world, &[head.as_bytes()]));
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert!(answer.contains("BODY_TIMEOUT"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_oauth_endpoints_speak_rfc_6749() {
+    let world = World::start().await;
+    let form = |path: &str, body: &str| {
+        world.post(path).header("content-type", "application/x-www-form-urlencoded").body(body.to_owned())
+    };
+    for (body, status, error) in [
+        ("", 400, "invalid_request"),
+        ("grant_type=password", 400, "unsupported_grant_type"),
+        ("grant_type=client_credentials", 401, "invalid_client"),
+        ("grant_type=client_credentials&client_id=a&client_secret=b", 400, "invalid_request"),
+        (
+            "grant_type=client_credentials&client_id=a&client_secret=wrong&audience=gatehouse.job",
+            401,
+            "invalid_client",
+        ),
+        ("grant_type=client_credentials&grant_type=x", 400, "invalid_request"),
+        ("grant_type=refresh_token", 400, "invalid_request"),
+    ] {
+        let answer = form("/oauth2/token", body).send().await.unwrap();
+        assert_eq!(answer.status(), status, "{body}");
+        check_headers(answer.headers(), body);
+        assert_eq!(answer.headers()["cache-control"], "no-store");
+        assert_eq!(answer.headers().contains_key("www-authenticate"), status == 401, "{body}");
+        assert_eq!(answer.json::<Value>().await.unwrap()["error"], error, "{body}");
+    }
+    let answer = form("/oauth2/token", "grant_type=client_credentials&audience=gatehouse.job&unknown=1")
+        .basic_auth("reporting", Some("s%3A"))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 200);
+    let token: Value = answer.json().await.unwrap();
+    assert_eq!(token["token_type"], "Bearer");
+    assert!(token["expires_in"].as_i64().unwrap() > 250);
+    let answer = form("/oauth2/token", "grant_type=refresh_token&refresh_token=r").send().await.unwrap();
+    assert_eq!(answer.json::<Value>().await.unwrap()["refresh_token"], "refresh");
+    for (token, active) in [("live", true), ("dead", false)] {
+        let answer = form("/oauth2/introspect", &format!("token={token}"))
+            .basic_auth("reporting", Some("s"))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.json::<Value>().await.unwrap()["active"], active);
+    }
+    assert_eq!(form("/oauth2/introspect", "token=live").send().await.unwrap().status(), 401);
+    assert_eq!(form("/oauth2/revoke", "token=x").send().await.unwrap().status(), 200);
+    let metadata: Value =
+        world.get("/.well-known/oauth-authorization-server/dev").send().await.unwrap().json().await.unwrap();
+    assert_eq!(metadata["issuer"], support::ISSUER);
+    assert_eq!(metadata["token_endpoint"], format!("{}/oauth2/token", world.base));
+    assert_eq!(world.get("/.well-known/oauth-authorization-server/prod").send().await.unwrap().status(), 404);
+    let keys: Value = world.get("/.well-known/jwks.json").send().await.unwrap().json().await.unwrap();
+    assert_eq!(keys["keys"][0]["kty"], "OKP");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_services_failure_tells_nothing_of_the_inside() {
+    let world = World::start().await;
+    let (token, _) = world.person(300);
+    for (status, expected) in [
+        (tonic::Status::internal("panicked at /home/secret.rs"), 500),
+        (tonic::Status::unknown("connect to 10.9.8.7 secret"), 503),
+        (tonic::Status::data_loss("secret"), 500),
+        (tonic::Status::deadline_exceeded("secret"), 504),
+    ] {
+        world.fail("GetJob", status);
+        let answer =
+            world.get(&format!("/v1/jobs/{}", support::JOB)).bearer_auth(&token).send().await.unwrap();
+        let problem = problem(answer, expected, "failure").await.to_string();
+        assert!(!problem.contains("secret") && !problem.contains("10.9"), "{problem}");
+    }
+}

@@ -1,0 +1,74 @@
+//! The job service, as hostile as a test asks.
+
+use std::pin::Pin;
+
+use futures_util::Stream;
+use tonic::{Request, Response, Status};
+
+use gatehouse_proto::job::v1::*;
+
+use super::Fake;
+
+#[tonic::async_trait]
+impl job_service_server::JobService for Fake {
+    type WatchJobEventsStream = Pin<Box<dyn Stream<Item = Result<WatchJobEventsResponse, Status>> + Send>>;
+
+    async fn submit_job(
+        &self,
+        request: Request<SubmitJobRequest>,
+    ) -> Result<Response<SubmitJobResponse>, Status> {
+        self.enter("SubmitJob").await?;
+        let request = request.into_inner();
+        let job = Job { job_id: super::JOB.into(), kind: request.kind.clone(), state: 1, ..Job::default() };
+        self.0.lock().submitted.push(request);
+        Ok(Response::new(SubmitJobResponse { job: Some(job), existed: false }))
+    }
+
+    async fn get_job(&self, request: Request<GetJobRequest>) -> Result<Response<GetJobResponse>, Status> {
+        self.enter("GetJob").await?;
+        drop(request);
+        Ok(Response::new(GetJobResponse { job: Some(Job::default()) }))
+    }
+
+    async fn list_jobs(
+        &self,
+        _request: Request<ListJobsRequest>,
+    ) -> Result<Response<ListJobsResponse>, Status> {
+        Ok(Response::new(ListJobsResponse::default()))
+    }
+
+    async fn cancel_job(
+        &self,
+        request: Request<CancelJobRequest>,
+    ) -> Result<Response<CancelJobResponse>, Status> {
+        self.enter("CancelJob").await?;
+        drop(request);
+        Ok(Response::new(CancelJobResponse { job: Some(Job::default()) }))
+    }
+
+    async fn retry_job(
+        &self,
+        request: Request<RetryJobRequest>,
+    ) -> Result<Response<RetryJobResponse>, Status> {
+        self.enter("RetryJob").await?;
+        drop(request);
+        Ok(Response::new(RetryJobResponse { job: Some(Job::default()) }))
+    }
+
+    async fn get_job_result(
+        &self,
+        request: Request<GetJobResultRequest>,
+    ) -> Result<Response<GetJobResultResponse>, Status> {
+        self.enter("GetJobResult").await?;
+        drop(request);
+        Ok(Response::new(GetJobResultResponse { result_json: r#"{"best":1}"#.into() }))
+    }
+
+    async fn watch_job_events(
+        &self,
+        request: Request<WatchJobEventsRequest>,
+    ) -> Result<Response<Self::WatchJobEventsStream>, Status> {
+        self.enter("WatchJobEvents").await?;
+        self.watch(request)
+    }
+}

@@ -1,0 +1,134 @@
+//! Submitting a job.
+
+use std::time::Duration;
+
+use gatehouse_client::context;
+use gatehouse_core::ids::JobId;
+use gatehouse_core::{Error, Result};
+use gatehouse_db::run_tx;
+use gatehouse_service::Caller;
+use serde_json::json;
+
+use super::App;
+use crate::config::KindConfig;
+use crate::domain::{EventType, IdempotencyKey, Job, fair_turn, request_digest};
+use crate::store::events;
+use crate::store::jobs::{self, NewJob};
+
+/// What a submission led to.
+enum Submitted {
+    New(Job),
+    Known(Job),
+    KeyReused,
+    QueueFull,
+    /// The job of the key was deleted while we looked.
+    Vanished,
+}
+
+impl App {
+    /// Queues a job for the caller's tenant; `true` if the idempotency key had made it before.
+    ///
+    /// # Errors
+    /// `KIND_NOT_FOUND`, `INPUT_TOO_LARGE`, `INPUT_INVALID`, `IDEMPOTENCY_KEY_REUSED`, `QUEUE_FULL`.
+    pub(crate) async fn submit(
+        &self,
+        caller: &Caller,
+        kind: String,
+        input: String,
+        idempotency_key: &str,
+    ) -> Result<(Job, bool)> {
+        let tenant = caller.tenant()?;
+        let bounds = self.kind(&kind)?;
+        check_input(&input, bounds)?;
+        let key = IdempotencyKey::parse(idempotency_key)?;
+        let new = NewJob {
+            tenant,
+            id: JobId::new(&self.0.clock, &self.0.entropy),
+            submitted_by: caller.subject().as_text(),
+            traceparent: context::traceparent(),
+            key: key.map(|key| (key, request_digest(&kind, &input))),
+            max_attempts: bounds.max_attempts,
+            kind,
+            input,
+        };
+        let event = self
+            .0
+            .outbox
+            .event("job.jobs.submit")
+            .by(caller)
+            .target("job", new.id.as_uuid())
+            .payload(json!({"kind": new.kind, "input_bytes": new.input.len()}));
+        let now = self.0.clock.now();
+        let limit = i64::from(bounds.max_queued_per_tenant);
+        let submitted = run_tx!(self.0.db, "job.submit", |tx| {
+            if let Some((key, digest)) = &new.key
+                && let Some((job, stored)) = jobs::lookup_by_key(tx, tenant, &new.submitted_by, key).await?
+            {
+                return Ok(if stored == *digest { Submitted::Known(job) } else { Submitted::KeyReused });
+            }
+            let (waiting, last_turn) = jobs::queue_of(tx, tenant, &new.kind).await?;
+            if waiting >= limit {
+                return Ok(Submitted::QueueFull);
+            }
+            let turn = fair_turn(now, last_turn, self.0.config.fair_share());
+            if !jobs::add(tx, &new, now, turn).await? {
+                // Another request with the same key was first, a moment ago.
+                let Some((key, digest)) = &new.key else { return Ok(Submitted::Vanished) };
+                return Ok(match jobs::lookup_by_key(tx, tenant, &new.submitted_by, key).await? {
+                    Some((job, stored)) if stored == *digest => Submitted::Known(job),
+                    Some(_) => Submitted::KeyReused,
+                    None => Submitted::Vanished,
+                });
+            }
+            let data = json!({"kind": new.kind}).to_string();
+            events::add(tx, (tenant, new.id), (1, EventType::Queued, 0), now, data).await?;
+            self.0.outbox.emit(tx, &event).await?;
+            Ok(jobs::lookup(tx, tenant, new.id).await?.map_or(Submitted::Vanished, Submitted::New))
+        })?;
+        match submitted {
+            Submitted::New(job) => {
+                self.0.metrics.submitted(&job.kind);
+                self.ring_queue(&job.kind);
+                Ok((job, false))
+            }
+            Submitted::Known(job) => Ok((job, true)),
+            Submitted::KeyReused => Err(Error::already_exists(
+                "IDEMPOTENCY_KEY_REUSED",
+                "This idempotency key was used for another request. Use a new key for a new job.",
+            )),
+            Submitted::QueueFull => Err(Error::resource_exhausted(
+                "QUEUE_FULL",
+                format!("{limit} jobs of this kind wait already. Wait until some of them are done."),
+            )
+            .retry_after(Duration::from_secs(5))),
+            Submitted::Vanished => Err(Error::aborted(
+                "SUBMIT_RACED",
+                "The job of this key was deleted just now. Submit it again.",
+            )),
+        }
+    }
+
+    pub(crate) fn kind(&self, kind: &str) -> Result<&KindConfig> {
+        self.0.config.kinds.get(kind).ok_or_else(|| {
+            let known: Vec<_> = self.0.config.kinds.keys().map(String::as_str).collect();
+            let shown: String = kind.chars().take(64).collect();
+            Error::not_found(
+                "KIND_NOT_FOUND",
+                format!("There is no kind of job {shown:?}; known are {}.", known.join(", ")),
+            )
+        })
+    }
+}
+
+fn check_input(input: &str, bounds: &KindConfig) -> Result<()> {
+    if input.len() > usize::try_from(bounds.max_input_bytes).unwrap_or(usize::MAX) {
+        let problem = format!("The input has {} bytes and may have {}.", input.len(), bounds.max_input_bytes);
+        return Err(
+            Error::invalid_argument("INPUT_TOO_LARGE", &problem).with_violation("input_json", problem)
+        );
+    }
+    serde_json::from_str::<serde::de::IgnoredAny>(input).map(drop).map_err(|error| {
+        let problem = format!("The input is not valid JSON: {error}.");
+        Error::invalid_argument("INPUT_INVALID", &problem).with_violation("input_json", problem)
+    })
+}

@@ -1,0 +1,426 @@
+//! `Work`: one worker's stream.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use gatehouse_core::ids::JobId;
+use gatehouse_core::{Error, Result};
+use gatehouse_proto::job::v1::work_finish::Outcome;
+use gatehouse_proto::job::v1::work_request::Message;
+use gatehouse_proto::job::v1::work_response::Message as Answer;
+use gatehouse_proto::job::v1::{
+    JobEventType, WorkAck, WorkCancel, WorkDrain, WorkFinish, WorkHello, WorkLease, WorkLeaseLost,
+    WorkRequest, WorkResponse, WorkWelcome,
+};
+use gatehouse_service::doorbell::Bell;
+use gatehouse_service::{Caller, status};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, interval, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Status, Streaming};
+
+use super::convert::count;
+use crate::App;
+use crate::app::{NumberedWrite, Opened, WorkerSession, queue_topic, worker_topic};
+use crate::domain::{EventType, Failure, JobEvent, Lease, Write, WriteOutcome};
+use crate::store::sweeps::Held;
+
+pub(super) type Answers = ReceiverStream<Result<WorkResponse, Status>>;
+
+/// How long a worker may take to say hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most messages that are stored in one transaction.
+const BATCH: usize = 256;
+/// How long a worker may take to go when the service stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// The most credit that one worker may hold.
+const MAX_CREDIT: u32 = 1_000;
+
+pub(super) async fn handle(app: &App, request: Request<Streaming<WorkRequest>>) -> Result<Answers> {
+    let caller = Caller::of(&request)?.clone();
+    let mut incoming = request.into_inner();
+    let hello = match timeout(HELLO_TIMEOUT, incoming.message()).await {
+        Ok(Ok(Some(WorkRequest { message: Some(Message::Hello(hello)) }))) => hello,
+        Ok(Err(status)) => {
+            return Err(Error::unavailable("STREAM_BROKEN", "The stream broke.").caused_by(status));
+        }
+        Ok(Ok(_)) => {
+            return Err(Error::invalid_argument("HELLO_MISSING", "The first message must be a hello."));
+        }
+        Err(_) => {
+            return Err(Error::deadline_exceeded("HELLO_MISSING", "The worker did not say hello in time."));
+        }
+    };
+    let WorkHello { kinds, worker_id, name } = hello;
+    let opened = app.open_session(&caller, &kinds, &worker_id, &name).await?;
+    let (answers, stream) = mpsc::channel(BATCH);
+    let work = Work::new(app.clone(), opened, answers);
+    app.lifecycle().spawn(work.run(incoming));
+    Ok(ReceiverStream::new(stream))
+}
+
+/// What the stream knows of a lease that it handed out.
+#[derive(Clone, Debug)]
+struct Known {
+    tenant: gatehouse_core::ids::TenantId,
+    kind: String,
+    cancel_told: bool,
+}
+
+struct Work {
+    app: App,
+    worker: WorkerSession,
+    answers: mpsc::Sender<Result<WorkResponse, Status>>,
+    leases: HashMap<(JobId, i64), Known>,
+    credit: u32,
+    /// Said goodbye, or the service stops: gets no more leases.
+    leaving: bool,
+    welcome: Option<WorkWelcome>,
+}
+
+/// The stream is over; the worker may come back.
+struct Over;
+
+impl Work {
+    fn new(app: App, opened: Opened, answers: mpsc::Sender<Result<WorkResponse, Status>>) -> Self {
+        let Opened { session: worker, held } = opened;
+        let ttl_ms = i64::try_from(app.config().lease_ttl_ms).unwrap_or(i64::MAX);
+        let welcome = WorkWelcome {
+            worker_id: worker.id().to_string(),
+            heartbeat_interval_ms: ttl_ms / 3,
+            lease_ttl_ms: ttl_ms,
+            held: held
+                .iter()
+                .map(|held| WorkLease {
+                    job_id: held.job.to_string(),
+                    epoch: held.epoch,
+                    last_write_number: held.last_write,
+                    ..WorkLease::default()
+                })
+                .collect(),
+        };
+        let leases = held
+            .into_iter()
+            .map(|held| {
+                let known = Known { tenant: held.tenant, kind: held.kind, cancel_told: false };
+                ((held.job, held.epoch), known)
+            })
+            .collect();
+        Self { app, worker, answers, leases, credit: 0, leaving: false, welcome: Some(welcome) }
+    }
+
+    async fn run(mut self, mut incoming: Streaming<WorkRequest>) {
+        let worker_id = self.worker.id();
+        tracing::info!(%worker_id, held = self.leases.len(), "a worker has connected");
+        // An error here means that nobody reads: then there is nobody to tell.
+        let _ = self.serve(&mut incoming).await;
+        if self.leases.is_empty()
+            && let Err(error) = self.app.close_session(&self.worker).await
+        {
+            gatehouse_service::reply::log(&error);
+        }
+        tracing::info!(%worker_id, held = self.leases.len(), "a worker's stream has ended");
+    }
+
+    async fn serve(&mut self, incoming: &mut Streaming<WorkRequest>) -> Result<(), Over> {
+        let mut queue = Queues::listen(&self.app, &self.worker);
+        let mut own_bell = self.app.doorbell().subscribe(&worker_topic(self.worker.id()));
+        let mut revoked = self.app.revocations().subscribe();
+        let stopping = self.app.lifecycle().stopping();
+        let mut poll = interval(self.app.config().poll_interval());
+        poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut looked_at = Instant::now();
+        let mut drain_by = None;
+        if let Some(welcome) = self.welcome.take() {
+            self.tell(Answer::Welcome(welcome)).await?;
+        }
+        // A cancel may have been asked for while the worker was away.
+        self.reconcile().await?;
+        loop {
+            tokio::select! {
+                message = incoming.message() => match message {
+                    Ok(Some(first)) => {
+                        self.take(first, incoming).await?;
+                        if self.may_dispatch() {
+                            self.dispatch().await?;
+                        }
+                    }
+                    Ok(None) => return Ok(()),
+                    Err(status) => {
+                        tracing::debug!(code = ?status.code(), "a worker's stream broke");
+                        return Ok(());
+                    }
+                },
+                () = queue.rung(), if self.may_dispatch() => self.dispatch().await?,
+                () = own_bell.rung() => self.reconcile().await?,
+                _ = poll.tick() => {
+                    if self.may_dispatch() {
+                        self.dispatch().await?;
+                    }
+                    // Rings may be lost.
+                    if looked_at.elapsed() > self.app.config().lease_ttl() / 3 {
+                        looked_at = Instant::now();
+                        self.reconcile().await?;
+                    }
+                    if self.app.clock().now() >= self.worker.caller.expires_at() {
+                        return self.fail(&Error::unavailable("TOKEN_EXPIRED", "The token has ended. Connect again with a new one.")).await;
+                    }
+                }
+                _ = revoked.changed() => if let Err(error) = self.app.revocations().check(&self.worker.caller, false)
+                    && error.reason() == "TOKEN_REVOKED"
+                {
+                    return self.fail(&error).await;
+                },
+                () = stopping.cancelled(), if drain_by.is_none() => {
+                    drain_by = Some(Instant::now() + DRAIN_TIMEOUT);
+                    self.leaving = true;
+                    self.tell(Answer::Drain(WorkDrain {})).await?;
+                }
+                () = tokio::time::sleep_until(drain_by.unwrap_or_else(Instant::now)), if drain_by.is_some() => return Ok(()),
+            }
+        }
+    }
+
+    fn may_dispatch(&self) -> bool {
+        self.credit > 0 && !self.leaving
+    }
+
+    async fn tell(&self, message: Answer) -> Result<(), Over> {
+        self.answers.send(Ok(WorkResponse { message: Some(message) })).await.map_err(|_| Over)
+    }
+
+    async fn fail(&self, error: &Error) -> Result<(), Over> {
+        self.answers.send(Err(status(error))).await.map_err(|_| Over)?;
+        Err(Over)
+    }
+
+    /// Takes a message and all that have arrived behind it; their writes are one transaction.
+    async fn take(&mut self, first: WorkRequest, incoming: &mut Streaming<WorkRequest>) -> Result<(), Over> {
+        let mut writes = Vec::new();
+        let mut alive = false;
+        let mut next = Some(first);
+        for _ in 0..BATCH {
+            let Some(WorkRequest { message }) = next.take() else { break };
+            match message {
+                Some(Message::Credit(credit)) => {
+                    let more = u32::try_from(credit.leases).unwrap_or(0);
+                    self.credit = self.credit.saturating_add(more).min(MAX_CREDIT);
+                }
+                Some(Message::Heartbeat(_)) => alive = true,
+                Some(Message::Goodbye(_)) => {
+                    self.credit = 0;
+                    self.leaving = true;
+                    self.tell(Answer::Drain(WorkDrain {})).await?;
+                }
+                Some(Message::Hello(_)) | None => {}
+                Some(write) => match self.write_of(write) {
+                    Ok(write) => writes.push(write),
+                    Err(lost) => self.tell(Answer::LeaseLost(lost)).await?,
+                },
+            }
+            // What is not there yet comes later; an end or a break shows again at the next read.
+            next = incoming.message().now_or_never().and_then(Result::ok).flatten();
+        }
+        if !writes.is_empty() {
+            self.store(writes).await?;
+        }
+        if alive {
+            match self.app.heartbeat(&self.worker).await {
+                Ok(true) => {}
+                Ok(false) => return self.fail(&session_over()).await,
+                Err(error) => return self.fail(&error).await,
+            }
+        }
+        Ok(())
+    }
+
+    async fn store(&mut self, writes: Vec<NumberedWrite>) -> Result<(), Over> {
+        let outcomes = match self.app.write(&self.worker, &writes).await {
+            Ok(outcomes) => outcomes,
+            Err(error) => return self.fail(&error).await,
+        };
+        for (write, outcome) in writes.iter().zip(outcomes) {
+            let key = (write.job, write.epoch);
+            match outcome {
+                WriteOutcome::LeaseLost => self.lose(key).await?,
+                WriteOutcome::Stored { sequence, cancel_requested } => {
+                    if write.write.ends_lease() {
+                        self.leases.remove(&key);
+                    }
+                    self.tell(Answer::Ack(WorkAck {
+                        job_id: write.job.to_string(),
+                        epoch: write.epoch,
+                        write_number: write.number,
+                        sequence,
+                    }))
+                    .await?;
+                    if cancel_requested {
+                        self.tell_cancel(key).await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell_cancel(&mut self, key: (JobId, i64)) -> Result<(), Over> {
+        let Some(known) = self.leases.get_mut(&key).filter(|known| !known.cancel_told) else { return Ok(()) };
+        known.cancel_told = true;
+        self.tell(Answer::Cancel(WorkCancel { job_id: key.0.to_string(), epoch: key.1 })).await
+    }
+
+    async fn lose(&mut self, key: (JobId, i64)) -> Result<(), Over> {
+        self.leases.remove(&key);
+        self.tell(Answer::LeaseLost(WorkLeaseLost { job_id: key.0.to_string(), epoch: key.1 })).await
+    }
+
+    /// Hands out leases for the credit that there is.
+    async fn dispatch(&mut self) -> Result<(), Over> {
+        let leases = match self.app.claim(&self.worker, self.credit).await {
+            Ok(Some(leases)) => leases,
+            Ok(None) => return self.fail(&session_over()).await,
+            Err(error) => return self.fail(&error).await,
+        };
+        for lease in leases {
+            self.credit = self.credit.saturating_sub(1);
+            let known =
+                Known { tenant: lease.tenant, kind: lease.kind.clone(), cancel_told: lease.cancel_requested };
+            self.leases.insert((lease.job, lease.epoch), known);
+            self.tell(Answer::Lease(lease_message(lease))).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells the worker of leases that it lost and of cancels, from the database.
+    async fn reconcile(&mut self) -> Result<(), Over> {
+        if self.leases.is_empty() {
+            return Ok(());
+        }
+        let held: Vec<Held> = match self.app.held(&self.worker).await {
+            Ok(held) => held,
+            Err(error) => return self.fail(&error).await,
+        };
+        let still: HashSet<_> = held.iter().map(|held| (held.job, held.epoch)).collect();
+        let lost: Vec<_> = self.leases.keys().filter(|key| !still.contains(key)).copied().collect();
+        for key in lost {
+            self.lose(key).await?;
+        }
+        for held in held.iter().filter(|held| held.cancel_requested) {
+            self.tell_cancel((held.job, held.epoch)).await?;
+        }
+        Ok(())
+    }
+
+    /// The write that a message asks for; a lease that this session never had is lost to it.
+    fn write_of(&self, message: Message) -> Result<NumberedWrite, WorkLeaseLost> {
+        let (job_id, epoch, number) = match &message {
+            Message::Event(event) => (&event.job_id, event.epoch, event.write_number),
+            Message::Checkpoint(checkpoint) => {
+                (&checkpoint.job_id, checkpoint.epoch, checkpoint.write_number)
+            }
+            Message::Finish(finish) => (&finish.job_id, finish.epoch, finish.write_number),
+            Message::Release(release) => (&release.job_id, release.epoch, 0),
+            Message::Hello(_) | Message::Credit(_) | Message::Heartbeat(_) | Message::Goodbye(_) => {
+                (&String::new(), 0, 0)
+            }
+        };
+        let job_id = job_id.clone();
+        let found =
+            job_id.parse().ok().and_then(|job| self.leases.get(&(job, epoch)).map(|known| (job, known)));
+        let Some((job, known)) = found else { return Err(WorkLeaseLost { job_id, epoch }) };
+        let max_result = self.app.config().kinds.get(&known.kind).map_or(0, |bounds| bounds.max_result_bytes);
+        let write = write_of(message, usize::try_from(max_result).unwrap_or(0));
+        Ok(NumberedWrite { tenant: known.tenant, job, epoch, number, write })
+    }
+}
+
+/// What a message asks to be stored. A message that breaks the protocol fails the job: sent again it would break it
+/// again.
+fn write_of(message: Message, max_result_bytes: usize) -> Write {
+    match message {
+        Message::Event(event) => {
+            let event_type = match JobEventType::try_from(event.r#type) {
+                Ok(JobEventType::Progress) => EventType::Progress,
+                Ok(JobEventType::Notice) => EventType::Notice,
+                _ => return broken("a worker may tell of progress and notices only"),
+            };
+            let is_object =
+                serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&event.data_json).is_ok();
+            if event.data_json.len() > JobEvent::MAX_DATA || !is_object {
+                return broken("the data of an event must be a JSON object of at most 16 KiB");
+            }
+            if event.checkpoint.len() > Write::MAX_CHECKPOINT {
+                return broken("a checkpoint may have 64 KiB");
+            }
+            let checkpoint = (!event.checkpoint.is_empty()).then(|| event.checkpoint.to_vec());
+            Write::Event { event_type, data: event.data_json, checkpoint }
+        }
+        Message::Checkpoint(checkpoint) if checkpoint.checkpoint.len() > Write::MAX_CHECKPOINT => {
+            broken("a checkpoint may have 64 KiB")
+        }
+        Message::Checkpoint(checkpoint) => Write::Checkpoint(checkpoint.checkpoint.to_vec()),
+        Message::Finish(WorkFinish { outcome, .. }) => match outcome {
+            Some(Outcome::ResultJson(result)) if result.len() > max_result_bytes => {
+                let message =
+                    format!("The result has {} bytes and may have {max_result_bytes}.", result.len());
+                Write::Fail { failure: Failure::new("RESULT_TOO_LARGE", message), retryable: false }
+            }
+            Some(Outcome::ResultJson(result))
+                if serde_json::from_str::<serde::de::IgnoredAny>(&result).is_err() =>
+            {
+                broken("the result must be a JSON value")
+            }
+            Some(Outcome::ResultJson(result)) => Write::Succeed(result),
+            Some(Outcome::Failure(failure)) => Write::Fail {
+                failure: Failure::from_worker(&failure.reason, &failure.message),
+                retryable: failure.retryable,
+            },
+            Some(Outcome::Cancelled(_)) => Write::Cancelled,
+            None => broken("a finish must say how"),
+        },
+        Message::Release(_)
+        | Message::Hello(_)
+        | Message::Credit(_)
+        | Message::Heartbeat(_)
+        | Message::Goodbye(_) => Write::Release,
+    }
+}
+
+fn broken(rule: &str) -> Write {
+    let message = format!("The worker of this job broke a rule of the service: {rule}.");
+    Write::Fail { failure: Failure::new("WORKER_PROTOCOL", message), retryable: false }
+}
+
+fn lease_message(lease: Lease) -> WorkLease {
+    WorkLease {
+        job_id: lease.job.to_string(),
+        tenant_id: lease.tenant.to_string(),
+        kind: lease.kind,
+        epoch: lease.epoch,
+        attempt: count(lease.attempt),
+        input_json: lease.input,
+        checkpoint: lease.checkpoint.into(),
+        cancel_requested: lease.cancel_requested,
+        traceparent: lease.traceparent,
+        last_write_number: lease.last_write,
+    }
+}
+
+fn session_over() -> Error {
+    Error::aborted("SESSION_OVER", "This session is over or has a newer stream. Connect again.")
+}
+
+/// The bells of all kinds that a worker does.
+struct Queues(Vec<Bell>);
+
+impl Queues {
+    fn listen(app: &App, worker: &WorkerSession) -> Self {
+        Self(worker.kinds.iter().map(|(kind, _)| app.doorbell().subscribe(&queue_topic(kind))).collect())
+    }
+
+    async fn rung(&mut self) {
+        let rings = self.0.iter_mut().map(|bell| Box::pin(bell.rung()));
+        futures_util::future::select_all(rings).await;
+    }
+}

@@ -1,0 +1,141 @@
+//! The optimizer against the real service.
+
+use std::time::Duration;
+
+use gatehouse_job::MIGRATIONS;
+use gatehouse_optimizer::Config;
+use gatehouse_proto::job::v1::*;
+use gatehouse_testkit::{TestDb, both_engines};
+use serde_json::{Value, json};
+
+use crate::common::{RunningWorker, Service, assert_contiguous, steps, types};
+
+fn optimizer(service: &Service, config: Config) -> RunningWorker {
+    let channel = service.worker_channel(&["optimize:*"]);
+    RunningWorker::spawn(|shutdown| gatehouse_optimizer::run(channel, config, shutdown))
+}
+
+fn slow(max_iterations: u32, min_iteration_ms: u64) -> Config {
+    let mut config = Config { max_iterations, min_iteration_ms, ..Config::default() };
+    config.worker.reconnect_max_ms = 50;
+    config
+}
+
+fn rosenbrock(more: &Value) -> String {
+    let mut request = json!({
+        "objective": "(1-x)^2 + 100*(y-x^2)^2",
+        "variables": [{"name": "x", "lower": -5, "upper": 5}, {"name": "y", "lower": -5, "upper": 5}],
+    });
+    for (name, value) in more.as_object().unwrap() {
+        request[name] = value.clone();
+    }
+    request.to_string()
+}
+
+async fn submit(service: &Service, input: &str) -> (crate::common::Caller, String) {
+    let owner = service.owner();
+    let job = owner.submit("optimize", input, "").await.unwrap().job.unwrap().job_id;
+    (owner, job)
+}
+
+both_engines! {
+    migrations: MIGRATIONS;
+
+    async fn an_objective_is_minimised_and_the_clamp_is_told(db: TestDb) {
+        let service = Service::start(&db).await;
+        let worker = optimizer(&service, slow(150, 0));
+        let (owner, job) = submit(&service, &rosenbrock(&json!({"max_iterations": 100_000, "seed": 7}))).await;
+        owner.until(&job, JobState::Succeeded).await;
+        let result: Value = serde_json::from_str(&owner.result(&job).await.unwrap()).unwrap();
+        assert!(result["best"]["value"].as_f64().unwrap() < 1e-6, "{result}");
+        assert_eq!(result["iterations"], json!({"requested": 100_000, "allowed": 150, "clamped": true}));
+        let events = owner.events(&job, 0).await;
+        assert_contiguous(&events, 0);
+        assert_eq!(types(&events)[..3], [JobEventType::Queued, JobEventType::Started, JobEventType::Notice]);
+        let notice: Value = serde_json::from_str(&events[2].data_json).unwrap();
+        assert_eq!(notice["notice"], "ITERATIONS_CLAMPED");
+        let ran = result["iteration"].as_u64().unwrap();
+        assert_eq!(steps(&events, "iteration"), (1..=ran).collect::<Vec<_>>(), "one event an iteration");
+        worker.drain().await;
+        service.stop().await;
+    }
+
+    /// The killed run and the unbroken one tell the same story.
+    async fn a_killed_search_goes_on_where_it_was(db: TestDb) {
+        let service = Service::start(&db).await;
+        let input = rosenbrock(&json!({"seed": 3, "max_iterations": 60}));
+        let (owner, job) = submit(&service, &input).await;
+        let mut watching = owner.watch(&job, 0).await.unwrap();
+        let victim = optimizer(&service, slow(60, 15));
+        for _ in 0..20 {
+            watching.until(JobEventType::Progress).await;
+        }
+        victim.kill();
+        watching.until(JobEventType::Retrying).await;
+        let worker = optimizer(&service, slow(60, 0));
+        assert_eq!(owner.until(&job, JobState::Succeeded).await.attempt, 2);
+        let events = owner.events(&job, 0).await;
+        assert_contiguous(&events, 0);
+        assert_eq!(steps(&events, "iteration"), (1..=60).collect::<Vec<_>>());
+        let (other, unbroken) = submit(&service, &input).await;
+        other.until(&unbroken, JobState::Succeeded).await;
+        assert_eq!(owner.result(&job).await.unwrap(), other.result(&unbroken).await.unwrap());
+        worker.drain().await;
+        service.stop().await;
+    }
+
+    async fn a_search_stops_within_one_iteration_of_a_cancel(db: TestDb) {
+        let service = Service::start(&db).await;
+        let worker = optimizer(&service, slow(100_000, 5));
+        let (owner, job) = submit(&service, &rosenbrock(&json!({"max_iterations": 100_000, "tolerance": 0}))).await;
+        let mut watching = owner.watch(&job, 0).await.unwrap();
+        for _ in 0..3 {
+            watching.until(JobEventType::Progress).await;
+        }
+        owner.cancel(&job).await.unwrap();
+        owner.until(&job, JobState::Cancelled).await;
+        let found = types(&owner.events(&job, 0).await);
+        let asked_at = found.iter().position(|found| *found == JobEventType::CancelRequested).unwrap();
+        let later = found[asked_at..].iter().filter(|found| **found == JobEventType::Progress).count();
+        assert!(later <= 1, "{later} iterations after the cancel");
+        // And again from where it was.
+        owner.retry(&job).await.unwrap();
+        let mut watching = owner.watch(&job, 0).await.unwrap();
+        watching.until(JobEventType::End).await;
+        watching.until(JobEventType::Progress).await;
+        owner.cancel(&job).await.unwrap();
+        owner.until(&job, JobState::Cancelled).await;
+        let iterations = steps(&owner.events(&job, 0).await, "iteration");
+        assert_eq!(iterations, (1..=u64::try_from(iterations.len()).unwrap()).collect::<Vec<_>>());
+        worker.drain().await;
+        service.stop().await;
+    }
+
+    async fn a_bad_request_fails_once_and_says_why(db: TestDb) {
+        let service = Service::start(&db).await;
+        let worker = optimizer(&service, slow(100, 0));
+        for (more, reason, words) in [
+            (json!({"objective": "x +"}), "INVALID_OPTIMIZE_REQUEST", "character 4"),
+            (json!({"objective": "x + z"}), "INVALID_OPTIMIZE_REQUEST", "\"z\" is no variable"),
+            (json!({"objective": "(".repeat(4000)}), "INVALID_OPTIMIZE_REQUEST", "nested"),
+            (json!({"objective": "x+".repeat(5000)}), "INVALID_OPTIMIZE_REQUEST", "bytes long"),
+            (json!({"objective": 7}), "INVALID_OPTIMIZE_REQUEST", "objective"),
+            (json!({"variables": []}), "INVALID_OPTIMIZE_REQUEST", "1 to 64"),
+            (json!({"variables": [{"name": "x", "lower": 5, "upper": -5}]}), "INVALID_OPTIMIZE_REQUEST", "variables[0].upper"),
+            (json!({"max_iterations": 0}), "INVALID_OPTIMIZE_REQUEST", "max_iterations"),
+            (json!({"populations": 0}), "INVALID_OPTIMIZE_REQUEST", "unknown"),
+            (json!({"objective": "ln(-1 - x^2)"}), "OBJECTIVE_NOT_FINITE", "no finite number"),
+        ] {
+            let (owner, job) = submit(&service, &rosenbrock(&more)).await;
+            let failed = owner.until(&job, JobState::Failed).await;
+            assert_eq!((failed.failure_reason.as_str(), failed.attempt), (reason, 1), "{more}");
+            assert!(failed.failure_message.contains(words), "{more}: {}", failed.failure_message);
+            let last = owner.events(&job, 0).await.pop().unwrap();
+            assert!(last.r#type() == JobEventType::End && last.data_json.contains(reason));
+        }
+        let (owner, job) = submit(&service, &rosenbrock(&json!({"objective": "ln(x) + y"}))).await;
+        owner.until(&job, JobState::Succeeded).await;
+        worker.drain().await;
+        tokio::time::timeout(Duration::from_secs(20), service.stop()).await.unwrap();
+    }
+}

@@ -1,0 +1,139 @@
+//! Doing jobs of kind `optimize`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gatehouse_client::Authorized;
+use gatehouse_client::worker::{Failure, LeasedJob, Unfinished, Worker};
+use gatehouse_core::{Error, Result};
+use serde::Serialize;
+use serde_json::json;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::{Checkpoint, Iterations, Problem, Progress, Search};
+use crate::{Config, KIND};
+
+/// Works until `shutdown`; running jobs are then given back with their checkpoints. `channel` shows a token for the
+/// job service that holds `job.jobs.work:optimize:<tenant or *>`.
+///
+/// # Errors
+/// What the job service answered, if trying again can't help: `PERMISSION_DENIED`, `KIND_NOT_FOUND`.
+pub async fn run(channel: Authorized, config: Config, shutdown: CancellationToken) -> Result<()> {
+    let worker = config.worker.clone();
+    let config = Arc::new(config);
+    Worker::new(channel, worker)
+        .handle(KIND, move |job| {
+            let config = Arc::clone(&config);
+            async move { optimize(&job, &config).await }
+        })
+        .run(shutdown)
+        .await
+}
+
+async fn optimize(job: &LeasedJob, config: &Config) -> Result<String, Unfinished> {
+    let problem = Problem::parse(job.input.as_bytes(), config.max_iterations)?;
+    let checkpoint = read_checkpoint(&job.checkpoint);
+    let seed = checkpoint
+        .as_ref()
+        .map_or_else(|| problem.seed.unwrap_or_else(|| seed_of(job)), |checkpoint| checkpoint.seed);
+    // A checkpoint means that the first attempt got past this; it is told once.
+    if problem.iterations.clamped && checkpoint.is_none() && job.attempt == 1 {
+        job.notice(clamp_notice(problem.iterations)).await?;
+    }
+    let mut search = blocking(config, move || Search::start(&problem, seed)).await??;
+    if let Some(checkpoint) = checkpoint {
+        search = replay(job, config, search, checkpoint).await?;
+    }
+    let least = Duration::from_millis(config.min_iteration_ms);
+    while search.stopped().is_none() {
+        let next = Instant::now() + least;
+        let (stepped, progress) = step(config, search).await?;
+        search = stepped;
+        let checkpoint = to_json(&search.checkpoint())?;
+        job.progress(to_json(&progress)?, Some(checkpoint.into_bytes())).await?;
+        if !least.is_zero() {
+            tokio::select! {
+                () = tokio::time::sleep_until(next) => {}
+                stop = job.stopped() => return Err(stop.into()),
+            }
+        }
+    }
+    let outcome = search.outcome().ok_or_else(|| Error::internal("a search stopped without an outcome"))?;
+    to_json(&outcome)
+}
+
+/// Runs the iterations that an earlier attempt told of, without telling of them again.
+async fn replay(
+    job: &LeasedJob,
+    config: &Config,
+    mut search: Search,
+    checkpoint: Checkpoint,
+) -> Result<Search, Unfinished> {
+    while search.iteration() < checkpoint.iteration && search.stopped().is_none() {
+        if let Some(stop) = job.stop() {
+            return Err(stop.into());
+        }
+        search = step(config, search).await?.0;
+    }
+    search.adopt(checkpoint.best);
+    Ok(search)
+}
+
+async fn step(config: &Config, mut search: Search) -> Result<(Search, Progress), Unfinished> {
+    blocking(config, move || {
+        let progress = search.step();
+        (search, progress)
+    })
+    .await
+}
+
+/// Runs `work` where it may keep a thread busy, for as long as one iteration may take.
+async fn blocking<T: Send + 'static>(
+    config: &Config,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Unfinished> {
+    let limit = Duration::from_millis(config.iteration_timeout_ms);
+    match tokio::time::timeout(limit, tokio::task::spawn_blocking(work)).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => Err(Error::internal(error).into()),
+        Err(_) => Err(Failure {
+            reason: "ITERATION_TIMED_OUT".into(),
+            message: format!(
+                "One iteration took longer than {} ms: the objective is too costly.",
+                limit.as_millis()
+            ),
+            retryable: false,
+        }
+        .into()),
+    }
+}
+
+/// A checkpoint that can't be read is none: the search then begins anew, from the same seed.
+fn read_checkpoint(bytes: &[u8]) -> Option<Checkpoint> {
+    if bytes.is_empty() {
+        return None;
+    }
+    serde_json::from_slice(bytes)
+        .inspect_err(|error| tracing::warn!(%error, "a checkpoint can't be read"))
+        .ok()
+}
+
+/// The same for every attempt at a job.
+fn seed_of(job: &LeasedJob) -> u64 {
+    let (_, low) = job.id.as_uuid().as_u64_pair();
+    low & crate::domain::problem::MAX_SEED
+}
+
+fn clamp_notice(iterations: Iterations) -> String {
+    json!({
+        "notice": "ITERATIONS_CLAMPED",
+        "message": format!("{} iterations were asked for; at most {} are allowed.", iterations.requested.unwrap_or(0), iterations.allowed),
+        "iterations": iterations,
+    })
+    .to_string()
+}
+
+fn to_json<T: Serialize>(value: &T) -> Result<String, Unfinished> {
+    serde_json::to_string(value).map_err(|error| Error::internal(error).into())
+}

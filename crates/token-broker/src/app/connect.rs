@@ -1,0 +1,331 @@
+//! Connecting: authorization code with PKCE (RFC 6749, 7636, 9700), `state` of one use, `iss` where known (RFC 9207).
+
+use std::time::Duration;
+
+use gatehouse_core::ids::{ConnectionId, PersonId, SessionId, TenantId};
+use gatehouse_core::{Error, Result, Secret, Timestamp};
+use gatehouse_db::{read_tx, run_tx};
+use gatehouse_outbox::AuditEvent;
+use gatehouse_secrets::IdempotencyToken;
+use gatehouse_service::Caller;
+
+use super::Broker;
+use super::failure::Failure;
+use crate::domain::answer::{self, Meaning, Tokens};
+use crate::domain::connection::{Connection, ConnectionKey};
+use crate::domain::pkce;
+use crate::domain::scopes::Scopes;
+use crate::provider::Provider;
+use crate::steps::Step;
+use crate::store::authorizations::{self, Authorization};
+use crate::store::connections::{self, new_key, secret_key};
+use crate::store::{access_tokens, rotations};
+
+/// Consents that one person may have open at a time in one tenant.
+const OPEN_CONSENTS: i64 = 20;
+/// RFC 6749 sets no bound; no known provider's codes come near.
+const MAX_CODE_BYTES: usize = 4096;
+const MAX_STATE_BYTES: usize = 128;
+
+/// A consent that was begun.
+#[derive(Clone, Debug)]
+pub struct Begun {
+    /// Where to send the person's browser; carries `state`.
+    pub authorization_url: Secret<String>,
+    /// Until when the callback is awaited.
+    pub expires_at: Timestamp,
+}
+
+/// What the upstream sent to the callback.
+#[derive(Clone, Debug)]
+pub struct Callback {
+    /// `state`.
+    pub state: Secret<String>,
+    /// `code`; empty if there was an error.
+    pub code: Secret<String>,
+    /// `error`, or empty.
+    pub error: String,
+    /// `iss`, or empty.
+    pub issuer: String,
+}
+
+fn state_invalid() -> Error {
+    Error::failed_precondition(
+        "STATE_INVALID",
+        "This consent is unknown, was used before, has ended, or was begun by someone else. Begin again.",
+    )
+}
+
+fn refused(message: &str) -> Error {
+    Error::failed_precondition("UPSTREAM_REFUSED", message)
+}
+
+impl Broker {
+    /// Begins a connection of the caller to `upstream` with `scopes` (all of the upstream's if empty).
+    ///
+    /// # Errors
+    /// `UPSTREAM_NOT_FOUND`, `SCOPE_NOT_ALLOWED`, `TOO_MANY_CONNECTIONS`, `PERSON_REQUIRED`, `TENANT_REQUIRED`.
+    pub async fn begin_connection(
+        &self,
+        caller: &Caller,
+        upstream: &str,
+        scopes: &[String],
+    ) -> Result<Begun> {
+        let (person, tenant) = (caller.person()?, caller.tenant()?);
+        let provider = self.0.providers.get(upstream)?;
+        let known = provider.settings.all_scopes();
+        let asked: Scopes = if scopes.is_empty() { known.clone() } else { scopes.iter().cloned().collect() };
+        if !asked.are_within(&known) {
+            return Err(Error::invalid_argument(
+                "SCOPE_NOT_ALLOWED",
+                "Ask only for scopes that ListUpstreams names for this upstream.",
+            ));
+        }
+        let (state, verifier) = (pkce::fresh(&self.entropy), pkce::fresh(&self.entropy));
+        let challenge = pkce::challenge(verifier.expose());
+        let url =
+            provider.authorization_url(&self.0.config.callback_url, &asked, state.expose(), &challenge)?;
+        let now = self.clock.now();
+        let id = gatehouse_core::ids::new_uuid(&self.clock, &self.entropy);
+        let text = Secret::new(verifier.expose().as_bytes().to_vec());
+        let authorization = Authorization {
+            tenant,
+            state_digest: pkce::state_digest(state.expose()),
+            person,
+            session: caller.claims().sid,
+            id,
+            upstream: upstream.to_owned(),
+            scopes: asked,
+            verifier: self.secrets.seal(&verifier_purpose(id), &text).await?,
+            expires_at: now.plus(Duration::from_secs(self.0.config.authorization_seconds)),
+        };
+        let most = i64::from(self.0.config.max_connections);
+        let event =
+            self.outbox.event("token-broker.connections.begin").by(caller).about(person).payload(
+                serde_json::json!({ "upstream": upstream, "scopes": authorization.scopes.to_vec() }),
+            );
+        let begun = run_tx!(self.db, "token_broker.connect.begin", |tx| {
+            let reconnects = connections::find_live(tx, tenant, person, upstream).await?.is_some();
+            let full = !reconnects && connections::count_live(tx, tenant, person).await? >= most;
+            if full || authorizations::count(tx, tenant, person, now).await? >= OPEN_CONSENTS {
+                return Ok(false);
+            }
+            authorizations::add(tx, &authorization).await?;
+            self.outbox.emit(tx, &event).await?;
+            Ok(true)
+        })?;
+        if !begun {
+            return Err(Error::resource_exhausted(
+                "TOO_MANY_CONNECTIONS",
+                "There are too many connections or open consents. Disconnect one, or wait for open consents to end.",
+            ));
+        }
+        Ok(Begun { authorization_url: Secret::new(url.into()), expires_at: authorization.expires_at })
+    }
+
+    /// Completes a connection with what came to the callback. Goes on though the caller went away: the code is worth
+    /// something once only.
+    ///
+    /// # Errors
+    /// `STATE_INVALID`, `UPSTREAM_REFUSED`, `UPSTREAM_UNAVAILABLE`.
+    pub async fn complete_connection(&self, caller: &Caller, callback: Callback) -> Result<Connection> {
+        let (person, tenant, session) = (caller.person()?, caller.tenant()?, caller.claims().sid);
+        let event = self.outbox.event("token-broker.connections.complete").by(caller).about(person);
+        let broker = self.clone();
+        let work = self.lifecycle.spawn(async move {
+            let outcome = broker.complete(tenant, person, session, &callback, event.clone()).await;
+            if let Err(error) = &outcome {
+                let event = event.denied(error.reason());
+                let noted = run_tx!(broker.db, "token_broker.connect.refuse", |tx| {
+                    broker.outbox.emit(tx, &event).await
+                });
+                if let Err(error) = noted {
+                    tracing::warn!(%error, "a refused consent could not be audited");
+                }
+            }
+            outcome
+        });
+        work.await.map_err(Error::internal)?
+    }
+
+    async fn complete(
+        &self,
+        tenant: TenantId,
+        person: PersonId,
+        session: Option<SessionId>,
+        callback: &Callback,
+        event: AuditEvent,
+    ) -> Result<Connection> {
+        let state = callback.state.expose();
+        if state.is_empty() || state.len() > MAX_STATE_BYTES || callback.code.expose().len() > MAX_CODE_BYTES
+        {
+            return Err(state_invalid());
+        }
+        let (digest, now) = (pkce::state_digest(state), self.clock.now());
+        let consumed = run_tx!(self.db, "token_broker.connect.consume", |tx| {
+            authorizations::consume(tx, tenant, digest, person, session, now).await
+        })?;
+        let authorization = consumed.ok_or_else(state_invalid)?;
+        let provider = self.0.providers.get(&authorization.upstream)?;
+        if !provider.settings.issuer.is_empty() && callback.issuer != provider.settings.issuer {
+            return Err(refused(
+                "The answer came from another issuer than the one asked (RFC 9207). Begin again.",
+            ));
+        }
+        if !callback.error.is_empty() || callback.code.expose().is_empty() {
+            let denied = callback.error == "access_denied";
+            return Err(refused(if denied {
+                "The consent was declined at the upstream. Begin again if that was a mistake."
+            } else {
+                "The upstream ended the consent with an error. Begin again."
+            })
+            .caused_by(callback.error.chars().take(64).collect::<String>()));
+        }
+        let verifier =
+            self.secrets.unseal(&verifier_purpose(authorization.id), &authorization.verifier).await?;
+        let key = self.claim(&authorization).await?;
+        let exchanged = self.exchange(provider, callback, verifier.expose()).await;
+        let outcome = match exchanged {
+            Ok((tokens, received_at)) => self.keep(&authorization, key, &tokens, received_at, event).await,
+            Err(failure) => Err(failure),
+        };
+        match outcome {
+            Ok(connection) => Ok(connection),
+            Err(Failure::Died(died)) => Err(Failure::Died(died).into()),
+            Err(failure) => {
+                if let Err(left) = self.abandon(key).await {
+                    tracing::warn!(?left, "what a failed consent left will be removed later");
+                }
+                Err(match failure {
+                    Failure::Upstream { reason: "refused", .. } => {
+                        refused("The upstream did not accept the code. Begin again.")
+                    }
+                    Failure::Upstream { reason: "no_refresh_token", .. } => refused(
+                        "The upstream gave no refresh token. Its scopes in the configuration may lack offline access.",
+                    ),
+                    other => other.into(),
+                })
+            }
+        }
+    }
+
+    /// The connection that this consent is for: the person's live one, or a new one.
+    async fn claim(&self, authorization: &Authorization) -> Result<ConnectionKey> {
+        let Authorization { tenant, person, upstream, scopes, .. } = authorization;
+        let fresh = new_key(*tenant, ConnectionId::new(&self.clock, &self.entropy));
+        let now = self.clock.now();
+        let key = run_tx!(self.db, "token_broker.connect.claim", |tx| {
+            if let Some(live) = connections::find_live(tx, *tenant, *person, upstream).await? {
+                return Ok(Some(live.key));
+            }
+            Ok(connections::add(tx, fresh, *person, upstream, scopes, now).await?.then_some(fresh))
+        })?;
+        let key =
+            key.ok_or_else(|| Error::aborted("CONNECTION_CHANGED", "Two consents crossed. Begin again."))?;
+        self.steps.at(Step::CodeClaimed).map_err(|died| Error::from(Failure::from(died)))?;
+        Ok(key)
+    }
+
+    async fn exchange(
+        &self,
+        provider: &Provider,
+        callback: &Callback,
+        verifier: &[u8],
+    ) -> Result<(Tokens, Timestamp), Failure> {
+        let upstream = |reason| Failure::Upstream { reason, wait: Duration::from_secs(1) };
+        let verifier = std::str::from_utf8(verifier).map_err(Error::internal)?;
+        let code = callback.code.expose();
+        let answer =
+            provider.exchange(&self.0.config.callback_url, code, verifier).await.map_err(|silence| {
+                tracing::warn!(upstream = provider.name, cause = silence.cause(), "no answer to a code");
+                upstream(silence.reason())
+            })?;
+        self.steps.at(Step::CodeExchanged)?;
+        match answer::read(&answer) {
+            Meaning::Granted(tokens) if tokens.refresh.is_some() => Ok((tokens, answer.received_at)),
+            Meaning::Granted(_) => Err(upstream("no_refresh_token")),
+            Meaning::InvalidGrant | Meaning::Refused(_) => Err(upstream("refused")),
+            Meaning::Unclear(reason) => Err(upstream(reason)),
+        }
+    }
+
+    /// Puts the first tokens into their places. A rotation of an older token that is under way can't undo it: the
+    /// pointer has moved on, and so has the generation.
+    async fn keep(
+        &self,
+        authorization: &Authorization,
+        key: ConnectionKey,
+        tokens: &Tokens,
+        received_at: Timestamp,
+        event: AuditEvent,
+    ) -> Result<Connection, Failure> {
+        let refresh = tokens.refresh.as_ref().ok_or(Failure::Gone)?;
+        let secret = secret_key(key)?;
+        let value = Secret::new(refresh.expose().as_bytes().to_vec());
+        let token = IdempotencyToken::new(authorization.id.to_string())?;
+        let version = self.secrets.put_pending(&secret, &value, &token).await?;
+        self.steps.at(Step::FirstPut)?;
+        loop {
+            let current = self.secrets.get_current(&secret).await?.map(|version| version.id);
+            match self.secrets.promote(&secret, &version, current.as_ref()).await {
+                Ok(()) => break,
+                // A rotation moved the pointer between the two calls; ours is the newer consent.
+                Err(gatehouse_secrets::Error::Conflict { .. }) => {}
+                Err(other) => return Err(other.into()),
+            }
+        }
+        self.steps.at(Step::FirstPromoted)?;
+        let granted = match &tokens.scopes {
+            Some(scopes) if !scopes.is_empty() => scopes.clone(),
+            _ => authorization.scopes.clone(),
+        };
+        let now = self.clock.now();
+        let event = event.target("connection", key.connection.as_uuid()).payload(serde_json::json!({
+            "upstream": authorization.upstream,
+            "scopes": granted.to_vec(),
+        }));
+        let activated = run_tx!(self.db, "token_broker.connect.activate", |tx| {
+            let Some(generation) = connections::activate(tx, key, &granted).await? else { return Ok(None) };
+            rotations::supersede(tx, key, generation, now).await?;
+            access_tokens::delete_all(tx, key).await?;
+            self.outbox.emit(tx, &event).await?;
+            connections::lookup(tx, key).await
+        })?;
+        let Some(connection) = activated else {
+            // Disconnected meanwhile: nobody would ever use or remove the token.
+            self.secrets.delete(&secret).await?;
+            return Err(Failure::Gone);
+        };
+        if let Some(access) = &tokens.access {
+            let generation = connection.generation;
+            let cached = self.sealed(key, &granted, generation, access, &granted, received_at).await?;
+            run_tx!(self.db, "token_broker.connect.cache", |tx| {
+                access_tokens::put(tx, key, &granted, &cached).await
+            })?;
+        }
+        for old in self.secrets.list_versions(&secret).await? {
+            if !old.is_current {
+                self.secrets.delete_version(&secret, &old.id).await?;
+            }
+        }
+        Ok(connection)
+    }
+
+    /// Removes a connection that never came to be, secrets first: the row is what leads to them.
+    pub(crate) async fn abandon(&self, key: ConnectionKey) -> Result<(), Failure> {
+        let connection =
+            read_tx!(self.db, "token_broker.connect.look", |tx| { connections::lookup(tx, key).await })?;
+        let connecting = crate::domain::connection::ConnectionState::Connecting;
+        if connection.is_some_and(|connection| connection.state == connecting) {
+            self.secrets.delete(&secret_key(key)?).await?;
+            run_tx!(self.db, "token_broker.connect.abandon", |tx| {
+                connections::drop_connecting(tx, key).await
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn verifier_purpose(authorization: uuid::Uuid) -> String {
+    format!("token-broker/verifier/{authorization}")
+}

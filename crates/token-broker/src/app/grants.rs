@@ -1,0 +1,149 @@
+//! Offline grants: a person lets one internal service act upstream while they are away.
+
+use std::time::Duration;
+
+use gatehouse_core::ids::{ConnectionId, OfflineGrantId};
+use gatehouse_core::{Error, Result};
+use gatehouse_db::{read_tx, run_tx};
+use gatehouse_service::Caller;
+
+use super::Broker;
+use super::failure::connection_not_found;
+use crate::domain::connection::{ConnectionState, OfflineGrant};
+use crate::domain::policy::{self, Asker};
+use crate::domain::scopes::Scopes;
+use crate::store::connections::{self, new_key};
+use crate::store::offline_grants;
+
+const DEFAULT_LIFE: Duration = Duration::from_hours(30 * 24);
+const LONGEST_LIFE: Duration = Duration::from_hours(365 * 24);
+/// Grants that one person may have standing in one tenant.
+const MOST_GRANTS: i64 = 200;
+
+pub(crate) fn grant_not_found() -> Error {
+    Error::not_found("GRANT_NOT_FOUND", "There is no such offline grant for this caller, or it has ended.")
+}
+
+impl Broker {
+    /// Lets `client` use the caller's connection `id` for `scopes` (all that the client may have, if empty), for
+    /// `lifetime_seconds` (30 days if 0, a year at most).
+    ///
+    /// # Errors
+    /// `CONNECTION_NOT_FOUND`, `CLIENT_NOT_ALLOWED`, `INVALID_FIELD`, `TOO_MANY_GRANTS`.
+    pub async fn create_offline_grant(
+        &self,
+        caller: &Caller,
+        id: ConnectionId,
+        client: &str,
+        scopes: &[String],
+        lifetime_seconds: i64,
+    ) -> Result<OfflineGrant> {
+        let (person, tenant) = (caller.person()?, caller.tenant()?);
+        if caller.client().is_some_and(|acting| acting == client) {
+            return Err(Error::permission_denied(
+                "CLIENT_NOT_ALLOWED",
+                "A service can't give itself a grant in a person's name.",
+            ));
+        }
+        let life = match u64::try_from(lifetime_seconds) {
+            Ok(0) => DEFAULT_LIFE,
+            Ok(seconds) if Duration::from_secs(seconds) <= LONGEST_LIFE => Duration::from_secs(seconds),
+            _ => return Err(Error::invalid_field("lifetime_seconds", "must be from 0 to 31536000")),
+        };
+        let key = new_key(tenant, id);
+        let found =
+            read_tx!(self.db, "token_broker.grants.look", |tx| { connections::lookup(tx, key).await })?;
+        let connection = found
+            .filter(|found| found.person == person)
+            .filter(|found| {
+                matches!(found.state, ConnectionState::Active | ConnectionState::NeedsReauthorization)
+            })
+            .ok_or_else(connection_not_found)?;
+        let provider = self.0.providers.get(&connection.upstream)?;
+        let client_asks = Asker::Client(client.to_owned());
+        let allowed = policy::allowed(&provider.settings.allow, &client_asks, &connection.scopes)
+            .ok_or_else(|| {
+                Error::permission_denied("CLIENT_NOT_ALLOWED", "This service may not use this upstream.")
+            })?;
+        let asked: Scopes =
+            if scopes.is_empty() { allowed.clone() } else { scopes.iter().cloned().collect() };
+        if asked.is_empty() || !asked.are_within(&allowed) {
+            return Err(Error::invalid_field(
+                "scopes",
+                "must be among those of the connection that the service may have",
+            ));
+        }
+        let now = self.clock.now();
+        let grant = OfflineGrant {
+            id: OfflineGrantId::new(&self.clock, &self.entropy),
+            key,
+            person,
+            client: client.to_owned(),
+            scopes: asked,
+            created_at: now,
+            expires_at: now.plus(life),
+            revoked_at: None,
+        };
+        let event = self
+            .outbox
+            .event("token-broker.grants.create")
+            .by(caller)
+            .about(person)
+            .target("offline-grant", grant.id.as_uuid())
+            .payload(serde_json::json!({
+                "client": client,
+                "connection": id.to_string(),
+                "scopes": grant.scopes.to_vec(),
+                "expires_at": grant.expires_at.as_micros(),
+            }));
+        let added = run_tx!(self.db, "token_broker.grants.create", |tx| {
+            if offline_grants::count(tx, tenant, person, now).await? >= MOST_GRANTS {
+                return Ok(false);
+            }
+            offline_grants::add(tx, &grant).await?;
+            self.outbox.emit(tx, &event).await?;
+            Ok(true)
+        })?;
+        if added {
+            Ok(grant)
+        } else {
+            Err(Error::resource_exhausted(
+                "TOO_MANY_GRANTS",
+                "There are too many offline grants. Revoke some.",
+            ))
+        }
+    }
+
+    /// The caller's own offline grants in their tenant, newest first, 200 at most.
+    ///
+    /// # Errors
+    /// `PERSON_REQUIRED`, `TENANT_REQUIRED`.
+    pub async fn list_offline_grants(&self, caller: &Caller) -> Result<Vec<OfflineGrant>> {
+        let (person, tenant) = (caller.person()?, caller.tenant()?);
+        Ok(read_tx!(self.db, "token_broker.grants.list", |tx| {
+            offline_grants::list(tx, tenant, person).await
+        })?)
+    }
+
+    /// Ends one of the caller's own grants at once. Idempotent.
+    ///
+    /// # Errors
+    /// `GRANT_NOT_FOUND`.
+    pub async fn revoke_offline_grant(&self, caller: &Caller, id: OfflineGrantId) -> Result<()> {
+        let (person, tenant, now) = (caller.person()?, caller.tenant()?, self.clock.now());
+        let event = self
+            .outbox
+            .event("token-broker.grants.revoke")
+            .by(caller)
+            .about(person)
+            .target("offline-grant", id.as_uuid());
+        let known = run_tx!(self.db, "token_broker.grants.revoke", |tx| {
+            if offline_grants::revoke(tx, tenant, id, person, now).await? {
+                self.outbox.emit(tx, &event).await?;
+                return Ok(true);
+            }
+            Ok(offline_grants::lookup(tx, tenant, id, person).await?.is_some())
+        })?;
+        if known { Ok(()) } else { Err(grant_not_found()) }
+    }
+}

@@ -1,0 +1,272 @@
+//! Connecting, using, seeing and ending a connection; for whom, and by whose leave.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+mod support;
+
+use std::time::Duration;
+
+use gatehouse_client::from_status;
+use gatehouse_proto::token_broker::v1 as pb;
+use gatehouse_testkit::oauth_provider::{Fault, Rotation};
+use gatehouse_testkit::{TestDb, both_engines};
+use support::{Person, UPSTREAM, World, consent, far_from_now, get, reason, works};
+
+both_engines! {
+    migrations: gatehouse_token_broker::MIGRATIONS;
+
+    /// The whole way: consent, token, cache, renewal, inspection, audit.
+    async fn a_person_connects_and_their_token_works(db: TestDb) {
+        let world = World::new(db, Rotation::Strict).await;
+        let (replica, person) = (world.start().await, Person::new());
+        let connection = world.connect(&replica, &person).await.unwrap();
+        assert_eq!(connection.state, i32::from(pb::ConnectionState::Active));
+        assert_eq!(connection.scopes, ["offline_access", "read"]);
+
+        let mut client = replica.client(&world.person_token(&person));
+        let first = get(&mut client).await.unwrap();
+        assert!(works(&world.provider, &first.access_token).await);
+        assert_eq!(first.token_type, "Bearer");
+        assert!(!far_from_now(first.expires_at, world.clock.now()));
+        assert_eq!(get(&mut client).await.unwrap().access_token, first.access_token);
+        assert_eq!(world.provider.counters().refresh_attempts, 0, "a cached token was renewed");
+
+        world.expire_access_tokens();
+        let second = get(&mut client).await.unwrap();
+        assert_ne!(second.access_token, first.access_token);
+        assert!(works(&world.provider, &second.access_token).await);
+        assert_eq!(world.provider.counters().refreshes, 1);
+
+        let listed = client.list_connections(pb::ListConnectionsRequest {}).await.unwrap().into_inner().connections;
+        assert_eq!(listed.len(), 1);
+        assert_eq!(listed[0].generation, 1);
+        assert!(listed[0].rotated_at > 0 && listed[0].last_used_at > 0);
+        let upstreams = client.list_upstreams(pb::ListUpstreamsRequest {}).await.unwrap().into_inner().upstreams;
+        assert_eq!(upstreams[0].name, UPSTREAM);
+        assert_eq!(
+            world.actions().await,
+            [
+                "token-broker.connections.begin",
+                "token-broker.connections.complete",
+                "token-broker.tokens.issue",
+                "token-broker.tokens.issue",
+                "token-broker.tokens.rotate",
+                "token-broker.tokens.issue",
+            ]
+        );
+        replica.stop().await;
+    }
+
+    /// A consent is one person's, one session's, one use's, and not for long.
+    async fn a_consent_is_its_persons_and_works_once(db: TestDb) {
+        let world = World::new(db, Rotation::Strict).await;
+        let (replica, person) = (world.start().await, Person::new());
+        let mut client = replica.client(&world.person_token(&person));
+        let begin = pb::BeginConnectionRequest { upstream: UPSTREAM.into(), scopes: vec!["read".into()] };
+        let begun = client.begin_connection(begin.clone()).await.unwrap().into_inner();
+        assert!(begun.authorization_url.contains("code_challenge_method=S256"));
+        let callback = consent(&begun.authorization_url).await;
+
+        // Others, and the same person in another session or tenant, get nowhere and spoil nothing.
+        let colleague = Person { tenant: person.tenant, ..Person::new() };
+        let elsewhere = Person { tenant: Person::new().tenant, ..person.clone() };
+        let other_session = Person { session: Person::new().session, ..person.clone() };
+        for other in [&colleague, &elsewhere, &other_session] {
+            let refused = replica.client(&world.person_token(other)).complete_connection(callback.clone()).await;
+            assert_eq!(reason(refused.map_err(from_status)), "STATE_INVALID");
+        }
+        let wrong = pb::CompleteConnectionRequest { state: "x".repeat(43), ..callback.clone() };
+        assert_eq!(reason(client.complete_connection(wrong).await.map_err(from_status)), "STATE_INVALID");
+        let completed = client.complete_connection(callback.clone()).await.unwrap().into_inner().connection.unwrap();
+        assert_eq!(completed.scopes, ["read"]);
+        let again = client.complete_connection(callback).await;
+        assert_eq!(reason(again.map_err(from_status)), "STATE_INVALID");
+
+        let begun = client.begin_connection(begin).await.unwrap().into_inner();
+        let late = consent(&begun.authorization_url).await;
+        world.clock.advance(Duration::from_secs(601));
+        assert_eq!(reason(client.complete_connection(late).await.map_err(from_status)), "STATE_INVALID");
+        replica.stop().await;
+    }
+
+    /// Another issuer's answer, a declined consent, unknown upstreams and scopes.
+    async fn answers_that_must_not_count_do_not(db: TestDb) {
+        let world = World::new(db, Rotation::Strict).await;
+        let (replica, person) = (world.start().await, Person::new());
+        let mut client = replica.client(&world.person_token(&person));
+        let begin = |scopes: &[&str], upstream: &str| pb::BeginConnectionRequest {
+            upstream: upstream.into(),
+            scopes: scopes.iter().map(|&scope| scope.into()).collect(),
+        };
+        assert_eq!(
+            reason(client.begin_connection(begin(&["admin"], UPSTREAM)).await.map_err(from_status)),
+            "SCOPE_NOT_ALLOWED"
+        );
+        assert_eq!(reason(client.begin_connection(begin(&[], "nobody")).await.map_err(from_status)), "UPSTREAM_NOT_FOUND");
+        let changes: [fn(&mut pb::CompleteConnectionRequest); 4] = [
+            |callback| callback.issuer = "https://evil.example".into(),
+            |callback| callback.issuer.clear(),
+            |callback| callback.error = "access_denied".into(),
+            |callback| callback.code = "guessed".into(),
+        ];
+        for change in changes {
+            let begun = client.begin_connection(begin(&[], UPSTREAM)).await.unwrap().into_inner();
+            let mut callback = consent(&begun.authorization_url).await;
+            change(&mut callback);
+            assert_eq!(reason(client.complete_connection(callback).await.map_err(from_status)), "UPSTREAM_REFUSED");
+        }
+        let begun = client.begin_connection(begin(&[], UPSTREAM)).await.unwrap().into_inner();
+        let callback = consent(&begun.authorization_url).await;
+        world.provider.inject(Fault::ServerError);
+        assert_eq!(reason(client.complete_connection(callback).await.map_err(from_status)), "UPSTREAM_UNAVAILABLE");
+        assert!(world.secrets.census().is_empty(), "a failed consent left a secret");
+        assert_eq!(reason(get(&mut client).await), "CONNECTION_NOT_FOUND");
+        assert!(world.connect(&replica, &person).await.is_ok(), "a failed consent stands in the way");
+        replica.stop().await;
+    }
+
+    /// Who may have a token: the subject, through services that the policy names, within their scopes.
+    async fn a_token_is_for_the_subject_within_policy(db: TestDb) {
+        let world = World::new(db, Rotation::Strict).await;
+        let (replica, person) = (world.start().await, Person::new());
+        world.connect(&replica, &person).await.unwrap();
+        let colleague = Person { tenant: person.tenant, ..Person::new() };
+        let elsewhere = Person { tenant: Person::new().tenant, ..person.clone() };
+        for (token, expected) in [
+            (world.acting_token(&person, "reporter"), ""),
+            (world.acting_token(&person, "stranger"), "POLICY_DENIED"),
+            // Its tokens would carry more than it may have.
+            (world.acting_token(&person, "reader"), "POLICY_DENIED"),
+            (world.client_token("reporter"), "PERSON_REQUIRED"),
+            (world.person_token(&colleague), "CONNECTION_NOT_FOUND"),
+            (world.person_token(&elsewhere), "CONNECTION_NOT_FOUND"),
+        ] {
+            assert_eq!(reason(get(&mut replica.client(&token)).await), expected);
+        }
+        let mut client = replica.client(&world.person_token(&person));
+        for (min_remaining_seconds, scopes, expected) in
+            [(601, vec![], "INVALID_FIELD"), (-1, vec![], "INVALID_FIELD"), (0, vec!["admin"], "POLICY_DENIED")]
+        {
+            let request = pb::GetAccessTokenRequest {
+                upstream: UPSTREAM.into(),
+                scopes: scopes.into_iter().map(str::to_owned).collect(),
+                min_remaining_seconds,
+                ..Default::default()
+            };
+            assert_eq!(reason(client.get_access_token(request).await.map_err(from_status)), expected);
+        }
+        let denied = world.actions().await.iter().filter(|action| action.contains("tokens.issue ")).count();
+        assert_eq!(denied, 6, "a refusal was not audited: {:?}", world.actions().await);
+        replica.stop().await;
+    }
+
+    /// Offline grants: given by a person, to one client, for some scopes, for a time, until taken back.
+    async fn an_offline_grant_is_one_clients_until_it_ends(db: TestDb) {
+        let world = World::new(db, Rotation::Strict).await;
+        let (replica, person) = (world.start().await, Person::new());
+        let connection = world.connect(&replica, &person).await.unwrap().connection_id;
+        let mut client = replica.client(&world.person_token(&person));
+        let ask = |client_id: &str, scopes: &[&str], lifetime_seconds| pb::CreateOfflineGrantRequest {
+            connection_id: connection.clone(),
+            client_id: client_id.into(),
+            scopes: scopes.iter().map(|&scope| scope.into()).collect(),
+            lifetime_seconds,
+        };
+        for (request, expected) in [
+            (ask("stranger", &[], 0), "CLIENT_NOT_ALLOWED"),
+            (ask("reporter", &["admin"], 0), "INVALID_FIELD"),
+            (ask("reporter", &[], 366 * 86_400), "INVALID_FIELD"),
+            (ask("reporter", &[], -1), "INVALID_FIELD"),
+        ] {
+            assert_eq!(reason(client.create_offline_grant(request).await.map_err(from_status)), expected);
+        }
+        // No service makes one for itself in a person's name.
+        let mut acting = replica.client(&world.acting_token(&person, "reporter"));
+        let selfish = acting.create_offline_grant(ask("reporter", &[], 0)).await;
+        assert_eq!(reason(selfish.map_err(from_status)), "CLIENT_NOT_ALLOWED");
+
+        let grant = client.create_offline_grant(ask("reporter", &[], 3600)).await.unwrap().into_inner().grant.unwrap();
+        let by_grant = |token: String| {
+            let mut client = replica.client(&token);
+            let request = pb::GetAccessTokenRequest {
+                upstream: UPSTREAM.into(),
+                offline_grant_id: grant.offline_grant_id.clone(),
+                ..Default::default()
+            };
+            async move { client.get_access_token(request).await.map(tonic::Response::into_inner).map_err(from_status) }
+        };
+        let token = by_grant(world.client_token("reporter")).await.unwrap();
+        assert!(works(&world.provider, &token.access_token).await);
+        assert_eq!(reason(by_grant(world.client_token("reader")).await), "GRANT_NOT_FOUND");
+        assert_eq!(reason(by_grant(world.person_token(&person)).await), "INVALID_FIELD");
+        assert_eq!(reason(by_grant(world.acting_token(&Person::new(), "reporter")).await), "INVALID_FIELD");
+
+        let listed = client.list_offline_grants(pb::ListOfflineGrantsRequest {}).await.unwrap().into_inner().grants;
+        assert_eq!(listed, std::slice::from_ref(&grant));
+        let revoke = pb::RevokeOfflineGrantRequest { offline_grant_id: grant.offline_grant_id.clone() };
+        let mut colleague = replica.client(&world.person_token(&Person { tenant: person.tenant, ..Person::new() }));
+        assert_eq!(
+            reason(colleague.revoke_offline_grant(revoke.clone()).await.map_err(from_status)),
+            "GRANT_NOT_FOUND"
+        );
+        for _ in 0..2 {
+            client.revoke_offline_grant(revoke.clone()).await.unwrap();
+        }
+        assert_eq!(reason(by_grant(world.client_token("reporter")).await), "GRANT_NOT_FOUND");
+
+        let short = client.create_offline_grant(ask("reporter", &[], 60)).await.unwrap().into_inner().grant.unwrap();
+        world.clock.advance(Duration::from_secs(61));
+        let request = pb::GetAccessTokenRequest {
+            upstream: UPSTREAM.into(),
+            offline_grant_id: short.offline_grant_id,
+            ..Default::default()
+        };
+        let ended = replica.client(&world.client_token("reporter")).get_access_token(request).await;
+        assert_eq!(reason(ended.map_err(from_status)), "GRANT_NOT_FOUND");
+        replica.stop().await;
+    }
+
+    /// Ending a connection ends it everywhere: here, in the secrets backend, at the provider.
+    async fn disconnecting_shreds_and_revokes(db: TestDb) {
+        let world = World::new(db, Rotation::Strict).await;
+        let (replica, person) = (world.start().await, Person::new());
+        let connection = world.connect(&replica, &person).await.unwrap().connection_id;
+        let token = world.current(&person, &connection).await.unwrap();
+        let mut client = replica.client(&world.person_token(&person));
+        let request = pb::DisconnectRequest { connection_id: connection.clone() };
+        let mut other = replica.client(&world.person_token(&Person { tenant: person.tenant, ..Person::new() }));
+        assert_eq!(reason(other.disconnect(request.clone()).await.map_err(from_status)), "CONNECTION_NOT_FOUND");
+        assert!(world.provider.would_accept_refresh_token(&token));
+
+        assert!(client.disconnect(request.clone()).await.unwrap().into_inner().revoked_upstream);
+        assert!(!world.provider.would_accept_refresh_token(&token));
+        assert!(world.secrets.census().is_empty());
+        assert_eq!(reason(get(&mut client).await), "CONNECTION_NOT_FOUND");
+        assert!(!client.disconnect(request).await.unwrap().into_inner().revoked_upstream, "not idempotent");
+        let get_one = pb::GetConnectionRequest { connection_id: connection };
+        let seen = client.get_connection(get_one).await.unwrap().into_inner().connection.unwrap();
+        assert_eq!(seen.state, i32::from(pb::ConnectionState::Disconnected));
+        world.connect(&replica, &person).await.unwrap();
+        assert!(get(&mut client).await.is_ok());
+        replica.stop().await;
+    }
+
+    /// A person may consent anew to what they are connected to already; the old token is gone then.
+    async fn connecting_again_replaces_the_token(db: TestDb) {
+        let world = World::new(db, Rotation::Strict).await;
+        let (replica, person) = (world.start().await, Person::new());
+        let first = world.connect(&replica, &person).await.unwrap().connection_id;
+        let old = world.current(&person, &first).await.unwrap();
+        let mut client = replica.client(&world.person_token(&person));
+        world.provider.revoke_all();
+        world.expire_access_tokens();
+        assert_eq!(reason(get(&mut client).await), "NEEDS_REAUTHORIZATION");
+        let actions = world.actions().await;
+        assert!(actions.contains(&"token-broker.connections.expire NEEDS_REAUTHORIZATION".to_owned()), "{actions:?}");
+        let second = world.connect(&replica, &person).await.unwrap();
+        assert_eq!(second.connection_id, first);
+        assert_ne!(world.current(&person, &first).await.unwrap(), old);
+        assert!(works(&world.provider, &get(&mut client).await.unwrap().access_token).await);
+        assert_eq!(world.secrets.census().values().collect::<Vec<_>>(), [&1]);
+        replica.stop().await;
+    }
+}

@@ -1,0 +1,336 @@
+//! Rotation against a provider that misbehaves and a process that dies at every step: no connection is lost, but
+//! where a strict provider's answer itself was.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use gatehouse_client::from_status;
+use gatehouse_core::Entropy;
+use gatehouse_proto::token_broker::v1 as pb;
+use gatehouse_testkit::oauth_provider::{Fault, Rotation};
+use gatehouse_testkit::{TestDb, both_engines, eventually};
+use gatehouse_token_broker::{Step, Steps};
+use support::{Person, Replica, World, get, reason, works};
+
+const EVERY_ROTATION: [Rotation; 6] = [
+    Rotation::NoRotate,
+    Rotation::KeepOld,
+    Rotation::Grace(600_000),
+    Rotation::UntilUsed,
+    Rotation::Strict,
+    Rotation::StrictFamily,
+];
+
+fn forgets_at_once(rotation: Rotation) -> bool {
+    matches!(rotation, Rotation::Strict | Rotation::StrictFamily)
+}
+
+/// A process that dies when it comes to `step`, and stays dead.
+fn dying_at(step: Step) -> Steps {
+    let dead = AtomicBool::new(false);
+    Steps::watched(move |reached| {
+        if reached == step {
+            dead.store(true, Ordering::SeqCst);
+        }
+        !dead.load(Ordering::SeqCst)
+    })
+}
+
+/// A process that stands still when it first comes to `step`: says so, and goes on when told.
+fn pausing_at(step: Step) -> (Steps, mpsc::Receiver<()>, mpsc::Sender<()>) {
+    let (arrived, arrival) = mpsc::channel();
+    let (go, gone) = mpsc::channel();
+    let (gone, paused) = (std::sync::Mutex::new(gone), AtomicBool::new(false));
+    let steps = Steps::watched(move |reached| {
+        if reached == step && !paused.swap(true, Ordering::SeqCst) {
+            arrived.send(()).unwrap();
+            tokio::task::block_in_place(|| gone.lock().unwrap().recv().unwrap());
+        }
+        true
+    });
+    (steps, arrival, go)
+}
+
+async fn arrived(arrival: mpsc::Receiver<()>) {
+    tokio::task::spawn_blocking(move || arrival.recv_timeout(Duration::from_secs(20)).unwrap())
+        .await
+        .unwrap();
+}
+
+/// Connects a fresh person and lets their access token end.
+async fn connected(world: &World) -> (Person, String) {
+    let (replica, person) = (world.start().await, Person::new());
+    let connection = world.connect(&replica, &person).await.unwrap().connection_id;
+    replica.stop().await;
+    world.expire_access_tokens();
+    (person, connection)
+}
+
+/// What a restarted process gives: the reason of its refusal, or nothing.
+async fn after_restart(world: &World, person: &Person) -> String {
+    let replica = world.start().await;
+    let mut client = replica.client(&world.person_token(person));
+    let outcome = get(&mut client).await;
+    if let Ok(token) = &outcome {
+        assert!(works(&world.provider, &token.access_token).await, "a token that does not work");
+        // And the connection goes on living.
+        world.expire_access_tokens();
+        assert!(get(&mut client).await.is_ok(), "the next rotation failed");
+    }
+    replica.stop().await;
+    reason(outcome)
+}
+
+async fn assert_tidy(world: &World, person: &Person, connection: &str) {
+    let key = World::secret_key(person, connection);
+    let versions = world.secrets.list_versions(&key).await.unwrap();
+    assert_eq!(versions.len(), 1, "old versions stayed: {versions:?}");
+    let current = world.current(person, connection).await.unwrap();
+    assert!(world.provider.would_accept_refresh_token(&current), "the current token is dead");
+}
+
+both_engines! {
+    migrations: gatehouse_token_broker::MIGRATIONS;
+
+    /// Sixty callers on three replicas: one refresh, one token.
+    async fn concurrent_callers_on_many_replicas_cause_one_refresh(db: TestDb) {
+        let mut world = World::new(db, Rotation::StrictFamily).await;
+        world.config.wait_ms = 20_000;
+        let world = Arc::new(world);
+        let (person, connection) = connected(&world).await;
+        let mut replicas = Vec::new();
+        for _ in 0..3 {
+            replicas.push(Arc::new(world.start_with(Steps::default(), false).await));
+        }
+        for round in 1..=5 {
+            let callers: Vec<_> = (0..60)
+                .map(|number| {
+                    let mut client = replicas[number % 3].client(&world.person_token(&person));
+                    tokio::spawn(async move { get(&mut client).await.unwrap().access_token })
+                })
+                .collect();
+            let mut tokens = Vec::new();
+            for caller in callers {
+                tokens.push(caller.await.unwrap());
+            }
+            tokens.dedup();
+            assert_eq!(tokens.len(), 1, "callers got different tokens");
+            assert_eq!(world.provider.counters().refresh_attempts, round);
+            assert_tidy(&world, &person, &connection).await;
+            world.expire_access_tokens();
+        }
+        for replica in replicas {
+            replica.stop().await;
+        }
+    }
+
+    /// Every class of provider, a death at every step.
+    async fn dying_at_any_step_loses_nothing_but_a_strict_providers_unstored_answer(db: TestDb) {
+        let world = World::new(db, Rotation::Grace(600_000)).await;
+        let mut lost = 0;
+        for rotation in EVERY_ROTATION {
+            world.provider.set_rotation(rotation);
+            for step in Step::ROTATION {
+                if step == Step::PendingPut && rotation == Rotation::NoRotate {
+                    // Nothing new comes that could be put.
+                    continue;
+                }
+                let (person, connection) = connected(&world).await;
+                let replica = world.start_with(dying_at(step), true).await;
+                let died = get(&mut replica.client(&world.person_token(&person))).await;
+                assert_eq!(reason(died), "INTERRUPTED", "{rotation:?} at {step:?}: that step is never reached");
+                replica.stop().await;
+                let refused = after_restart(&world, &person).await;
+                if step == Step::Answered && forgets_at_once(rotation) {
+                    assert_eq!(refused, "NEEDS_REAUTHORIZATION", "{rotation:?} at {step:?}");
+                    lost += 1;
+                } else {
+                    assert_eq!(refused, "", "{rotation:?} at {step:?}");
+                    assert_tidy(&world, &person, &connection).await;
+                }
+            }
+        }
+        assert_eq!(lost, 2);
+    }
+
+    /// The recovery dies too, at every step of it.
+    async fn dying_again_while_recovering_loses_nothing(db: TestDb) {
+        let world = World::new(db, Rotation::Strict).await;
+        for first in [Step::IntentCommitted, Step::EscrowCommitted, Step::PendingPut, Step::Promoted] {
+            for second in Step::ROTATION {
+                if second == Step::Answered && first == Step::IntentCommitted {
+                    // The answer itself is lost then.
+                    continue;
+                }
+                let (person, connection) = connected(&world).await;
+                for step in [first, second] {
+                    let replica = world.start_with(dying_at(step), true).await;
+                    let _ = get(&mut replica.client(&world.person_token(&person))).await;
+                    replica.stop().await;
+                }
+                assert_eq!(after_restart(&world, &person).await, "", "{first:?}, then {second:?}");
+                assert_tidy(&world, &person, &connection).await;
+            }
+        }
+    }
+
+    /// Answers that break, vanish or say nothing.
+    async fn a_lost_answer_is_asked_for_again_where_the_provider_allows(db: TestDb) {
+        let world = World::new(db, Rotation::Grace(600_000)).await;
+        let harmless = [Fault::ServerError, Fault::TooManyRequests];
+        let losing = [Fault::DropAnswer, Fault::ServerErrorAfter, Fault::Garbage, Fault::Oversized(100_000)];
+        for rotation in EVERY_ROTATION {
+            world.provider.set_rotation(rotation);
+            for fault in harmless.iter().chain(&losing) {
+                let (person, connection) = connected(&world).await;
+                let replica = world.start().await;
+                let mut client = replica.client(&world.person_token(&person));
+                let before = world.provider.counters().refresh_attempts;
+                world.provider.inject(fault.clone());
+                assert_eq!(reason(get(&mut client).await), "UPSTREAM_UNAVAILABLE", "{rotation:?} {fault:?}");
+                assert_eq!(world.provider.counters().refresh_attempts, before + 1, "a refresh was repeated blindly");
+                // Nobody hammers a provider that is unwell.
+                assert_eq!(reason(get(&mut client).await), "UPSTREAM_UNAVAILABLE");
+                assert_eq!(world.provider.counters().refresh_attempts, before + 1);
+                world.clock.advance(Duration::from_secs(2));
+                let outcome = reason(get(&mut client).await);
+                if forgets_at_once(rotation) && losing.contains(fault) {
+                    assert_eq!(outcome, "NEEDS_REAUTHORIZATION", "{rotation:?} {fault:?}");
+                } else {
+                    assert_eq!(outcome, "", "{rotation:?} {fault:?}");
+                    assert_tidy(&world, &person, &connection).await;
+                }
+                replica.stop().await;
+            }
+        }
+        let failed = world.actions().await.iter().filter(|action| action.starts_with("token-broker.tokens.rotate ")).count();
+        assert_eq!(failed, 36, "a failed rotation was not audited");
+    }
+
+    /// A holder that stood still while another took over: it finds itself fenced, and what it got is not lost.
+    async fn an_overtaken_holder_leaves_a_candidate_and_moves_nothing(db: TestDb) {
+        let world = World::new(db, Rotation::Strict).await;
+        for step in [Step::Answered, Step::EscrowCommitted, Step::PendingPut] {
+            let (person, connection) = connected(&world).await;
+            let (steps, arrival, go) = pausing_at(step);
+            let slow = world.start_with(steps, false).await;
+            let mut waiting = slow.client(&world.person_token(&person));
+            let call = tokio::spawn(async move { reason(get(&mut waiting).await) });
+            arrived(arrival).await;
+
+            // Its lease runs out; another replica takes over.
+            world.clock.advance(Duration::from_secs(11));
+            let other = world.start_with(Steps::default(), false).await;
+            let mut client = other.client(&world.person_token(&person));
+            let outcome = reason(get(&mut client).await);
+            if step == Step::Answered {
+                // The one live token is in the slow holder's memory.
+                assert_eq!(outcome, "NEEDS_REAUTHORIZATION");
+            } else {
+                assert_eq!(outcome, "", "{step:?}: the escrow was not used");
+            }
+            go.send(()).unwrap();
+            let _ = call.await.unwrap();
+            slow.stop().await;
+            // Whatever it left is found.
+            other.broker.sweep().await.unwrap();
+            assert_eq!(reason(get(&mut client).await), "", "{step:?}");
+            world.expire_access_tokens();
+            assert_eq!(reason(get(&mut client).await), "", "{step:?}: the next rotation");
+            assert_tidy(&world, &person, &connection).await;
+            other.stop().await;
+        }
+    }
+
+    /// The caller hangs up; the rotation goes on, and drain waits for it.
+    async fn a_rotation_ends_though_its_caller_went_away(db: TestDb) {
+        let world = World::new(db, Rotation::StrictFamily).await;
+        let (person, connection) = connected(&world).await;
+        let replica = world.start().await;
+        world.provider.inject(Fault::Delay(Duration::from_millis(400)));
+        let mut client = replica.client(&world.person_token(&person));
+        let call = tokio::spawn(async move { get(&mut client).await });
+        let provider = &world.provider;
+        eventually(Duration::from_secs(10), || async { provider.counters().refreshes == 1 }).await;
+        call.abort();
+        replica.stop().await;
+        assert_tidy(&world, &person, &connection).await;
+        assert_eq!(after_restart(&world, &person).await, "");
+        assert_eq!(world.provider.counters().refreshes, 2, "the finished rotation was not used");
+    }
+
+    /// A person disconnects in the middle of a rotation: nothing of it stays.
+    async fn disconnecting_in_the_middle_of_a_rotation_leaves_no_secret(db: TestDb) {
+        let world = World::new(db, Rotation::Strict).await;
+        for step in [Step::IntentCommitted, Step::Answered, Step::EscrowCommitted, Step::PendingPut, Step::Promoted] {
+            let (person, connection) = connected(&world).await;
+            let (steps, arrival, go) = pausing_at(step);
+            let replica = world.start_with(steps, false).await;
+            let mut waiting = replica.client(&world.person_token(&person));
+            let call = tokio::spawn(async move { reason(get(&mut waiting).await) });
+            arrived(arrival).await;
+            let mut client = replica.client(&world.person_token(&person));
+            let request = pb::DisconnectRequest { connection_id: connection };
+            client.disconnect(request).await.map_err(from_status).unwrap();
+            go.send(()).unwrap();
+            let outcome = call.await.unwrap();
+            assert!(["CONNECTION_NOT_FOUND", "UPSTREAM_UNAVAILABLE"].contains(&outcome.as_str()), "{step:?}: {outcome}");
+            world.clock.advance(Duration::from_secs(11));
+            replica.broker.sweep().await.unwrap();
+            assert!(world.secrets.census().is_empty(), "{step:?}: {:?}", world.secrets.census());
+            let last = world.provider.issued().last().unwrap().refresh_token.clone().unwrap();
+            // The provider's answer had not been stored when the row was shredded: that token nobody has.
+            assert!(step == Step::Answered || !world.provider.would_accept_refresh_token(&last), "{step:?}");
+            replica.stop().await;
+        }
+    }
+
+    /// Deaths and faults by chance, hundreds of them; the seed is printed with a failure.
+    async fn deaths_and_faults_by_chance_lose_nothing(db: TestDb) {
+        let seed = std::env::var("GATEHOUSE_TEST_SEED").ok().and_then(|text| text.parse().ok());
+        let seed = seed.unwrap_or_else(|| u64::from_le_bytes(Entropy::system().bytes()));
+        let chance = Entropy::seeded(seed);
+        // Each round takes minutes on the clock; a grace of days outlasts them.
+        let grace = Rotation::Grace(1_000_000_000);
+        let world = World::new(db, grace).await;
+        let forgiving = [Rotation::NoRotate, Rotation::KeepOld, grace, Rotation::UntilUsed];
+        let place = |count: usize| usize::try_from(chance.below(count as u64)).unwrap();
+        let (person, connection) = connected(&world).await;
+        let deaths = AtomicUsize::new(0);
+        for round in 0..150 {
+            // Of the classes that forgive a lost answer: with the others, loss is the right outcome.
+            world.provider.set_rotation(forgiving[place(4)]);
+            let dies = Step::ROTATION[place(8)];
+            let faults = [None, Some(Fault::DropAnswer), Some(Fault::Garbage), Some(Fault::ServerErrorAfter)];
+            if let Some(fault) = &faults[place(4)] {
+                world.provider.inject(fault.clone());
+            }
+            let replica = world.start_with(dying_at(dies), true).await;
+            let outcome = reason(get(&mut replica.client(&world.person_token(&person))).await);
+            deaths.fetch_add(usize::from(outcome == "INTERRUPTED"), Ordering::SeqCst);
+            assert_ne!(outcome, "NEEDS_REAUTHORIZATION", "seed {seed}, round {round}");
+            replica.stop().await;
+            world.expire_access_tokens();
+            world.provider.inject_always(None);
+        }
+        let replica: Replica = world.start().await;
+        let mut client = replica.client(&world.person_token(&person));
+        eventually(Duration::from_secs(30), || {
+            world.clock.advance(Duration::from_secs(61));
+            let mut client = client.clone();
+            async move { get(&mut client).await.is_ok() }
+        })
+        .await;
+        world.expire_access_tokens();
+        assert!(get(&mut client).await.is_ok(), "seed {seed}");
+        assert_tidy(&world, &person, &connection).await;
+        let deaths = deaths.load(Ordering::SeqCst);
+        assert!(deaths > 30, "seed {seed}: only {deaths} deaths");
+        replica.stop().await;
+    }
+}
