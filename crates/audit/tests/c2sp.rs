@@ -42,8 +42,8 @@ fn they_accept_our_checkpoints() {
     let note = ours.sign(&key).unwrap();
     let verifier = StandardVerifier::new(&key.verifier().to_string()).unwrap();
     let parsed = Note::from_bytes(note.as_bytes()).unwrap();
-    let (verified, unverified) = parsed.verify(&VerifierList::new(vec![Box::new(verifier)])).unwrap();
-    assert_eq!((verified.len(), unverified.len()), (1, 0));
+    let (good, ignored) = parsed.verify(&VerifierList::new(vec![Box::new(verifier)])).unwrap();
+    assert_eq!((good.len(), ignored.len()), (1, 0));
     let checkpoint = tlog_tiles::Checkpoint::from_bytes(parsed.text()).unwrap();
     assert_eq!((checkpoint.origin(), checkpoint.size()), (ORIGIN, SIZE));
     assert_eq!(checkpoint.hash().0, *root.as_bytes());
