@@ -43,6 +43,8 @@ pub(crate) struct Config {
     pub(crate) revocations: RevocationsConfig,
     /// The way of audit events from each service to the audit service.
     pub(crate) outbox: gatehouse_outbox::Config,
+    /// Rate limits at the gateway.
+    pub(crate) rate_limits: gatehouse_ratelimit::Config,
     /// Where the token broker keeps refresh tokens.
     pub(crate) secrets: gatehouse_secrets::Config,
     /// The edge gateway.
@@ -74,6 +76,7 @@ impl Default for Config {
             grpc: GrpcConfig::default(),
             revocations: RevocationsConfig::default(),
             outbox: gatehouse_outbox::Config::default(),
+            rate_limits: gatehouse_ratelimit::Config::default(),
             secrets: gatehouse_secrets::Config::default(),
             gateway: gatehouse_gateway::Config::default(),
             auth: gatehouse_auth::Config::default(),
@@ -242,6 +245,7 @@ impl Config {
         match service {
             Service::Gateway => {
                 add(problems, "gateway", self.gateway.validate(environment));
+                add(problems, "rate_limits", self.rate_limits.validate(environment));
             }
             Service::Auth => {
                 add(problems, "databases.auth", self.databases.auth.validate(environment));

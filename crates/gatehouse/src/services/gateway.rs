@@ -46,7 +46,7 @@ fn into_std(listener: tokio::net::TcpListener) -> anyhow::Result<TcpListener> {
 
 /// Starts it on `listeners`.
 pub(crate) async fn start(runtime: &Runtime, listeners: Listeners) -> anyhow::Result<RunningGateway> {
-    let limits = &runtime.config.gateway.rate_limits;
+    let limits = &runtime.config.rate_limits;
     // Every replica must count a subject under one name: the name is keyed with what they share.
     let secret = read_secret(&runtime.config.client.secret_file)?;
     let key = SubjectKey::new(secret.expose().as_bytes());

@@ -12,8 +12,8 @@ const DOCS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs");
 /// Each environment name of the requirements that is in force, with a value that is not its default, and the line of
 /// `config show` that it gives within its section.
 const NAMES: &[(&str, &str, &str, &str)] = &[
-    ("RATE_LIMIT_CAPACITY", "4711", "gateway.rate_limits.rules", "capacity = 4711"),
-    ("RATE_LIMIT_INTERVAL", "17", "gateway.rate_limits.rules", "interval_s = 17"),
+    ("RATE_LIMIT_CAPACITY", "4711", "rate_limits.rules", "capacity = 4711"),
+    ("RATE_LIMIT_INTERVAL", "17", "rate_limits.rules", "interval_s = 17"),
     ("MAX_REQUEST_BYTES", "4096", "gateway", "max_request_bytes = 4096"),
     (
         "CORS_ALLOWED_ORIGINS",

@@ -98,7 +98,7 @@ impl Gatehouse {
             .arg(place.join("data"))
             .args(arguments)
             // Tests sign in and submit more often in a second than a person in a minute.
-            .env("GATEHOUSE_GATEWAY__RATE_LIMITS__RULES__CLASSES", "{}")
+            .env("GATEHOUSE_RATE_LIMITS__RULES__CLASSES", "{}")
             .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .stderr(file)
