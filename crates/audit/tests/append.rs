@@ -204,8 +204,7 @@ both_engines! {
         replica.stop().await;
     }
 
-    /// Not a test: run it with `--ignored --nocapture` for a figure.
-    #[expect(clippy::print_stderr, clippy::cast_precision_loss, reason = "it prints a figure")]
+    /// Prints figures where `GATEHOUSE_BENCH` is set (with `--nocapture`).
     async fn how_many_appends_a_second(db: TestDb) {
         if std::env::var_os("GATEHOUSE_BENCH").is_none() {
             return;
@@ -234,7 +233,7 @@ both_engines! {
             eprintln!(
                 "{}: {clients} clients, batches of {batch}: {:.0} events/s",
                 world.db.engine(),
-                events as f64 / started.elapsed().as_secs_f64()
+                f64::from(events) / started.elapsed().as_secs_f64()
             );
         }
         replica.stop().await;

@@ -24,6 +24,12 @@ use crate::services::{self, Runtime, Service};
 /// How long the services may take to be ready before the start counts as failed.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
+/// Where `up` serves HTTPS, with a certificate of its own, unless told otherwise.
+const DEV_TLS_ADDRESS: &str = "127.0.0.1:8443";
+
+/// How long `up` keeps the jobs of a worker that is out of touch, unless told otherwise, milliseconds.
+const UP_LEASE_TTL_MS: u64 = 3_000;
+
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
     #[command(flatten)]
@@ -132,9 +138,17 @@ fn settle(config: &mut Config, folder: &DataFolder, free_ports: bool) -> anyhow:
             });
         }
     }
+    // The worker dies with the process, so its jobs need not wait long for another.
+    if config.job.lease_ttl_ms == defaults.job.lease_ttl_ms {
+        config.job.lease_ttl_ms = UP_LEASE_TTL_MS;
+    }
+    if config.gateway.tls_address.is_empty() {
+        config.gateway.tls_address = DEV_TLS_ADDRESS.to_owned();
+    }
     if free_ports {
         let free = || "127.0.0.1:0".to_owned();
         config.gateway.address = free();
+        config.gateway.tls_address = free();
         config.probes.address = free();
         for address in [
             &mut config.listen.auth,

@@ -82,6 +82,9 @@ both_engines! {
             assert!(seen.contains(expected), "{expected:?} is missing in {seen:#?}");
         }
         assert_eq!(seen.len(), expected.len(), "{seen:#?}");
+        for event in &told {
+            assert!(!event.request_id.is_empty(), "{event:?} leads to no log");
+        }
         // Personal data stands in the sealed payload and nowhere else.
         for event in &told {
             let open = NewEvent { payload_json: String::new(), actor_json: String::new(), ..event.clone() };

@@ -7,6 +7,7 @@ mod bootstrap;
 mod dump;
 mod figures;
 mod members;
+mod purge;
 mod refresh;
 mod revocations;
 mod sign_in;

@@ -41,6 +41,10 @@ pub(super) struct OptimizeBody {
     /// The same seed gives the same run.
     #[serde(skip_serializing_if = "Option::is_none")]
     seed: Option<u64>,
+    /// The search ends once the values of a generation differ by less than this, 0 to 1e12; 1e-12 unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0)]
+    tolerance: Option<f64>,
 }
 
 /// A variable and its bounds.
@@ -68,6 +72,9 @@ fn check(body: &OptimizeBody) -> Result<()> {
     }
     if body.seed.is_some_and(|seed| seed > MAX_SEED) {
         return Err(Error::invalid_field("seed", "must be at most 9007199254740991"));
+    }
+    if body.tolerance.is_some_and(|tolerance| !(0.0..=1e12).contains(&tolerance)) {
+        return Err(Error::invalid_field("tolerance", "must be from 0 to 1e12"));
     }
     if !(1..=MAX_VARIABLES).contains(&body.variables.len()) {
         return Err(Error::invalid_field("variables", "must name 1 to 64 variables"));
