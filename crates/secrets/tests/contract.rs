@@ -36,6 +36,7 @@ fn folder() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "a place that needs a server may not be had")]
 fn embedded() -> Option<Place> {
     let folder = folder();
     let mut config = Config::default();
@@ -44,6 +45,7 @@ fn embedded() -> Option<Place> {
     Some(Place { config: Some(config), memory: None, single_process: true, _folder: folder, _server: None })
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "a place that needs a server may not be had")]
 fn memory() -> Option<Place> {
     let memory = Secrets::in_memory(Environment::Dev, Clock::system(), Entropy::system());
     Some(Place { config: None, memory: Some(memory), single_process: true, _folder: folder(), _server: None })
@@ -55,7 +57,7 @@ fn vault() -> Option<Place> {
     let mut config = Config { backend: BackendKind::Vault, ..Config::default() };
     config.vault.address = server.address();
     config.vault.token_file = folder.path().join("token");
-    std::fs::write(&config.vault.token_file, format!("{}\n", server.token())).unwrap();
+    std::fs::write(&config.vault.token_file, format!("{}\n", openbao::Server::token())).unwrap();
     Some(Place {
         config: Some(config),
         memory: None,
@@ -369,7 +371,7 @@ async fn a_server_that_is_away_or_refuses_is_told_apart() {
     assert!(matches!(open().await, Err(Error::Unavailable(_))), "no token file");
     std::fs::write(&config.vault.token_file, "wrong").unwrap();
     assert!(matches!(open().await, Err(Error::Denied(_))), "a wrong token");
-    std::fs::write(&config.vault.token_file, server.token()).unwrap();
+    std::fs::write(&config.vault.token_file, openbao::Server::token()).unwrap();
     let staging = Secrets::open(&config, Environment::Staging, Clock::system(), Entropy::system()).await;
     assert!(
         matches!(staging, Err(Error::Setup(text)) if text.contains("bao write")),
@@ -380,7 +382,7 @@ async fn a_server_that_is_away_or_refuses_is_told_apart() {
     // The agent renews the token in the file.
     std::fs::write(&config.vault.token_file, "expired").unwrap();
     assert!(matches!(secrets.get_current(&key("a")).await, Err(Error::Denied(_))));
-    std::fs::write(&config.vault.token_file, server.token()).unwrap();
+    std::fs::write(&config.vault.token_file, openbao::Server::token()).unwrap();
     assert_eq!(secrets.list_versions(&key("a")).await.unwrap().len(), 1);
     drop(server);
     let away = secrets.put_pending(&key("a"), &value("two"), &token(2)).await;

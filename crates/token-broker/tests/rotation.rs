@@ -290,7 +290,7 @@ both_engines! {
         }
     }
 
-    /// Deaths and faults by chance, hundreds of them; the seed is printed with a failure.
+    /// Deaths and faults by chance; the seed is printed with a failure.
     async fn deaths_and_faults_by_chance_lose_nothing(db: TestDb) {
         let seed = std::env::var("GATEHOUSE_TEST_SEED").ok().and_then(|text| text.parse().ok());
         let seed = seed.unwrap_or_else(|| u64::from_le_bytes(Entropy::system().bytes()));
@@ -302,7 +302,7 @@ both_engines! {
         let place = |count: usize| usize::try_from(chance.below(count as u64)).unwrap();
         let (person, connection) = connected(&world).await;
         let deaths = AtomicUsize::new(0);
-        for round in 0..150 {
+        for round in 0..60 {
             // Of the classes that forgive a lost answer: with the others, loss is the right outcome.
             world.provider.set_rotation(forgiving[place(4)]);
             let dies = Step::ROTATION[place(8)];
@@ -330,7 +330,7 @@ both_engines! {
         assert!(get(&mut client).await.is_ok(), "seed {seed}");
         assert_tidy(&world, &person, &connection).await;
         let deaths = deaths.load(Ordering::SeqCst);
-        assert!(deaths > 30, "seed {seed}: only {deaths} deaths");
+        assert!(deaths > 10, "seed {seed}: only {deaths} deaths");
         replica.stop().await;
     }
 }

@@ -211,7 +211,7 @@ fn killed_at_any_moment_keeps_what_it_acknowledged() {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(|line| line.ok());
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(io::Result::ok);
         let mut durable = next.checked_sub(1);
         let mut seen = 0;
         // At another line, and another moment after it, each round.
