@@ -82,6 +82,9 @@ impl Providers {
                     .redirect(redirect::Policy::none())
                     .referer(false)
                     .retry(reqwest::retry::never())
+                    // A kept connection that the provider closes as we send leaves open whether the token was used:
+                    // each call has its own, so that a silence is the provider's and no accident of ours.
+                    .pool_max_idle_per_host(0)
                     .build()
                     .map_err(Error::internal)?;
                 let provider = Provider {

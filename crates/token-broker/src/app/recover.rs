@@ -7,6 +7,7 @@ use gatehouse_service::reply;
 
 use super::Broker;
 use super::failure::Failure;
+use super::rotate::Want;
 use crate::store::{access_tokens, authorizations, connections, rotations};
 
 /// How many interrupted connections are seen to at once.
@@ -62,7 +63,7 @@ impl Broker {
                     connections::lookup(tx, *key).await
                 })?;
                 match connection {
-                    Some(connection) => self.renew(*key, connection.scopes).await,
+                    Some(connection) => self.renew(*key, connection.scopes, Want::Recovery).await,
                     None => Ok::<(), Failure>(()),
                 }
             });

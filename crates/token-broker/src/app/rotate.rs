@@ -17,6 +17,7 @@ use crate::domain::connection::{Connection, ConnectionKey, ConnectionState};
 use crate::domain::scopes::Scopes;
 use crate::provider::Provider;
 use crate::steps::Step;
+use crate::store::access_tokens::{self, Cached};
 use crate::store::connections::{self, Lease, secret_key};
 use crate::store::rotations::{self, End};
 
@@ -38,19 +39,39 @@ pub(crate) struct Rotation<'a> {
     pub(crate) began: Instant,
 }
 
+/// Why a renewal is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Want {
+    /// A token that lives for so much longer, other than the one of generation `found`, which did not do.
+    Token { found: Option<i64>, remaining: Duration },
+    /// The end of what was interrupted.
+    Recovery,
+}
+
+impl Want {
+    fn is_met_by(self, cached: Option<&Cached>, now: Timestamp) -> bool {
+        match (self, cached) {
+            (Self::Token { found, remaining }, Some(cached)) => {
+                found != Some(cached.generation) && now.plus(remaining) < cached.expires_at
+            }
+            _ => false,
+        }
+    }
+}
+
 /// How a turn at the lease ended.
 enum Turn<'a> {
     Mine(Box<Rotation<'a>>),
-    /// Another holder was at it and has ended: look again.
+    /// Another holder has done it: look again.
     Theirs,
 }
 
 impl Broker {
     /// Sees to it that `key` has been renewed since the caller looked: by this call, by one under way here, or by
     /// another replica. One provider call for all of them. Goes on though every caller went away.
-    pub(crate) async fn renew(&self, key: ConnectionKey, scopes: Scopes) -> Result<(), Failure> {
+    pub(crate) async fn renew(&self, key: ConnectionKey, scopes: Scopes, want: Want) -> Result<(), Failure> {
         let broker = self.clone();
-        let work = || async move { broker.run(key, scopes).await };
+        let work = || async move { broker.run(key, scopes, want).await };
         self.0
             .flights
             .join(key, &self.lifecycle, work)
@@ -58,8 +79,8 @@ impl Broker {
             .unwrap_or_else(|| Err(gatehouse_core::Error::internal("the rotation's task broke off").into()))
     }
 
-    async fn run(&self, key: ConnectionKey, scopes: Scopes) -> Result<(), Failure> {
-        let Turn::Mine(mut rotation) = self.take_turn(key, scopes).await? else { return Ok(()) };
+    async fn run(&self, key: ConnectionKey, scopes: Scopes, want: Want) -> Result<(), Failure> {
+        let Turn::Mine(mut rotation) = self.take_turn(key, scopes, want).await? else { return Ok(()) };
         let outcome = self.rotate(&mut rotation).await;
         if let Err(failure) = &outcome {
             self.note_failure(&rotation, failure).await;
@@ -77,14 +98,15 @@ impl Broker {
     }
 
     /// Takes the lease, or waits for whoever has it.
-    async fn take_turn(&self, key: ConnectionKey, scopes: Scopes) -> Result<Turn<'_>, Failure> {
+    async fn take_turn(&self, key: ConnectionKey, scopes: Scopes, want: Want) -> Result<Turn<'_>, Failure> {
         let began = Instant::now();
         let mut pause = FIRST_PAUSE;
         let mut seen_holder = false;
         loop {
             let now = self.clock.now();
-            let connection =
-                read_tx!(self.db, "token_broker.rotation.look", |tx| { connections::lookup(tx, key).await })?;
+            let (connection, cached) = read_tx!(self.db, "token_broker.rotation.look", |tx| {
+                Ok((connections::lookup(tx, key).await?, access_tokens::lookup(tx, key, &scopes).await?))
+            })?;
             let connection = connection.ok_or(Failure::Gone)?;
             match connection.state {
                 ConnectionState::Disconnected => return Err(Failure::Gone),
@@ -100,7 +122,9 @@ impl Broker {
                 pause = (pause * 2).min(LONGEST_PAUSE);
                 continue;
             }
-            if seen_holder {
+            // Between the caller's look and this one another may have ended; the lease below is taken only if nobody
+            // has since.
+            if seen_holder || want.is_met_by(cached.as_ref(), now) {
                 return Ok(Turn::Theirs);
             }
             if let Some(retry_at) = connection.retry_at.filter(|retry_at| now < *retry_at) {

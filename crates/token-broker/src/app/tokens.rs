@@ -11,6 +11,7 @@ use gatehouse_service::{Caller, Subject};
 use super::Broker;
 use super::failure::{Failure, connection_not_found, needs_reauthorization};
 use super::grants::grant_not_found;
+use super::rotate::Want;
 use crate::domain::connection::{Connection, ConnectionState};
 use crate::domain::policy::{self, Asker};
 use crate::domain::scopes::Scopes;
@@ -113,6 +114,7 @@ impl Broker {
             let cached = read_tx!(self.db, "token_broker.tokens.look", |tx| {
                 access_tokens::lookup(tx, key, &claim.scopes).await
             })?;
+            let found = cached.as_ref().map(|cached| cached.generation);
             if let Some(cached) = cached.filter(|cached| self.clock.now().plus(needed) < cached.expires_at) {
                 match self.hand_out(caller, &claim, &cached).await {
                     Err(error) if error.reason() == "CACHED_TOKEN_UNREADABLE" => {}
@@ -122,7 +124,8 @@ impl Broker {
             if renewals == RENEWALS {
                 break;
             }
-            match self.renew(key, claim.scopes.clone()).await {
+            let want = Want::Token { found, remaining: needed };
+            match self.renew(key, claim.scopes.clone(), want).await {
                 Ok(()) => needed = Duration::ZERO,
                 // Overtaken: whoever was faster may have left a token.
                 Err(Failure::Busy) if renewals + 1 < RENEWALS => {}
