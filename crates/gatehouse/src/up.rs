@@ -30,6 +30,9 @@ const DEV_TLS_ADDRESS: &str = "127.0.0.1:8443";
 /// How long `up` keeps the jobs of a worker that is out of touch, unless told otherwise, milliseconds.
 const UP_LEASE_TTL_MS: u64 = 3_000;
 
+/// How long `up` keeps the relay of audit events for a process that was killed, unless told otherwise, milliseconds.
+const UP_RELAY_LEASE_MS: u64 = 3_000;
+
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
     #[command(flatten)]
@@ -141,6 +144,10 @@ fn settle(config: &mut Config, folder: &DataFolder, free_ports: bool) -> anyhow:
     // The worker dies with the process, so its jobs need not wait long for another.
     if config.job.lease_ttl_ms == defaults.job.lease_ttl_ms {
         config.job.lease_ttl_ms = UP_LEASE_TTL_MS;
+    }
+    // No other process relays, so none has to be kept out while a call to the audit service lasts.
+    if config.outbox.lease_ms == defaults.outbox.lease_ms {
+        config.outbox.lease_ms = UP_RELAY_LEASE_MS;
     }
     if config.gateway.tls_address.is_empty() {
         config.gateway.tls_address = DEV_TLS_ADDRESS.to_owned();

@@ -80,7 +80,12 @@ async fn after_restart(world: &World, person: &Person) -> String {
         assert!(works(&world.provider, &token.access_token).await, "a token that does not work");
         // And the connection goes on living.
         world.expire_access_tokens();
-        assert!(get(&mut client).await.is_ok(), "the next rotation failed");
+        let next = get(&mut client).await;
+        assert!(
+            next.is_ok(),
+            "the next rotation failed: {next:?}, {:?}",
+            world.actions().await.iter().rev().take(4).collect::<Vec<_>>()
+        );
     }
     replica.stop().await;
     reason(outcome)

@@ -8,8 +8,9 @@ use tokio::time::Instant;
 
 use crate::client::Api;
 
-/// How long the relay may take to bring the events of a killed process into the log.
-const SETTLE_LIMIT: Duration = Duration::from_secs(60);
+/// How long the relay may take to bring the events of a killed process into the log: less than its lease in production,
+/// for in the embedded default nobody waits for a dead one.
+const SETTLE_LIMIT: Duration = Duration::from_secs(20);
 
 /// How many events of an action on a target there are in the end.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -19,11 +19,10 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 pub(crate) const ITERATIONS: u32 = 50;
 
 /// Leases of a second and frequent looks: a round then waits for the product, not for a timeout made for production.
-const SETTINGS: [(&str, &str); 6] = [
+const SETTINGS: [(&str, &str); 5] = [
     ("GATEHOUSE_OPTIMIZER__MIN_ITERATION_MS", "20"),
     ("GATEHOUSE_JOB__LEASE_TTL_MS", "1200"),
     ("GATEHOUSE_JOB__SWEEP_INTERVAL_MS", "100"),
-    ("GATEHOUSE_OUTBOX__LEASE_MS", "1000"),
     ("GATEHOUSE_OUTBOX__POLL_MS", "100"),
     // On a machine that is busy for seconds, a client's retry must still be one.
     ("GATEHOUSE_AUTH__REFRESH_RETRY_WINDOW_S", "180"),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use gatehouse_core::Clock;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -22,6 +22,8 @@ use crate::server::{ITERATIONS, Server};
 const LIMIT: Duration = Duration::from_secs(120);
 /// How long a revocation may take; a second, were the machine not shared with others.
 const REVOCATION_LIMIT: Duration = Duration::from_secs(5);
+/// Where it went wrong.
+const CHAIN: &str = "at the session that is refreshed all the time";
 /// Clients that present one token at the moment of the kill.
 const CROWD: usize = 8;
 
@@ -141,6 +143,31 @@ impl World {
         let chain = self.tokens.clone();
         let successors = Arc::clone(&self.successors);
         let chained = tokio::spawn(client::refresh_until(self.api.clone(), chain, successors, stopped));
+        let (mut outcome, mut counts) = match self.kill_and_start(number, plan).await {
+            Ok(done) => done,
+            // If the session broke, all else broke for it, and that is what to tell.
+            Err(error) => match tokio::time::timeout(Duration::from_secs(2), chained).await {
+                Ok(Ok(Err(first))) => return Err(first.context(CHAIN)),
+                _ => return Err(error),
+            },
+        };
+        stop.send_replace(true);
+        let chain = tokio::time::timeout(LIMIT, chained).await.context("the refreshers got no answer")??;
+        let (tokens, refreshes) = chain.context(CHAIN)?;
+        outcome.refreshes = refreshes;
+        counts.push(Count::successes("auth.sessions.refresh", "session", &tokens.session, refreshes));
+        self.tokens = tokens;
+        self.get("/v1/auth/me").await.context("the session did not survive")?;
+        audit::settle(&self.api, &self.tokens.access, since, &counts).await?;
+        self.verify().await?;
+        self.keep_checkpoints().await?;
+        ensure!(self.server.runs(), "the process ended by itself");
+        Ok(outcome)
+    }
+
+    /// A job, what is under way besides it, the kill, the start, and what came of both; the outcome and what the audit
+    /// trail must hold of it.
+    async fn kill_and_start(&mut self, number: u64, plan: &Plan) -> anyhow::Result<(Outcome, Vec<Count>)> {
         let key = format!("round-{number}");
         let id = self.api.submit(&self.tokens.access, &key).await?;
         let mut job = self.follow(id);
@@ -170,20 +197,8 @@ impl World {
         );
         let mut counts = self.account_for_job(&id, &key, &told).await?;
         counts.extend(self.account_for(acted, &key).await.with_context(|| format!("at the {}", plan.phase))?);
-
-        stop.send_replace(true);
-        let chain = tokio::time::timeout(LIMIT, chained).await.context("the refreshers got no answer")??;
-        let (tokens, refreshes) = chain.context("at the session that is refreshed all the time")?;
-        self.tokens = tokens;
-        counts.push(Count::successes("auth.sessions.refresh", "session", &self.tokens.session, refreshes));
-        self.get("/v1/auth/me").await.context("the session did not survive")?;
-
-        audit::settle(&self.api, &self.tokens.access, since, &counts).await?;
-        self.verify().await?;
-        self.keep_checkpoints().await?;
-        ensure!(self.server.runs(), "the process ended by itself");
         let (attempts, events) = (told.started, told.last);
-        Ok(Outcome { ready_after, resumed, attempts, events, refreshes, in_the_middle })
+        Ok((Outcome { ready_after, resumed, attempts, events, refreshes: 0, in_the_middle }, counts))
     }
 
     /// Prepares what is to be under way at the kill.
@@ -335,7 +350,11 @@ impl Followed {
         let enough =
             |seen: &Vec<Seen>| seen.iter().filter(|event| event.name == "progress").count() >= progress;
         let waited = tokio::time::timeout(LIMIT, self.seen.wait_for(enough)).await;
-        waited.context("the job makes no progress")?.map(drop).context("the reader ended")
+        if waited.context("the job makes no progress")?.is_ok() {
+            return Ok(());
+        }
+        (&mut self.reader).await??;
+        bail!("the job ended after fewer than {progress} progress events")
     }
 
     fn has_ended(&self) -> bool {
