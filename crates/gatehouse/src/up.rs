@@ -82,7 +82,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     }
     let process = Process::start("gatehouse", &config, environment).await?;
     let limit = Duration::from_secs(config.drain_timeout_s);
-    let started = start(config, listeners, &process, &folder, environment).await;
+    let started = Box::pin(start(config, listeners, &process, &folder, environment)).await;
     let started = match started {
         Ok(started) => started,
         // What was begun ends in order; the first failure is the one to tell.
@@ -150,7 +150,7 @@ fn settle(config: &mut Config, folder: &DataFolder, free_ports: bool) -> anyhow:
         config.outbox.lease_ms = UP_RELAY_LEASE_MS;
     }
     if config.gateway.tls_address.is_empty() {
-        config.gateway.tls_address = DEV_TLS_ADDRESS.to_owned();
+        DEV_TLS_ADDRESS.clone_into(&mut config.gateway.tls_address);
     }
     if free_ports {
         let free = || "127.0.0.1:0".to_owned();
@@ -269,9 +269,7 @@ async fn start(
             () = readiness.wait() => {}
             () = stopping.cancelled() => return,
         }
-        if let Err(error) = services::start_optimizer(&worker) {
-            tracing::error!(%error, "the worker did not start");
-        }
+        services::start_optimizer(&worker);
     });
     let first_admin = auth.app.bootstrap("admin@gatehouse.localhost", "First tenant").await?;
     Ok(Started { gateway: gateway.address(), https: gateway.https_address(), first_admin })

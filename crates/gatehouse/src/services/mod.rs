@@ -109,7 +109,7 @@ async fn serve(service: Service, config: Config, environment: Environment) -> an
             let listener = runtime.bind(&runtime.config.listen.audit).await?;
             start_audit(&runtime, listener).await?;
         }
-        Service::Optimizer => start_optimizer(&runtime)?,
+        Service::Optimizer => start_optimizer(&runtime),
     }
     process.run_until_signal(limit).await
 }
