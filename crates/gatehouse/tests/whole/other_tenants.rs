@@ -19,12 +19,13 @@ async fn upstream(place: &std::path::Path) -> (OAuthProvider, String) {
     let config = place.join("gatehouse.toml");
     let text = format!(
         "[token_broker.upstreams.demo]\ndisplay_name = \"Demo\"\nauthorization_endpoint = \"{}\"\ntoken_endpoint = \"{}\"\n\
-         revocation_endpoint = \"{}\"\nclient_id = \"{}\"\nclient_secret_file = {:?}\nscopes = [\"read\"]\nrotation = \"strict\"\n",
+         revocation_endpoint = \"{}\"\nclient_id = \"{}\"\nclient_secret_file = {}\nscopes = [\"read\"]\nrotation = \"strict\"\n",
         provider.authorization_endpoint(),
         provider.token_endpoint(),
         provider.revocation_endpoint(),
         options.client_id,
-        secret,
+        // A JSON string is a TOML basic string.
+        json!(secret),
     );
     std::fs::write(&config, text).unwrap();
     (provider, config.to_str().unwrap().to_owned())
