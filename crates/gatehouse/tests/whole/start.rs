@@ -45,6 +45,7 @@ async fn a_port_in_use_is_named_and_nothing_is_begun() {
     for (service, _) in names {
         let mut command = program();
         command.args(["up", "--data"]).arg(place.path().join("data"));
+        command.env("GATEHOUSE_GATEWAY__TLS_ADDRESS", "127.0.0.1:0");
         for (name, variable) in names {
             command.env(variable, if name == service { address.as_str() } else { "127.0.0.1:0" });
         }
