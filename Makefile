@@ -39,9 +39,8 @@ bench-start: ## Measure the start, idle memory and size of the release build
 	cargo build --locked --release --bin gatehouse --bin gatehouse-demo
 	@cargo run --locked --quiet --release --bin gatehouse-demo -- bench-start $(ARGS)
 
-soak: ## Kill the process in the middle of a job again and again, and check that nothing is lost
-	@cargo build --locked --bin gatehouse --bin gatehouse-demo
-	@cargo run --locked --quiet --bin gatehouse-demo -- soak $(ARGS)
+soak: ## kill -9 in the middle of a job, start again, 100 times (GATEHOUSE_SOAK_ROUNDS): nothing may be lost
+	GATEHOUSE_SOAK_ROUNDS=$${GATEHOUSE_SOAK_ROUNDS:-100} cargo test --locked --workspace --test crash -- --nocapture
 
 clean: ## Remove what was built
 	cargo clean

@@ -140,8 +140,7 @@ impl Sequencer {
         }
         let drafts: Vec<&Draft> = jobs.iter().flat_map(|job| &job.drafts).collect();
         match self.commit(&drafts, edge.as_ref()).await {
-            Ok((mut places, next)) => {
-                let added = next.size - edge.as_ref().map_or(next.size, |edge| edge.size.min(next.size));
+            Ok((mut places, next, added)) => {
                 self.0.appended.add(added, &self.0.labels);
                 self.0.group_size.record(drafts.len() as u64, &self.0.labels);
                 *edge = Some(next);
@@ -183,7 +182,7 @@ impl Sequencer {
         &self,
         drafts: &[&Draft],
         edge: Option<&Edge>,
-    ) -> gatehouse_db::Result<(Vec<Place>, Edge)> {
+    ) -> gatehouse_db::Result<(Vec<Place>, Edge, u64)> {
         let now = self.0.clock.now();
         run_tx!(self.0.db, "audit.append", |tx| { self.append_in(tx, drafts, edge, now).await })
     }
@@ -194,7 +193,7 @@ impl Sequencer {
         drafts: &[&Draft],
         edge: Option<&Edge>,
         now: Timestamp,
-    ) -> gatehouse_db::Result<(Vec<Place>, Edge)> {
+    ) -> gatehouse_db::Result<(Vec<Place>, Edge, u64)> {
         let log = &self.0.log;
         let locked = heads::lock(tx, log).await?;
         let remembered = edge.filter(|edge| (edge.size, edge.chain) == (locked.size, locked.chain));
@@ -229,7 +228,7 @@ impl Sequencer {
             return Err(Error::internal("the log's lock was lost in the middle of a commit").into());
         }
         tree.keep_right_edge(size);
-        Ok((places, Edge { size, chain, tiles: tree }))
+        Ok((places, Edge { size, chain, tiles: tree }, size - locked.size))
     }
 
     fn queue(&self) -> std::sync::MutexGuard<'_, VecDeque<Job>> {

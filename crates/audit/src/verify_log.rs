@@ -16,7 +16,7 @@ use crate::domain::checkpoint::Checkpoint;
 use crate::domain::digest::Digest;
 use crate::domain::leaf::Leaf;
 use crate::domain::merkle::{Frontier, leaf_hash};
-use crate::domain::names::{LogId, RetentionClass};
+use crate::domain::names::{LogId, Reason, RetentionClass};
 use crate::domain::note::VerifierKey;
 use crate::domain::proof::{consistency_ranges, hashes};
 use crate::domain::tiles::{TileId, Tiles, tiles_of};
@@ -146,9 +146,8 @@ where
     let trusted = trust.checkpoints()?;
     let request = ExportLeavesRequest { log: name.to_owned(), from_index: 0 };
     let mut stream = audit.export_leaves(request).await.map_err(from_status)?.into_inner();
-    let header = match next(&mut stream).await?.and_then(|message| message.header) {
-        Some(header) => header,
-        None => return Err(Error::internal("the export did not begin with its header")),
+    let Some(header) = next(&mut stream).await?.and_then(|message| message.header) else {
+        return Err(Error::internal("the export did not begin with its header"));
     };
     let head = Exported::read(&header)?;
     let start = Start {
@@ -301,7 +300,7 @@ async fn compare_stored_checkpoints(
 async fn read_entries(db: &Db, log: &LogId, head: &heads::Head, verifier: &mut LogVerifier) -> Result<()> {
     let mut tree =
         match read_tx!(db, "verify.edge", |tx| { tiles::load_right_edge(tx, log, head.first_seq).await }) {
-            Ok(tiles) => truncated(tiles, head.first_seq),
+            Ok(tiles) => truncated(&tiles, head.first_seq),
             Err(error) => return Err(error.into()),
         };
     let mut next = head.first_seq;
@@ -343,7 +342,7 @@ async fn read_entries(db: &Db, log: &LogId, head: &heads::Head, verifier: &mut L
 }
 
 /// A stored edge may be of a later, longer tree: the verifier needs that of the first entry kept.
-fn truncated(tiles: Tiles, size: u64) -> Tiles {
+fn truncated(tiles: &Tiles, size: u64) -> Tiles {
     let mut edge = Tiles::default();
     for level in 0..8 {
         let id = TileId { level, index: size.checked_shr(8 * level).unwrap_or(0) / 256 };
@@ -398,7 +397,7 @@ fn agrees(row: &PlainRow, entry: &events::Stored) -> bool {
         && row.service == leaf.service.as_str()
         && row.action == leaf.action.as_str()
         && row.outcome == leaf.outcome.as_str()
-        && text(&row.reason) == leaf.reason.as_ref().map(|reason| reason.as_str()).unwrap_or_default()
+        && text(&row.reason) == leaf.reason.as_ref().map(Reason::as_str).unwrap_or_default()
         && text(&row.delegate) == leaf.delegate.as_ref().map(ToString::to_string).unwrap_or_default()
         && (row.actor == actor || is_person(&actor) && is_id_of_a_person(&row.actor))
         && (text(&row.target) == target

@@ -19,7 +19,12 @@ use serde_json::json;
 use world::{World, append};
 
 /// Appends from many tasks at once; returns the place of each event.
-async fn storm(world: &World, clients: Vec<world::AuditClient>, each: usize, batch: usize) -> BTreeMap<i64, String> {
+async fn storm(
+    world: &World,
+    clients: Vec<world::AuditClient>,
+    each: usize,
+    batch: usize,
+) -> BTreeMap<i64, String> {
     let tasks: Vec<_> = clients
         .into_iter()
         .map(|mut client| {
@@ -199,8 +204,7 @@ both_engines! {
         replica.stop().await;
     }
 
-    /// Not a test: run it with `--ignored --nocapture` for a figure.
-    #[expect(clippy::print_stderr, clippy::cast_precision_loss, reason = "it prints a figure")]
+    /// Prints figures where `GATEHOUSE_BENCH` is set (with `--nocapture`).
     async fn how_many_appends_a_second(db: TestDb) {
         if std::env::var_os("GATEHOUSE_BENCH").is_none() {
             return;
@@ -229,7 +233,7 @@ both_engines! {
             eprintln!(
                 "{}: {clients} clients, batches of {batch}: {:.0} events/s",
                 world.db.engine(),
-                events as f64 / started.elapsed().as_secs_f64()
+                f64::from(events) / started.elapsed().as_secs_f64()
             );
         }
         replica.stop().await;

@@ -3,7 +3,9 @@
 use std::future::Future;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use opentelemetry::TraceId;
 use opentelemetry::propagation::{Extractor, Injector};
+use opentelemetry::trace::TraceContextExt as _;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 /// The metadata key of the request id.
@@ -60,6 +62,13 @@ pub fn adopt(span: &tracing::Span, headers: &HeaderMap) {
     });
     // Fails only where no OpenTelemetry layer is installed: then there is nothing to adopt.
     let _ = span.set_parent(parent);
+}
+
+/// The id of the trace that `span` belongs to, for log lines; none where nothing is traced.
+#[must_use]
+pub fn trace_id(span: &tracing::Span) -> Option<String> {
+    let trace = span.context().span().span_context().trace_id();
+    (trace != TraceId::INVALID).then(|| trace.to_string())
 }
 
 /// Makes `span` a child of the trace that `traceparent` names; does nothing if it is empty or malformed.

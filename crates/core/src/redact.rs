@@ -36,11 +36,11 @@ static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
             "$1$2[redacted]",
             false,
         ),
-        rule(r"(?i)[a-z0-9._%+-]+@[a-z0-9-]+(\.[a-z0-9-]+)*\.[a-z]{2,}", "[email]", false),
+        rule(r"(?i)[a-z0-9._%+-]+(?:@|%40)[a-z0-9-]+(\.[a-z0-9-]+)*\.[a-z]{2,}", "[email]", false),
         // No payment network issues numbers that begin with 0, 1 or 7-9; microsecond timestamps begin with 1.
-        number(r"\b[2-6](?:[ -]?\d){12,18}\b", "[card]", true),
+        number(r"\b[2-6](?:(?:[ -]|%20)?\d){12,18}\b", "[card]", true),
         // E.164 with its plus, or national forms with at least two separators.
-        number(r"\+\d(?:[ ().-]{0,2}\d){7,14}\b", "[phone]", false),
+        number(r"(?:\+|%2[Bb])\d(?:[ ().-]{0,2}\d){7,14}\b", "[phone]", false),
         number(r"(?:\(\d{2,5}\)|\b\d{2,5})[ .-]\d{2,4}[ .-]\d{3,5}\b", "[phone]", false),
     ]
 });
@@ -99,6 +99,7 @@ mod tests {
             ("refresh_token=abcdef&x=1", "refresh_token=[redacted]&x=1"),
             ("mail ada.l+x@example.co.uk now", "mail [email] now"),
             ("card 4111 1111 1111 1111.", "card [card]."),
+            ("path /a/ada%40example.org/%2B442079460958", "path /a/[email]/[phone]"),
             ("call +44 20 7946 0958 or (030) 123-4567", "call [phone] or [phone]"),
         ] {
             assert_eq!(redact(text), expected);

@@ -2,6 +2,7 @@
 //! any client uses, and fails if any step did not do what it says.
 
 mod api;
+mod bench_start;
 mod narrator;
 mod server;
 mod steps;
@@ -10,7 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 use crate::narrator::Narrator;
 
@@ -19,9 +20,11 @@ use crate::narrator::Narrator;
 #[command(
     name = "gatehouse-demo",
     version,
-    after_help = "Examples:\n  gatehouse-demo\n  gatehouse-demo --json | jq .\n\nExit status: 0 only if every step did what it says."
+    after_help = "Examples:\n  gatehouse-demo\n  gatehouse-demo --json | jq .\n  gatehouse-demo bench-start\n\nExit status: 0 only if every step did what it says."
 )]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// One JSON object a line instead of text
     #[arg(long)]
     json: bool,
@@ -31,6 +34,15 @@ pub(crate) struct Args {
     /// The gatehouse program; by default the one beside this program
     #[arg(long, value_name = "FILE")]
     gatehouse: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measures start, idle memory and size
+    #[command(
+        after_help = "Examples:\n  gatehouse-demo bench-start\n  gatehouse-demo bench-start --build release --json"
+    )]
+    BenchStart(bench_start::BenchArgs),
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -58,6 +70,9 @@ async fn run(args: &Args, narrator: &mut Narrator) -> anyhow::Result<()> {
         "{} is missing: run `make demo`, which builds it first",
         program.display()
     );
+    if let Some(Command::BenchStart(bench)) = &args.command {
+        return bench_start::run(bench, &program).await;
+    }
     let mut server =
         server::start(&program, &args.data, narrator).await.context("Gatehouse did not start")?;
     // What failed is told at once; the server is dropped, and ends, behind it.

@@ -87,7 +87,7 @@ impl Narrator {
         let step = self.current.as_ref().map_or("start", |(name, _)| name.as_str());
         match self.mode {
             Mode::Json => {
-                println!("{}", json!({"event": "failed", "step": step, "error": format!("{error:#}")}))
+                println!("{}", json!({"event": "failed", "step": step, "error": format!("{error:#}")}));
             }
             Mode::Terminal | Mode::Plain => eprintln!("\n✗ {step}: {error:#}"),
         }

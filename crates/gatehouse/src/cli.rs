@@ -8,7 +8,7 @@ use gatehouse_core::Environment;
 
 use crate::config::Config;
 use crate::services::Service;
-use crate::{docs, process, services, submit, up, verify};
+use crate::{admin, docs, process, services, submit, up, verify};
 
 /// Gatehouse stands between a product and the internet: an edge gateway, auth, a token broker, jobs and a provable
 /// audit log.
@@ -37,6 +37,15 @@ impl ConfigArgs {
     }
 }
 
+#[derive(Debug, Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Only what this service needs as a process of its own
+    #[arg(long, value_name = "NAME", value_parser = Service::ALL.map(Service::name))]
+    service: Option<String>,
+}
+
 /// The environment variables that are text.
 fn variables() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os()
@@ -51,6 +60,8 @@ pub(crate) fn environment() -> anyhow::Result<Environment> {
     Ok(text.parse()?)
 }
 
+const SERVICE_EXAMPLE: &str = "Example, each service as a process of its own:\n  GATEHOUSE_ENV=prod gatehouse migrate --config prod.toml\n  GATEHOUSE_ENV=prod gatehouse job --config prod.toml";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Runs everything in one process on this machine, on SQLite, for development
@@ -59,16 +70,22 @@ enum Command {
     )]
     Up(up::UpArgs),
     /// Runs the edge gateway
+    #[command(after_help = SERVICE_EXAMPLE)]
     Gateway(ConfigArgs),
     /// Runs the auth service
+    #[command(after_help = SERVICE_EXAMPLE)]
     Auth(ConfigArgs),
     /// Runs the token broker
+    #[command(after_help = SERVICE_EXAMPLE)]
     TokenBroker(ConfigArgs),
     /// Runs the job service
+    #[command(after_help = SERVICE_EXAMPLE)]
     Job(ConfigArgs),
     /// Runs the audit service
+    #[command(after_help = SERVICE_EXAMPLE)]
     Audit(ConfigArgs),
     /// Runs the optimize worker
+    #[command(after_help = SERVICE_EXAMPLE)]
     Optimizer(ConfigArgs),
     /// Brings the databases to this version's schema
     #[command(
@@ -83,6 +100,9 @@ enum Command {
     /// Checks, shows and documents the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Does what an administrator does by hand, once: key files
+    #[command(subcommand)]
+    Admin(admin::AdminCommand),
     /// Submits a job through the gateway and follows it live
     #[command(
         after_help = "Examples:\n  gatehouse submit --url http://127.0.0.1:8080 --token-file token.txt optimize problem.json\n  echo '{\"objective\": \"(x-1)^2\", \"variables\": [{\"name\": \"x\", \"lower\": -5, \"upper\": 5}]}' | gatehouse submit optimize -"
@@ -96,8 +116,10 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
     /// Says what is wrong with the configuration; exit status 1 if anything is
-    Check(ConfigArgs),
+    #[command(after_help = "Example:\n  GATEHOUSE_ENV=prod gatehouse config check --config prod.toml")]
+    Check(CheckArgs),
     /// Prints the configuration in force as TOML, secrets left out
+    #[command(after_help = "Example:\n  MAX_ITERATIONS=500 gatehouse config show --config prod.toml")]
     Show(ConfigArgs),
     /// Prints every setting with its meaning as a Markdown table
     Docs,
@@ -124,15 +146,24 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             print!("{}", gatehouse_service::config::markdown::<Config>());
             Ok(ExitCode::SUCCESS)
         }
+        Command::Admin(command) => admin::run(&command),
         Command::Submit(args) => process::block_on(submit::run(args)),
         Command::Docs(args) => docs::run(&args),
     }
 }
 
-fn check(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
-    let problems = match args.load() {
-        Ok(config) => config.validate(environment()?, &Service::ALL),
-        Err(error) => vec![error.to_string()],
+fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let environment = environment()?;
+    let service = Service::ALL.into_iter().find(|service| args.service.as_deref() == Some(service.name()));
+    let problems = match (args.config.load(), service) {
+        (Ok(config), Some(service)) => config.validate_process(environment, service),
+        (Ok(mut config), None) => {
+            if environment.is_dev() {
+                up::assume_files(&mut config);
+            }
+            config.validate(environment, &Service::ALL)
+        }
+        (Err(error), _) => vec![error.to_string()],
     };
     if problems.is_empty() {
         println!("The configuration is sound.");

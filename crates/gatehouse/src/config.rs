@@ -225,6 +225,22 @@ impl Config {
         problems
     }
 
+    /// As [`Config::validate`] for one service in a process of its own, which has to be told what `up` fills in.
+    pub(crate) fn validate_process(&self, environment: Environment, service: Service) -> Vec<String> {
+        let mut problems = self.validate(environment, &[service]);
+        let secret = &self.client.secret_file;
+        if secret.as_os_str().is_empty() {
+            problems.push("client.secret_file: name the file that holds this process's secret".to_owned());
+        } else if !secret.is_file() {
+            problems.push(format!("client.secret_file: {} is not a file", secret.display()));
+        }
+        let redis = &self.redis.url_file;
+        if !redis.as_os_str().is_empty() && !redis.is_file() {
+            problems.push(format!("redis.url_file: {} is not a file", redis.display()));
+        }
+        problems
+    }
+
     fn validate_service(&self, service: Service, environment: Environment, problems: &mut Vec<String>) {
         match service {
             Service::Gateway => {
@@ -238,7 +254,8 @@ impl Config {
             Service::TokenBroker => {
                 add(problems, "databases.token_broker", self.databases.token_broker.validate(environment));
                 add(problems, "token_broker", self.token_broker.validate(environment));
-                add(problems, "secrets", self.secrets.validate(environment));
+                // Its problems begin with the section themselves.
+                add(problems, "", self.secrets.validate(environment));
             }
             Service::Job => {
                 add(problems, "databases.job", self.databases.job.validate(environment));

@@ -110,7 +110,10 @@ pub(crate) fn read_secret(path: &Path) -> anyhow::Result<Secret<String>> {
     let text = Secret::new(text);
     let secret = text.expose().lines().next().unwrap_or_default().trim();
     if secret.is_empty() || secret.len() > 4096 {
-        bail!("the secret file {} is empty or larger than 4 KiB", path.display());
+        bail!(
+            "the secret file {} is empty or larger than 4 KiB. Put the secret back into it.",
+            path.display()
+        );
     }
     Ok(Secret::new(secret.to_owned()))
 }

@@ -1,5 +1,6 @@
 //! `gatehouse`: every service of Gatehouse, and the commands that administrators run. `gatehouse --help` begins.
 
+mod admin;
 mod cli;
 mod config;
 mod data_folder;
@@ -19,9 +20,20 @@ fn main() -> ExitCode {
     match cli::run(cli) {
         Ok(code) => code,
         Err(error) => {
-            // One clear message; the chain of causes stands behind it on the same line.
-            eprintln!("gatehouse: {error:#}");
+            eprintln!("gatehouse: {}", message(&error));
             ExitCode::from(2)
         }
     }
+}
+
+/// One clear message: the error, then of its causes those that say more.
+fn message(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |told, cause| {
+        let cause = cause.to_string();
+        match (told.is_empty(), told.contains(&cause)) {
+            (true, _) => cause,
+            (_, true) => told,
+            _ => format!("{told}: {cause}"),
+        }
+    })
 }

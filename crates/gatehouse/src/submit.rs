@@ -27,7 +27,7 @@ pub(crate) struct SubmitArgs {
     /// The gateway
     #[arg(long, env = "GATEHOUSE_URL", default_value = "http://127.0.0.1:8080")]
     url: String,
-    /// File with an access token or API key; otherwise GATEHOUSE_TOKEN
+    /// File with an access token or API key; otherwise `GATEHOUSE_TOKEN`
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// Name of this submission: the same again gives the same job

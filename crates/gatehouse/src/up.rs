@@ -1,7 +1,7 @@
 //! `gatehouse up`: every service as a task of one process, on SQLite, talking real gRPC over loopback.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,15 @@ use crate::services::{self, Runtime, Service};
 
 /// How long the services may take to be ready before the start counts as failed.
 const READY_LIMIT: Duration = Duration::from_secs(60);
+
+/// Where `up` serves HTTPS, with a certificate of its own, unless told otherwise.
+const DEV_TLS_ADDRESS: &str = "127.0.0.1:8443";
+
+/// How long `up` keeps the jobs of a worker that is out of touch, unless told otherwise, milliseconds.
+const UP_LEASE_TTL_MS: u64 = 3_000;
+
+/// How long `up` keeps the relay of audit events for a process that was killed, unless told otherwise, milliseconds.
+const UP_RELAY_LEASE_MS: u64 = 3_000;
 
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
@@ -73,7 +82,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     }
     let process = Process::start("gatehouse", &config, environment).await?;
     let limit = Duration::from_secs(config.drain_timeout_s);
-    let started = start(config, listeners, &process, &folder, environment).await;
+    let started = Box::pin(start(config, listeners, &process, &folder, environment)).await;
     let started = match started {
         Ok(started) => started,
         // What was begun ends in order; the first failure is the one to tell.
@@ -132,9 +141,21 @@ fn settle(config: &mut Config, folder: &DataFolder, free_ports: bool) -> anyhow:
             });
         }
     }
+    // The worker dies with the process, so its jobs need not wait long for another.
+    if config.job.lease_ttl_ms == defaults.job.lease_ttl_ms {
+        config.job.lease_ttl_ms = UP_LEASE_TTL_MS;
+    }
+    // No other process relays, so none has to be kept out while a call to the audit service lasts.
+    if config.outbox.lease_ms == defaults.outbox.lease_ms {
+        config.outbox.lease_ms = UP_RELAY_LEASE_MS;
+    }
+    if config.gateway.tls_address.is_empty() {
+        DEV_TLS_ADDRESS.clone_into(&mut config.gateway.tls_address);
+    }
     if free_ports {
         let free = || "127.0.0.1:0".to_owned();
         config.gateway.address = free();
+        config.gateway.tls_address = free();
         config.probes.address = free();
         for address in [
             &mut config.listen.auth,
@@ -149,6 +170,24 @@ fn settle(config: &mut Config, folder: &DataFolder, free_ports: bool) -> anyhow:
         config.token_broker.callback_url = callback(&config.gateway.address);
     }
     Ok(())
+}
+
+/// Names the files that [`run`] would make, for a check that makes none.
+pub(crate) fn assume_files(config: &mut Config) {
+    let databases = &mut config.databases;
+    for database in
+        [&mut databases.auth, &mut databases.token_broker, &mut databases.job, &mut databases.audit]
+    {
+        if database.url.to_string().is_empty() {
+            database.url = DatabaseUrl::sqlite(Path::new("gatehouse-data/gatehouse.db"));
+        }
+    }
+    if config.auth.key_file.as_os_str().is_empty() {
+        config.auth.key_file = "gatehouse-data/keys/auth.json".into();
+    }
+    if config.token_broker.callback_url.is_empty() {
+        config.token_broker.callback_url = callback(&config.gateway.address);
+    }
 }
 
 fn callback(gateway: &str) -> String {
@@ -230,9 +269,7 @@ async fn start(
             () = readiness.wait() => {}
             () = stopping.cancelled() => return,
         }
-        if let Err(error) = services::start_optimizer(&worker) {
-            tracing::error!(%error, "the worker did not start");
-        }
+        services::start_optimizer(&worker);
     });
     let first_admin = auth.app.bootstrap("admin@gatehouse.localhost", "First tenant").await?;
     Ok(Started { gateway: gateway.address(), https: gateway.https_address(), first_admin })

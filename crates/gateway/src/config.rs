@@ -54,8 +54,6 @@ pub struct Config {
     pub drain_timeout_s: u64,
     /// Server-sent events.
     pub sse: SseConfig,
-    /// Rate limits.
-    pub rate_limits: gatehouse_ratelimit::Config,
 }
 
 impl Default for Config {
@@ -79,7 +77,6 @@ impl Default for Config {
             exchange_cache_entries: 10_000,
             drain_timeout_s: 30,
             sse: SseConfig::default(),
-            rate_limits: gatehouse_ratelimit::Config::default(),
         }
     }
 }
@@ -164,12 +161,6 @@ impl Config {
             problems
                 .push("public_url: must be an origin such as https://api.example.com, without a path".into());
         }
-        problems.extend(
-            self.rate_limits
-                .validate(environment)
-                .into_iter()
-                .map(|problem| format!("rate_limits.{problem}")),
-        );
         problems
     }
 
@@ -249,7 +240,6 @@ mod tests {
         );
         wrong(|config| config.require_auth = false, "require_auth:");
         wrong(|config| config.sse.queue_maxsize = 0, "sse.queue_maxsize:");
-        wrong(|config| config.rate_limits.rules.capacity = 0, "rate_limits.rules.capacity");
         wrong(|config| config.public_url = "https://a.example/path".into(), "public_url:");
         wrong(|config| config.tls_key_file = "key.pem".into(), "tls_key_file:");
     }

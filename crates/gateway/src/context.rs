@@ -1,5 +1,7 @@
 //! What a handler gets: the request, whoever sent it, and the way to the services behind.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,12 +37,17 @@ pub(crate) struct RequestInfo {
     pub(crate) client: ClientAddress,
 }
 
+/// A body that nobody has read, or read to its end. actix-web drains a chunked body whose reader was dropped, for
+/// as long as it goes on; one that still has its reader when the answer has been sent is given two seconds and cut off.
+pub(crate) type Unread = Rc<RefCell<Option<Payload>>>;
+
 /// One request on its way through a handler.
 pub(crate) struct Context {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) route: Arc<Route>,
     pub(crate) request: HttpRequest,
-    pub(crate) payload: Payload,
+    /// The body while it is unread. Shared with the answer, which keeps what was not read: see [`Unread`].
+    pub(crate) payload: Unread,
     pub(crate) info: RequestInfo,
     /// Present on every route that asks for a caller.
     pub(crate) caller: Option<Admitted>,
@@ -188,14 +195,13 @@ impl Context {
 
     async fn channel(&self, service: Service) -> Result<DeclaredCalls> {
         let channel = self.gateway.upstreams.channel(service);
-        let authorized = match &self.caller {
-            Some(admitted) => Authorized::with_token(channel, admitted.token.clone()),
-            None => {
-                let tokens = &self.gateway.tokens;
-                // Asked for here first: that we ourselves are refused is no fault of the caller's.
-                tokens.token(service.audience()).await.map_err(own_failure)?;
-                Authorized::as_client(channel, tokens.clone(), service.audience())
-            }
+        let authorized = if let Some(admitted) = &self.caller {
+            Authorized::with_token(channel, admitted.token.clone())
+        } else {
+            let tokens = &self.gateway.tokens;
+            // Asked for here first: that we ourselves are refused is no fault of the caller's.
+            tokens.token(service.audience()).await.map_err(own_failure)?;
+            Authorized::as_client(channel, tokens.clone(), service.audience())
         };
         Ok(DeclaredCalls::new(authorized, self.route.calls))
     }
@@ -233,7 +239,7 @@ impl Context {
     }
 
     /// The whole body, refused as soon as it is known to be too long.
-    async fn body(&mut self) -> Result<Bytes> {
+    async fn body(&self) -> Result<Bytes> {
         let max = self.gateway.config.max_request_bytes;
         let too_large = || {
             Error::invalid_argument("PAYLOAD_TOO_LARGE", format!("The body may have at most {max} bytes."))
@@ -247,29 +253,39 @@ impl Context {
         if declared.is_some_and(|length| length > max as u64) {
             return Err(too_large());
         }
-        let payload = &mut self.payload;
-        let read = async {
-            let mut body = BytesMut::new();
-            while let Some(chunk) = payload.next().await {
-                let chunk = chunk.map_err(|error| {
-                    Error::invalid_argument(
-                        "BODY_BROKEN",
-                        "The body ended before it was whole. Send it again.",
-                    )
-                    .caused_by(error.to_string())
-                })?;
-                if body.len() + chunk.len() > max {
-                    return Err(too_large());
-                }
-                body.extend_from_slice(&chunk);
-            }
-            Ok(body.freeze())
-        };
+        let Some(mut payload) = self.payload.take() else { return Ok(Bytes::new()) };
         let allowed = Duration::from_millis(self.gateway.config.body_timeout_ms);
-        tokio::time::timeout(allowed, read).await.unwrap_or_else(|_| {
+        let read = tokio::time::timeout(allowed, read_body(&mut payload, max)).await.unwrap_or_else(|_| {
             Err(Error::deadline_exceeded("BODY_TIMEOUT", "The body did not arrive in time. Send it again."))
-        })
+        });
+        match read {
+            Ok(Some(body)) => Ok(body),
+            Ok(None) => {
+                self.payload.replace(Some(payload));
+                Err(too_large())
+            }
+            Err(error) => {
+                self.payload.replace(Some(payload));
+                Err(error)
+            }
+        }
     }
+}
+
+/// The whole body; `None` if it is longer than `max`.
+async fn read_body(payload: &mut Payload, max: usize) -> Result<Option<Bytes>> {
+    let mut body = BytesMut::new();
+    while let Some(chunk) = payload.next().await {
+        let chunk = chunk.map_err(|error| {
+            Error::invalid_argument("BODY_BROKEN", "The body ended before it was whole. Send it again.")
+                .caused_by(error.to_string())
+        })?;
+        if body.len() + chunk.len() > max {
+            return Ok(None);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Some(body.freeze()))
 }
 
 /// Auth refused or missed the gateway itself: for the caller, a service is away.
@@ -320,7 +336,7 @@ impl Form {
 }
 
 fn safe_name(name: &str) -> String {
-    name.chars().filter(|c| c.is_ascii_graphic()).take(64).collect()
+    name.chars().filter(char::is_ascii_graphic).take(64).collect()
 }
 
 #[cfg(test)]

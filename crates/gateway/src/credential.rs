@@ -66,7 +66,7 @@ fn parse_key(key: &str, environment: Environment) -> Result<Presented> {
     }
     match key.strip_prefix(&format!("gh_{environment}_ak_")) {
         Some(rest) if !rest.is_empty() => Ok(Presented::ApiKey(Secret::new(key.to_owned()))),
-        _ if ["dev", "staging", "prod"].iter().any(|name| key.starts_with(&format!("gh_{name}_ak_"))) => {
+        None if ["dev", "staging", "prod"].iter().any(|name| key.starts_with(&format!("gh_{name}_ak_"))) => {
             Err(Error::unauthenticated(
                 "WRONG_ENVIRONMENT",
                 format!("This API key is not of the environment {environment}."),

@@ -1,16 +1,21 @@
 //! The way of every request: name it, see where it comes from, check what every request must satisfy, route it,
 //! count it, let it in, answer, dress the answer.
 
+use std::cell::RefCell;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{self, Poll};
 use std::time::Instant;
 
-use actix_web::body::MessageBody;
+use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, guard, web};
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use gatehouse_client::context as call_context;
 use gatehouse_core::{Error, Result};
@@ -18,7 +23,7 @@ use tracing::Instrument as _;
 
 use crate::browser::{BrowserRules, add_security_headers};
 use crate::client_address;
-use crate::context::{Context, RequestInfo};
+use crate::context::{Context, RequestInfo, Unread};
 use crate::credential;
 use crate::door::Admitted;
 use crate::gateway::Gateway;
@@ -55,9 +60,11 @@ pub(crate) fn configure(gateway: &Arc<Gateway>, config: &mut web::ServiceConfig)
         allow.push("OPTIONS");
         let allow = allow.join(", ");
         let gateway = Arc::clone(gateway);
-        config.service(resource.default_service(web::to(move |request: HttpRequest| {
-            wrong_method(Arc::clone(&gateway), request, allow.clone())
-        })));
+        config.service(resource.default_service(web::to(
+            move |request: HttpRequest, payload: web::Payload| {
+                wrong_method(Arc::clone(&gateway), request, payload.into_inner(), allow.clone())
+            },
+        )));
     }
 }
 
@@ -86,9 +93,9 @@ pub(crate) async fn surround<B: MessageBody + 'static>(
             Ok(()) => next.call(request).await.map(ServiceResponse::map_into_left_body),
             Err(error) => {
                 log(&error);
-                // The body is not read: drop it with its connection.
-                drop(request.take_payload());
+                let payload = request.take_payload();
                 let response = problem::response(&error, &id, false);
+                let response = keep_unread(response, Rc::new(RefCell::new(Some(payload))));
                 Ok(request.into_response(response).map_into_right_body())
             }
         }
@@ -113,7 +120,7 @@ pub(crate) async fn surround<B: MessageBody + 'static>(
     span.record("http.response.status_code", status);
     if let Some(route) = &route {
         span.record("http.route", route.as_str());
-        span.record("otel.name", format!("{method} {route}"));
+        telemetry::name_after_route(&span, &method, route);
     }
     if status >= 500 {
         span.record("otel.status_code", "ERROR");
@@ -162,7 +169,8 @@ async fn dispatch(
     let shown =
         request.headers().contains_key(header::AUTHORIZATION) || request.headers().contains_key("x-api-key");
     let mut extra = HeaderMap::new();
-    let run = run(gateway, route, request, payload, info, &mut extra);
+    let unread: Unread = Rc::new(RefCell::new(Some(payload)));
+    let run = run(gateway, route, request, Rc::clone(&unread), info, &mut extra);
     let result = AssertUnwindSafe(run)
         .catch_unwind()
         .await
@@ -177,14 +185,44 @@ async fn dispatch(
     for (name, value) in extra {
         response.headers_mut().insert(name, value);
     }
-    response
+    keep_unread(response, unread)
+}
+
+/// Keeps the body that was not read for as long as the answer is on its way. See [`Unread`].
+fn keep_unread(mut response: HttpResponse, unread: Unread) -> HttpResponse {
+    if unread.borrow().is_none() {
+        return response;
+    }
+    // An answer without a body is checked when its head is sent, any other when its body ends.
+    response.extensions_mut().insert(Rc::clone(&unread));
+    response.map_body(|_, body| BoxBody::new(WithUnread { body, _unread: unread }))
+}
+
+struct WithUnread {
+    body: BoxBody,
+    _unread: Unread,
+}
+
+impl MessageBody for WithUnread {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut task::Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Pin::new(&mut self.body).poll_next(context)
+    }
 }
 
 async fn run(
     gateway: Arc<Gateway>,
     route: Arc<Route>,
     request: HttpRequest,
-    payload: Payload,
+    payload: Unread,
     info: RequestInfo,
     extra: &mut HeaderMap,
 ) -> Result<HttpResponse> {
@@ -247,13 +285,23 @@ async fn admit(
 }
 
 /// No such path.
-pub(crate) async fn not_found(gateway: Arc<Gateway>, request: HttpRequest) -> HttpResponse {
+pub(crate) async fn not_found(
+    gateway: Arc<Gateway>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> HttpResponse {
     let error = Error::not_found("ROUTE_NOT_FOUND", "There is no such address here. /docs lists all.");
-    unrouted(&gateway, &request, error).await
+    let response = unrouted(&gateway, &request, error).await;
+    keep_unread(response, Rc::new(RefCell::new(Some(payload.into_inner()))))
 }
 
 /// The path exists, the method does not; or a preflight.
-async fn wrong_method(gateway: Arc<Gateway>, request: HttpRequest, allow: String) -> HttpResponse {
+async fn wrong_method(
+    gateway: Arc<Gateway>,
+    request: HttpRequest,
+    payload: Payload,
+    allow: String,
+) -> HttpResponse {
     let mut response = if *request.method() == Method::OPTIONS {
         options(&gateway, &request, &allow).await
     } else {
@@ -264,7 +312,7 @@ async fn wrong_method(gateway: Arc<Gateway>, request: HttpRequest, allow: String
     if let Ok(value) = HeaderValue::from_str(&allow) {
         response.headers_mut().insert(header::ALLOW, value);
     }
-    response
+    keep_unread(response, Rc::new(RefCell::new(Some(payload))))
 }
 
 async fn options(gateway: &Gateway, request: &HttpRequest, allow: &str) -> HttpResponse {

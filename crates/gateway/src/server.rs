@@ -74,8 +74,8 @@ pub fn build(config: Config, deps: Deps, listeners: Listeners) -> Result<Running
         App::new()
             .wrap(from_fn(move |request, next| edge::surround(Arc::clone(&around), request, next)))
             .configure(|config| edge::configure(&gateway, config))
-            .default_service(web::to(move |request: HttpRequest| {
-                edge::not_found(Arc::clone(&fallback), request)
+            .default_service(web::to(move |request: HttpRequest, payload: web::Payload| {
+                edge::not_found(Arc::clone(&fallback), request, payload)
             }))
     };
     let mut server = HttpServer::new(factory)

@@ -161,10 +161,9 @@ impl Pump {
                 match self.read(&mut stream, &sender, &mut ended).await {
                     Some(Broken::Ending(ending)) => return Some(ending),
                     Some(Broken::ReaderGone) => return None,
-                    Some(Broken::Upstream) => {}
                     None if ended => return Some(Ending::Finished),
-                    // The service drains: another replica has the rest.
-                    None => {}
+                    // It broke, or the service drains: another replica has the rest.
+                    Some(Broken::Upstream) | None => {}
                 }
                 stream = match self.take_up_again(patience, &mut backoff).await {
                     Ok(stream) => stream,

@@ -60,6 +60,8 @@ fn known_method(method: &str) -> &'static str {
 
 /// The span of one request, within the trace that its `traceparent` names.
 pub(crate) fn request_span(method: &str, path: &str, request_id: &str, headers: &HeaderMap) -> Span {
+    // Logs are redacted on their way out, spans are not.
+    let path = gatehouse_core::redact(path);
     let span = tracing::info_span!(
         "http",
         otel.name = known_method(method),
@@ -87,4 +89,10 @@ pub(crate) fn request_span(method: &str, path: &str, request_id: &str, headers: 
         span.record("trace_id", trace.to_string());
     }
     span
+}
+
+/// Names the span after the route, as the conventions want it. A recorded `otel.name` would come too late: the span
+/// was begun when its trace was adopted.
+pub(crate) fn name_after_route(span: &Span, method: &str, route: &str) {
+    span.context().span().update_name(format!("{} {route}", known_method(method)));
 }

@@ -67,3 +67,27 @@ impl TowerService<http::Request<Body>> for DeclaredCalls {
         Box::pin(async move { Ok(refusal) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_call_that_was_not_declared_does_not_leave() {
+        // Nothing listens there: a call that left would fail as unavailable (14).
+        let channel = Channel::from_static("http://127.0.0.1:1").connect_lazy();
+        let status = |path: &'static str| {
+            let mut calls = DeclaredCalls::new(Authorized::anonymous(channel.clone()), &["/a.B/Declared"]);
+            async move {
+                std::future::poll_fn(|cx| calls.poll_ready(cx)).await.expect("lazy channels are ready");
+                let request = http::Request::builder().uri(format!("http://x{path}")).body(Body::empty());
+                calls
+                    .call(request.expect("a request"))
+                    .await
+                    .map(|answer| answer.headers()["grpc-status"].clone())
+            }
+        };
+        assert_eq!(status("/a.B/Other").await.expect("an answer"), "13");
+        status("/a.B/Declared").await.expect_err("it left");
+    }
+}

@@ -51,10 +51,7 @@ async fn every_route_answers_as_it_is_documented_with_every_header() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_route_with_a_caller_reaches_its_service() {
-    let world = World::start_with(|config| {
-        config.rate_limits.rules.classes.clear();
-    })
-    .await;
+    let world = World::start_limited(|rules| rules.classes.clear()).await;
     let (token, _) = world.person(300);
     let id = support::JOB;
     let get = |path: String| world.get(&path).bearer_auth(&token);
@@ -260,9 +257,9 @@ async fn hsts_comes_only_over_https_and_clients_only_from_trusted_proxies() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_refuses_with_the_wait_and_charges_before_the_exchange() {
-    let world = World::start_with(|config| {
-        config.rate_limits.rules.ip = QuotaConfig::new(5, 60);
-        config.rate_limits.rules.api_key = QuotaConfig::new(2, 60);
+    let world = World::start_limited(|rules| {
+        rules.ip = QuotaConfig::new(5, 60);
+        rules.api_key = QuotaConfig::new(2, 60);
     })
     .await;
     let (key, _) = world.api_key();

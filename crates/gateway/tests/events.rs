@@ -52,7 +52,7 @@ async fn read_until(answer: reqwest::Response, done: impl Fn(&[Event]) -> bool) 
     loop {
         let next = tokio::time::timeout(Duration::from_secs(20), stream.next()).await.expect("news in time");
         let Some(chunk) = next else { return (parse(&text), true) };
-        text.push_str(&String::from_utf8(chunk.expect("a chunk").to_vec()).expect("UTF-8"));
+        text.push_str(std::str::from_utf8(&chunk.expect("a chunk")).expect("UTF-8"));
         let events = parse(text.rsplit_once("\n\n").map_or("", |(whole, _)| whole));
         if done(&events) {
             return (events, false);
@@ -223,7 +223,10 @@ async fn a_reader_that_takes_nothing_is_cut_off_and_costs_no_memory() {
         world.event(JobEventType::Progress, &big);
     }
     let mut socket = TcpStream::connect(world.gateway.address()).unwrap();
-    let request = format!("GET {} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n", path(""));
+    let request = format!(
+        "GET {} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {token}\r\n\r\n",
+        path("")
+    );
     socket.write_all(request.as_bytes()).unwrap();
     // The gateway stops reading from the job service: its stream there is closed although most was not sent.
     eventually(Duration::from_secs(20), || async {
@@ -253,7 +256,7 @@ async fn silence_is_filled_with_comments_and_a_reader_gone_is_noticed() {
     let mut stream = answer.bytes_stream();
     let mut text = String::new();
     while !text.contains(": keep-alive") {
-        text.push_str(&String::from_utf8(stream.next().await.unwrap().unwrap().to_vec()).unwrap());
+        text.push_str(std::str::from_utf8(&stream.next().await.unwrap().unwrap()).unwrap());
     }
     assert!(text.starts_with("retry: "), "{text}");
     assert_eq!(world.services.watchers(), 1);

@@ -29,10 +29,8 @@ pub struct Config {
     /// flood of one tenant stands before the others' jobs. 0 is first come, first served.
     pub fair_share_ms: u64,
     /// Most events that wait for one reader; what is more is read again from the log later. 1 to 100000.
-    #[schemars(extend("x-env" = "SSE_QUEUE_MAXSIZE"))]
     pub sse_queue_maxsize: u32,
     /// How long an event may wait for its reader before the reader is cut off, seconds, 1 to 3600.
-    #[schemars(extend("x-env" = "SSE_BACKPRESSURE_FAIL_TIMEOUT_S"))]
     pub sse_backpressure_fail_timeout_s: u64,
     /// How long a job that succeeded is kept, with its events and result, seconds, 1 to 31536000.
     #[schemars(extend("x-env" = "JOB_TTL_SUCCEEDED_S"))]

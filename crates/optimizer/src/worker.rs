@@ -37,13 +37,14 @@ async fn optimize(job: &LeasedJob, config: &Config) -> Result<String, Unfinished
     let seed = checkpoint
         .as_ref()
         .map_or_else(|| problem.seed.unwrap_or_else(|| seed_of(job)), |checkpoint| checkpoint.seed);
-    // A checkpoint means that the first attempt got past this; it is told once.
-    if problem.iterations.clamped && checkpoint.is_none() && job.attempt == 1 {
-        job.notice(clamp_notice(problem.iterations)).await?;
-    }
+    let iterations = problem.iterations;
     let mut search = blocking(config, move || Search::start(&problem, seed)).await??;
     if let Some(checkpoint) = checkpoint {
         search = replay(job, config, search, checkpoint).await?;
+    } else if iterations.clamped {
+        // Stored together with a checkpoint, so that it is told once, however many attempts begin.
+        let checkpoint = to_json(&search.checkpoint())?;
+        job.notice(clamp_notice(iterations), Some(checkpoint.into_bytes())).await?;
     }
     let least = Duration::from_millis(config.min_iteration_ms);
     while search.stopped().is_none() {

@@ -262,7 +262,9 @@ async fn one_of_several_replicas_relays_and_another_goes_on_after_it() {
     let servers = Lifecycle::new();
     let address = fake.serve(([127, 0, 0, 1], 0).into(), &servers).await;
     let replicas: Vec<Lifecycle> = (0..3).map(|_| Lifecycle::new()).collect();
-    replicas.iter().for_each(|lifecycle| setup.relay(address, 3).start(lifecycle));
+    for lifecycle in &replicas {
+        setup.relay(address, 3).start(lifecycle);
+    }
     let mut expected = 0;
     for replica in &replicas {
         for number in expected..expected + 20 {

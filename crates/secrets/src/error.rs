@@ -51,7 +51,7 @@ pub enum Error {
     #[error("the sealed value does not open: another key, environment or associated data, or altered")]
     DoesNotOpen,
     /// Stored data that can't be read back as what was written.
-    #[error("{place} is damaged: {problem}")]
+    #[error("{place} is damaged: {problem}; restore it from its backup")]
     Corrupt {
         /// Which file or path.
         place: String,

@@ -129,9 +129,19 @@ where
                 "the environment variable {name} names no key of the configuration{}",
                 suggest(&name, known.keys())
             )),
+            // Names without `__` may be another program's (Kubernetes sets GATEHOUSE_PORT and the like for a service of
+            // that name), so only what looks like a slip is refused.
+            None if name.starts_with("GATEHOUSE_") => {
+                if let Some((1..=2, close)) = closest(&name, known.keys()) {
+                    problems.push(format!(
+                        "the environment variable {name} names no key of the configuration; did you mean {close}?"
+                    ));
+                }
+            }
             None => {}
         }
     }
+    check_keys(&table, "", &fields, &mut problems);
     if !problems.is_empty() {
         return Err(ConfigError(problems));
     }
@@ -183,12 +193,71 @@ fn set(table: &mut Table, path: &str, value: Value) {
     }
 }
 
-fn suggest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> String {
-    let close = known.map(|candidate| (distance(name, candidate), candidate)).min();
-    match close {
-        Some((distance, candidate)) if distance <= 4 => format!("; did you mean {candidate}?"),
+/// Names each key that does not exist and each plain value of the wrong type, with its whole path.
+fn check_keys(table: &Table, path: &str, fields: &[Field], problems: &mut Vec<String>) {
+    for (key, value) in table {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        let section = format!("{path}.");
+        if let Some(field) = fields.iter().find(|field| field.path == path) {
+            problems.extend(wrong_type(&field.kind, value).map(|problem| format!("{path}: {problem}")));
+        } else if fields.iter().any(|field| field.path.starts_with(&section)) {
+            match value {
+                Value::Table(inner) => check_keys(inner, &path, fields, problems),
+                _ => problems.push(format!("{path}: is a section; write [{path}] and its keys below")),
+            }
+        } else {
+            problems.push(format!("{path}: there is no such key{}", suggest_key(&path, fields)));
+        }
+    }
+}
+
+/// What is wrong with the type of `value`; the value itself is not repeated, it may be a secret in the wrong place.
+fn wrong_type(kind: &str, value: &Value) -> Option<String> {
+    let expected = match (kind, value) {
+        ("integer", Value::Integer(_))
+        | ("number", Value::Integer(_) | Value::Float(_))
+        | ("boolean", Value::Boolean(_))
+        | ("array", Value::Array(_))
+        | ("string", Value::String(_) | Value::Table(_) | Value::Array(_)) => return None,
+        ("integer", _) => "a whole number",
+        ("number", _) => "a number",
+        ("boolean", _) => "true or false",
+        ("array", _) => "a list, such as [\"a\", \"b\"]",
+        ("string", _) => "text in quotes",
+        _ => return None,
+    };
+    Some(format!("must be {expected}, and is of type {}", value.type_str()))
+}
+
+/// The key that was meant: one that is written alike, or the same name in another section.
+fn suggest_key(path: &str, fields: &[Field]) -> String {
+    let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
+    let named =
+        |field: &&Field| last(&field.path) == last(path) || field.path.contains(&format!("{}.", last(path)));
+    if let Some((0..=3, close)) = closest(path, fields.iter().map(|field| &field.path)) {
+        return format!("; did you mean {close}?");
+    }
+    let sections: Vec<String> = fields
+        .iter()
+        .filter_map(|field| field.path.rsplit_once('.'))
+        .map(|(section, _)| section.to_owned())
+        .collect();
+    match (closest(path, sections.iter()), fields.iter().find(named)) {
+        (Some((0..=3, close)), _) => format!("; did you mean the section {close}?"),
+        (_, Some(field)) => format!("; did you mean {}?", field.path),
         _ => "; `gatehouse config docs` lists them all".to_owned(),
     }
+}
+
+fn suggest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> String {
+    match closest(name, known) {
+        Some((0..=4, close)) => format!("; did you mean {close}?"),
+        _ => "; `gatehouse config docs` lists them all".to_owned(),
+    }
+}
+
+fn closest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Option<(usize, &'a String)> {
+    known.map(|candidate| (distance(name, candidate), candidate)).min()
 }
 
 /// Levenshtein distance, for suggestions only.
@@ -280,9 +349,20 @@ mod tests {
             .to_string();
         assert!(error.contains("HOW_MANY: must be a whole number"), "{error}");
         assert!(error.contains("did you mean GATEHOUSE_FIRST__NAMES?"), "{error}");
-        let error =
-            load::<Whole>(Some(&tempfile("[first]\nhow_mny = 1\n")), env(&[])).unwrap_err().to_string();
-        assert!(error.contains("how_mny"), "{error}");
+        let wrong = "frist = 1\nnames = []\n[first]\nhow_mny = 1\nnames = \"x\"\non = \"hunter2\"\n";
+        let error = load::<Whole>(Some(&tempfile(wrong)), env(&[])).unwrap_err().to_string();
+        for expected in [
+            "first.how_mny: there is no such key; did you mean first.how_many?",
+            "first.names: must be a list, such as [\"a\", \"b\"], and is of type string",
+            "first.on: must be true or false, and is of type string",
+            "frist: there is no such key; did you mean the section first?",
+            "names: there is no such key; did you mean first.names?",
+        ] {
+            assert!(error.contains(expected), "{expected}: {error}");
+        }
+        assert!(!error.contains("hunter2"), "{error}");
+        let error = load::<Whole>(Some(&tempfile("first = 1\n")), env(&[])).unwrap_err().to_string();
+        assert!(error.contains("write [first]"), "{error}");
         let error = load::<Whole>(Some(&tempfile("[first\n")), env(&[])).unwrap_err().to_string();
         assert!(error.contains("not valid TOML"), "{error}");
         assert!(load::<Whole>(Some(Path::new("/nowhere.toml")), env(&[])).is_err());

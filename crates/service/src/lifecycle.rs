@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use gatehouse_client::context;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -38,13 +39,20 @@ impl Lifecycle {
         child
     }
 
-    /// Runs `future` to its end even after stop; drain waits for it.
+    /// Runs `future` to its end even after stop; drain waits for it. It stays part of the request and the span that it
+    /// was begun in.
     pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.tasks.spawn(tracing::Instrument::in_current_span(future))
+        let request = context::request_id();
+        self.tasks.spawn(tracing::Instrument::in_current_span(async move {
+            match request {
+                Some(id) => context::with_request_id(id, future).await,
+                None => future.await,
+            }
+        }))
     }
 
     /// Cancelled when stop begins.
@@ -101,6 +109,15 @@ mod tests {
         go.notify_one();
         assert!(lifecycle.drain(Duration::from_secs(5)).await);
         assert!(done.load(Ordering::SeqCst));
+    }
+
+    #[tokio::test]
+    async fn what_was_begun_keeps_its_request() {
+        let lifecycle = Lifecycle::new();
+        let seen = context::with_request_id("r-1".into(), async {
+            lifecycle.spawn(async { context::request_id() }).await.ok().flatten()
+        });
+        assert_eq!(seen.await.as_deref(), Some("r-1"));
     }
 
     #[tokio::test]

@@ -18,8 +18,10 @@ use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
 use prometheus::{Encoder as _, Registry, TextEncoder};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{Format, Json, JsonFields, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormattedFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
@@ -139,7 +141,10 @@ impl Telemetry {
         let layer = tracing_opentelemetry::layer().with_tracer(tracers.tracer("gatehouse"));
         let log = tracing_subscriber::fmt::layer().with_writer(RedactingWriter);
         let log = match config.log_format {
-            LogFormat::Json => log.json().flatten_event(true).with_span_list(false).boxed(),
+            LogFormat::Json => {
+                let lines = Format::default().json().flatten_event(true).with_span_list(false);
+                log.fmt_fields(JsonFields::new()).event_format(WithIds(lines)).boxed()
+            }
             LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed(),
         };
         let filter = EnvFilter::try_new(&config.log_filter).map_err(Error::internal)?;
@@ -179,6 +184,41 @@ impl Telemetry {
             let _ = tracers.shutdown_with_timeout(Duration::from_secs(3));
         }
         let _ = self.meters.shutdown();
+    }
+}
+
+/// JSON lines that begin with the ids of the request and the trace that they belong to, however deep inside they are
+/// written (requirement L9): the spans of transactions and of jobs carry no request id themselves.
+#[derive(Debug)]
+struct WithIds(Format<Json>);
+
+impl<S> FormatEvent<S, JsonFields> for WithIds
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, JsonFields>,
+        mut writer: Writer<'_>,
+        event: &tracing::Event<'_>,
+    ) -> std::fmt::Result {
+        let mut line = String::new();
+        self.0.format_event(context, Writer::new(&mut line), event)?;
+        writer.write_char('{')?;
+        for name in ["request_id", "trace_id"] {
+            let id = context.event_scope().into_iter().flatten().find_map(|span| {
+                let extensions = span.extensions();
+                let fields = &extensions.get::<FormattedFields<JsonFields>>()?.fields;
+                // Most spans have neither; the rest is worth reading.
+                let fields =
+                    fields.contains(name).then(|| serde_json::from_str::<serde_json::Value>(fields))?;
+                fields.ok()?.get(name).cloned()
+            });
+            if let Some(id) = id {
+                write!(writer, "\"{name}\":{id},")?;
+            }
+        }
+        writer.write_str(line.strip_prefix('{').unwrap_or(&line))
     }
 }
 

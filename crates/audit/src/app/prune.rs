@@ -27,7 +27,7 @@ impl App {
                 let event = self.own_event("audit.entries.prune", Actor::System(service))?;
                 let payload = json!({ "from": before, "to": first, "days": log.days }).to_string();
                 let target = Some(Self::log_target(log.id.as_str())?);
-                self.append(vec![Incoming { payload, target, ..event }]).await?;
+                self.append(vec![Incoming { target, payload, ..event }]).await?;
             }
         }
         Ok(())

@@ -42,13 +42,12 @@ impl App {
     /// A page of a tenant's events, newest first, and the token of the next page.
     pub(crate) async fn list_events(&self, tenant: TenantId, query: Query) -> Result<(Vec<Event>, String)> {
         let some = |text: String| (!text.is_empty()).then_some(text);
-        let (exact, prefix) = match query.action.ends_with('.') {
-            true => (None, some(query.action)),
-            false => (some(query.action), None),
-        };
-        let before = match query.page_token.is_empty() {
-            true => (query.to.unwrap_or(Timestamp::from_micros(i64::MAX)), Uuid::nil()),
-            false => read_token(&query.page_token)?,
+        let is_prefix = query.action.ends_with('.');
+        let (exact, prefix) = if is_prefix { (None, some(query.action)) } else { (some(query.action), None) };
+        let before = if query.page_token.is_empty() {
+            (query.to.unwrap_or(Timestamp::from_micros(i64::MAX)), Uuid::nil())
+        } else {
+            read_token(&query.page_token)?
         };
         let filter = Filter {
             before,

@@ -57,6 +57,9 @@ impl SubjectKey {
     }
 
     /// What stands for `subject` in leaves: the first 16 bytes of HMAC-SHA256 of their id.
+    ///
+    /// # Panics
+    /// Never: the lengths are fixed.
     #[must_use]
     pub fn pseudonym(&self, subject: Uuid) -> Pseudonym {
         let key = self.derive(b"gatehouse/audit/pseudonym/v1");
@@ -130,6 +133,9 @@ pub enum OpenError {
 }
 
 /// The bytes to store for a payload of these parts, in this order; also for one without parts.
+///
+/// # Panics
+/// If a part is longer than 4 GiB; callers take 16 KiB.
 #[must_use]
 pub fn seal(place: Place<'_>, parts: &[(Part, &SubjectKey, &[u8])], entropy: &Entropy) -> Vec<u8> {
     let mut out = MAGIC.to_vec();

@@ -78,9 +78,8 @@ impl Node {
     fn place(self) -> (TileId, usize, usize) {
         let within = self.level % HEIGHT;
         let first = self.index << within;
-        // Both fit any usize: they are below 256.
-        #[expect(clippy::cast_possible_truncation, reason = "below 256")]
-        let (offset, count) = ((first % WIDTH) as usize, 1_usize << within);
+        let offset = usize::try_from(first % WIDTH).expect("a number below 256 fits");
+        let count = 1_usize << within;
         (TileId { level: self.level / HEIGHT, index: first / WIDTH }, offset, count)
     }
 }
@@ -111,7 +110,7 @@ pub struct MissingTile(pub TileId);
 impl Tiles {
     /// Adds a tile from its stored bytes: 32 for each hash. False, and nothing added, if it is not of that form.
     pub fn insert(&mut self, id: TileId, stored: &[u8]) -> bool {
-        if stored.len() % 32 != 0 || stored.len() > 32 * 256 {
+        if !stored.len().is_multiple_of(32) || stored.len() > 32 * 256 {
             return false;
         }
         self.0.insert(id, stored.chunks_exact(32).filter_map(Digest::from_slice).collect());

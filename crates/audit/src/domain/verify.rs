@@ -107,7 +107,8 @@ pub enum Verdict {
     TailNotProven,
     /// Something was changed.
     Broken {
-        /// The first bad entry. Where only a checkpoint shows the damage: the first that may be bad.
+        /// The first entry that contradicts what is stored around it. Where only a checkpoint shows the damage: the
+        /// first that may be bad.
         entry: u64,
         /// The last that may be the first bad one, where that is not exactly known.
         #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -159,6 +160,8 @@ pub struct LogVerifier {
     checkpoints: u64,
     /// An entry whose link does not fit: it or the one before is bad, and the next one tells which.
     suspect: Option<u64>,
+    /// A checkpoint disagreed; what comes next tells whether the entry just taken is to blame.
+    disagreement: Option<Verdict>,
     broken: Option<Verdict>,
     notes: Vec<String>,
 }
@@ -183,6 +186,7 @@ impl LogVerifier {
             proven: None,
             checkpoints: 0,
             suspect: None,
+            disagreement: None,
             broken: None,
             notes: Vec::new(),
         }
@@ -208,6 +212,9 @@ impl LogVerifier {
             self.marks.entry(size).or_default().push(Mark { root, trusted });
             if size == self.first {
                 self.hold_against_marks();
+                if self.disagreement.is_some() {
+                    self.broken = self.disagreement.take();
+                }
             }
             return;
         }
@@ -218,7 +225,10 @@ impl LogVerifier {
                     self.proven = self.proven.max(Some(self.first));
                 }
             }
-            Some(_) => self.rewritten(0, self.first, size),
+            Some(_) => {
+                self.rewritten(0, self.first, size);
+                self.broken = self.disagreement.take();
+            }
             None if trusted => self.notes.push(format!(
                 "the checkpoint of size {size} is older than the first entry kept ({}): it needs a consistency proof",
                 self.first
@@ -240,6 +250,10 @@ impl LogVerifier {
         if let Some(suspect) = self.suspect {
             let next_fits = leaf.prev_chain == self.chain;
             return self.blame(suspect, next_fits);
+        }
+        if self.disagreement.is_some() && leaf.prev_chain == self.chain {
+            self.broken = self.disagreement.take();
+            return;
         }
         if leaf.seq != seq || entry.seq != seq {
             return self.fail(seq, Fault::OutOfPlace { leaf_seq: leaf.seq, stored_seq: entry.seq });
@@ -263,7 +277,7 @@ impl LogVerifier {
     /// Records a fault at `entry` that the caller found in what is stored beside the entries, unless an entry was
     /// bad already.
     pub fn report(&mut self, entry: u64, fault: Fault) {
-        if self.suspect.is_none() {
+        if self.suspect.is_none() && self.disagreement.is_none() {
             self.fail(entry, fault);
         }
     }
@@ -321,6 +335,14 @@ impl LogVerifier {
             let head_fits = head.is_some_and(|head| head.size == size && head.chain == self.chain);
             return self.blame(suspect, head_fits);
         }
+        if self.disagreement.is_some() {
+            if head.is_some_and(|head| head.size == size && head.chain != self.chain) {
+                self.disagreement = None;
+                return self.fail(size.saturating_sub(1), Fault::ChainBroken);
+            }
+            self.broken = self.disagreement.take();
+            return;
+        }
         if let Some((&known_size, _)) = self.marks.last_key_value() {
             if self.agreed < size {
                 self.notes.push(format!(
@@ -359,7 +381,7 @@ impl LogVerifier {
     fn rewritten(&mut self, from: u64, to: u64, checkpoint_size: u64) {
         let up_to = (to > from + 1).then(|| to - 1);
         let fault = Fault::Rewritten { checkpoint_size };
-        self.broken.get_or_insert(Verdict::Broken { entry: from, up_to, fault });
+        self.disagreement.get_or_insert(Verdict::Broken { entry: from, up_to, fault });
     }
 
     fn bad_leaf(&mut self, seq: u64, error: &LeafError) {
@@ -372,11 +394,18 @@ impl LogVerifier {
     /// The link of entry `suspect` does not fit the entry before. If what follows fits `suspect` as it stands, it
     /// was the one before that changed; otherwise it was `suspect` itself.
     fn blame(&mut self, suspect: u64, what_follows_fits: bool) {
-        let entry = if what_follows_fits && suspect > self.first { suspect - 1 } else { suspect };
-        self.fail(entry, Fault::ChainBroken);
+        let the_one_before = what_follows_fits && suspect > self.first;
+        match self.disagreement.take() {
+            // The checkpoint says that something before `suspect` is bad, and nothing says which.
+            Some(disagreement) if !the_one_before => self.broken = Some(disagreement),
+            _ => self.fail(if the_one_before { suspect - 1 } else { suspect }, Fault::ChainBroken),
+        }
     }
 
     fn fail(&mut self, entry: u64, fault: Fault) {
+        if let Some(disagreement) = self.disagreement.take() {
+            self.broken.get_or_insert(disagreement);
+        }
         self.broken.get_or_insert(Verdict::Broken { entry, up_to: None, fault });
     }
 }

@@ -15,7 +15,7 @@ sql! {
     /// That of one size.
     pub(crate) OF_SIZE = "SELECT size, note FROM audit_checkpoints WHERE log = $1 AND size = $2";
     /// A run of them.
-    pub(crate) RUN = "SELECT size, note FROM audit_checkpoints WHERE log = $1 AND size >= $2 ORDER BY size LIMIT $3";
+    pub(crate) CHECKPOINTS_FROM = "SELECT size, note FROM audit_checkpoints WHERE log = $1 AND size >= $2 ORDER BY size LIMIT $3";
 }
 
 fn checkpoint(row: &Row) -> Result<(u64, String)> {
@@ -41,6 +41,6 @@ pub(crate) async fn lookup(tx: &mut Tx, log: &LogId, size: u64) -> Result<Option
 
 /// Up to `most`, from the size `from` on.
 pub(crate) async fn list(tx: &mut Tx, log: &LogId, from: u64, most: u32) -> Result<Vec<(u64, String)>> {
-    let rows = tx.fetch_all(&RUN, params![log.as_str(), stored(from), most]).await?;
+    let rows = tx.fetch_all(&CHECKPOINTS_FROM, params![log.as_str(), stored(from), most]).await?;
     rows.iter().map(checkpoint).collect()
 }

@@ -15,7 +15,7 @@ sql! {
     /// Where an event stands.
     pub(crate) PLACE = "SELECT log, seq FROM audit_events WHERE event_id = $1";
     /// A run of entries.
-    pub(crate) RUN = "SELECT seq, event_id, leaf, payload FROM audit_events
+    pub(crate) LEAVES_FROM = "SELECT seq, event_id, leaf, payload FROM audit_events
         WHERE log = $1 AND seq >= $2 ORDER BY seq LIMIT $3";
     /// One entry.
     pub(crate) ENTRY = "SELECT seq, event_id, leaf, payload FROM audit_events WHERE log = $1 AND seq = $2";
@@ -64,7 +64,7 @@ pub(crate) async fn lookup_place(tx: &mut Tx, event: EventId) -> Result<Option<(
 
 /// Up to `most` entries from `from` on.
 pub(crate) async fn list(tx: &mut Tx, log: &LogId, from: u64, most: u32) -> Result<Vec<Stored>> {
-    let rows = tx.fetch_all(&RUN, params![log.as_str(), stored(from), most]).await?;
+    let rows = tx.fetch_all(&LEAVES_FROM, params![log.as_str(), stored(from), most]).await?;
     rows.iter().map(entry).collect()
 }
 

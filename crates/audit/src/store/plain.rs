@@ -36,7 +36,7 @@ sql! {
     /// One row of a tenant.
     pub(crate) ROW = concat!("SELECT ", columns!(), " FROM audit_logs WHERE tenant_id = $1 AND log = $2 AND seq = $3");
     /// The rows of a run of entries, for verification.
-    pub(crate) RUN = concat!("SELECT ", columns!(), " FROM audit_logs WHERE log = $1 AND seq >= $2 ORDER BY seq LIMIT $3");
+    pub(crate) ROWS_FROM = concat!("SELECT ", columns!(), " FROM audit_logs WHERE log = $1 AND seq >= $2 ORDER BY seq LIMIT $3");
     /// The rows of entries that were pruned.
     pub(crate) PRUNE_ROWS = "DELETE FROM audit_logs WHERE log = $1 AND seq < $2";
     /// A person who acted becomes a pseudonym.
@@ -147,7 +147,7 @@ pub(crate) async fn lookup(tx: &mut Tx, tenant: TenantId, log: &str, seq: u64) -
 
 /// Up to `most` rows from the entry `from` on.
 pub(crate) async fn run(tx: &mut Tx, log: &LogId, from: u64, most: u32) -> Result<Vec<PlainRow>> {
-    tx.fetch_all(&RUN, params![log.as_str(), stored(from), most]).await?.iter().map(row).collect()
+    tx.fetch_all(&ROWS_FROM, params![log.as_str(), stored(from), most]).await?.iter().map(row).collect()
 }
 
 pub(crate) async fn prune(tx: &mut Tx, log: &LogId, before: u64) -> Result<()> {

@@ -17,7 +17,9 @@ use gatehouse_core::ids::{EventId, PersonId, TenantId};
 use gatehouse_core::{Clock, Entropy, Environment, Secret};
 use gatehouse_db::Db;
 use gatehouse_proto::audit::v1::audit_service_client::AuditServiceClient;
-use gatehouse_proto::audit::v1::{AppendEventsRequest, AppendedEvent, GetCheckpointRequest, NewEvent, Outcome};
+use gatehouse_proto::audit::v1::{
+    AppendEventsRequest, AppendedEvent, GetCheckpointRequest, NewEvent, Outcome,
+};
 use gatehouse_service::grpc::GrpcConfig;
 use gatehouse_service::identity::Actor;
 use gatehouse_service::revocations::Staleness;
@@ -120,7 +122,7 @@ impl World {
             iss: ISSUER.into(),
             sub: sub.into(),
             aud: gatehouse_client::audience::AUDIT.into(),
-            exp: now.as_seconds() + 1_000_000,
+            exp: now.as_seconds() + 1_000_000_000,
             iat: now.as_seconds(),
             iat_us: now.as_micros(),
             nbf: now.as_seconds(),

@@ -1,5 +1,6 @@
 //! `gatehouse.auth.v1.AccountService`.
 
+use gatehouse_client::context;
 use gatehouse_core::{Result, Secret};
 use gatehouse_proto::auth::v1::account_service_server::AccountService;
 use gatehouse_proto::auth::v1::{
@@ -49,10 +50,11 @@ impl AccountService for Face {
     async fn refresh(&self, request: Request<RefreshRequest>) -> Result<Response<RefreshResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
         let origin = self.origin(&metadata, message.origin);
-        // Consuming a token must not stop halfway because its bearer hung up: it runs to its end, and the bearer may ask
-        // again for the same successor.
+        // Ending a family must not stop halfway because whoever presented the token hung up. The request's id goes along.
         let (app, token) = (self.app.clone(), Secret::new(message.refresh_token));
-        let refreshed = self.lifecycle.spawn(async move { app.refresh(&token, &origin).await }).await;
+        let id = context::request_id().unwrap_or_default();
+        let refreshed = context::with_request_id(id, async move { app.refresh(&token, &origin).await });
+        let refreshed = self.lifecycle.spawn(refreshed).await;
         let refreshed = refreshed.map_err(gatehouse_core::Error::internal).and_then(|refreshed| refreshed);
         reply(refreshed.map(|tokens| RefreshResponse { tokens: Some(pair(&tokens)) }))
     }

@@ -2,9 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod api_keys;
+mod audit;
 mod bootstrap;
 mod dump;
+mod figures;
 mod members;
+mod purge;
 mod refresh;
 mod revocations;
 mod sign_in;

@@ -93,6 +93,7 @@ impl Cluster {
             readiness: Readiness::new(),
             doorbell: Doorbell::local(),
             outbox: self.outbox.clone(),
+            grpc: gatehouse_service::grpc::GrpcConfig::default(),
             // The clock of these tests jumps by days.
             staleness: Staleness {
                 privileged: Duration::from_hours(24 * 365),

@@ -101,12 +101,17 @@ impl LeasedJob {
     }
 
     /// Tells the caller something that they should read, such as that their input was clamped. As
-    /// [`LeasedJob::progress`] otherwise.
+    /// [`LeasedJob::progress`] otherwise: with a checkpoint, a later attempt knows that it was told.
     ///
     /// # Errors
     /// That the job shall stop: then nothing was written.
-    pub async fn notice(&self, data: String) -> Result<(), Stop> {
-        self.tell(Told::Event { event_type: JobEventType::Notice, data, checkpoint: Vec::new() }).await
+    pub async fn notice(&self, data: String, checkpoint: Option<Vec<u8>>) -> Result<(), Stop> {
+        self.tell(Told::Event {
+            event_type: JobEventType::Notice,
+            data,
+            checkpoint: checkpoint.unwrap_or_default(),
+        })
+        .await
     }
 
     /// Stores what a later attempt needs to go on, without telling anyone. At most 64 KiB.

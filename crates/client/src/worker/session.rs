@@ -306,8 +306,18 @@ impl Session {
             window,
             stop,
         };
-        let span = tracing::info_span!("job.run", job_id = %id, kind = job.kind, attempt = job.attempt, outcome = tracing::field::Empty);
+        let span = tracing::info_span!(
+            "job.run",
+            job_id = %id,
+            kind = job.kind,
+            attempt = job.attempt,
+            trace_id = tracing::field::Empty,
+            outcome = tracing::field::Empty
+        );
         context::adopt_traceparent(&span, &lease.traceparent);
+        if let Some(trace) = context::trace_id(&span) {
+            span.record("trace_id", trace);
+        }
         let work = context::with_request_id(key.job_id.clone(), perform(handler, job)).instrument(span);
         tokio::spawn(async move {
             let verdict = work.await;

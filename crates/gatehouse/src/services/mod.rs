@@ -77,7 +77,7 @@ impl Service {
 pub(crate) fn run(service: Service, args: &ConfigArgs) -> anyhow::Result<ExitCode> {
     let environment = environment()?;
     let config = args.load()?;
-    let problems = config.validate(environment, &[service]);
+    let problems = config.validate_process(environment, service);
     if !problems.is_empty() {
         anyhow::bail!(gatehouse_service::config::ConfigError(problems));
     }
@@ -109,7 +109,7 @@ async fn serve(service: Service, config: Config, environment: Environment) -> an
             let listener = runtime.bind(&runtime.config.listen.audit).await?;
             start_audit(&runtime, listener).await?;
         }
-        Service::Optimizer => start_optimizer(&runtime)?,
+        Service::Optimizer => start_optimizer(&runtime),
     }
     process.run_until_signal(limit).await
 }

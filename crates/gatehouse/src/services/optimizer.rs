@@ -5,7 +5,7 @@ use gatehouse_client::{Authorized, audience};
 use super::Runtime;
 
 /// Starts it; it stops with the process.
-pub(crate) fn start(runtime: &Runtime) -> anyhow::Result<()> {
+pub(crate) fn start(runtime: &Runtime) {
     let channel = Authorized::as_client(runtime.upstreams.job.clone(), runtime.tokens.clone(), audience::JOB);
     let work =
         gatehouse_optimizer::run(channel, runtime.config.optimizer.clone(), runtime.lifecycle.stopping());
@@ -17,5 +17,4 @@ pub(crate) fn start(runtime: &Runtime) -> anyhow::Result<()> {
             lifecycle.stop();
         }
     });
-    Ok(())
 }

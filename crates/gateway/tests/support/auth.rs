@@ -25,13 +25,13 @@ impl account_service_server::AccountService for Fake {
         self.enter("SignIn").await?;
         let request = request.into_inner();
         self.0.lock().origins.push(request.origin.unwrap_or_default());
-        Ok(Response::new(SignInResponse { tokens: Some(self.pair()) }))
+        Ok(Response::new(SignInResponse { tokens: Some(Self::pair()) }))
     }
 
     async fn refresh(&self, request: Request<RefreshRequest>) -> Result<Response<RefreshResponse>, Status> {
         self.enter("Refresh").await?;
         drop(request);
-        Ok(Response::new(RefreshResponse { tokens: Some(self.pair()) }))
+        Ok(Response::new(RefreshResponse { tokens: Some(Self::pair()) }))
     }
 
     async fn sign_out(&self, _request: Request<SignOutRequest>) -> Result<Response<SignOutResponse>, Status> {
@@ -76,7 +76,7 @@ impl token_service_server::TokenService for Fake {
         request: Request<IssueTokenRequest>,
     ) -> Result<Response<IssueTokenResponse>, Status> {
         let request = request.into_inner();
-        self.issue(&request)
+        Self::issue(&request)
     }
 
     async fn exchange_token(

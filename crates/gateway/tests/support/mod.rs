@@ -1,6 +1,5 @@
 //! A gateway on real sockets before fakes of the four services: real gRPC servers of the generated traits.
 #![expect(dead_code, reason = "each test file uses its part")]
-#![expect(clippy::wildcard_imports, reason = "the fakes name half of each contract")]
 
 mod audit;
 mod auth;
@@ -35,7 +34,7 @@ use gatehouse_proto::job::v1::{
     JobEvent, JobEventType, SubmitJobRequest, WatchJobEventsRequest, WatchJobEventsResponse,
 };
 use gatehouse_proto::token_broker::v1::token_broker_service_server::TokenBrokerServiceServer;
-use gatehouse_ratelimit::{Limiter, RateLimits, SubjectKey};
+use gatehouse_ratelimit::{Limiter, RateLimits, Rules, SubjectKey};
 use gatehouse_service::revocations::Staleness;
 use gatehouse_service::{Claims, KeySet, Lifecycle, Readiness, Revocations, Verifier};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
@@ -107,7 +106,7 @@ impl Fake {
         Ok(())
     }
 
-    fn pair(&self) -> TokenPair {
+    fn pair() -> TokenPair {
         TokenPair {
             access_token: "access".into(),
             access_token_expires_at: Clock::system().now().plus(Duration::from_secs(300)).as_micros(),
@@ -116,7 +115,7 @@ impl Fake {
         }
     }
 
-    fn issue(&self, request: &IssueTokenRequest) -> Result<Response<IssueTokenResponse>, Status> {
+    fn issue(request: &IssueTokenRequest) -> Result<Response<IssueTokenResponse>, Status> {
         if request.client_secret == "wrong" {
             return Err(to_status(&Error::unauthenticated("INVALID_CLIENT", "No such client.")));
         }
@@ -148,6 +147,7 @@ impl Fake {
         }))
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "the answer of a method")]
     fn watch(
         &self,
         request: Request<WatchJobEventsRequest>,
@@ -265,16 +265,21 @@ impl World {
     }
 
     pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
-        Self::start_listening(change, None).await
+        Self::start_listening(change, |_| {}, None).await
+    }
+
+    pub(crate) async fn start_limited(limit: impl FnOnce(&mut Rules)) -> Self {
+        Self::start_listening(|_| {}, limit, None).await
     }
 
     pub(crate) async fn start_https(folder: &std::path::Path) -> Self {
         let identity = gatehouse_gateway::tls::Identity::development(folder).expect("a certificate");
-        Self::start_listening(|_| {}, Some(identity)).await
+        Self::start_listening(|_| {}, |_| {}, Some(identity)).await
     }
 
     async fn start_listening(
         change: impl FnOnce(&mut Config),
+        limit: impl FnOnce(&mut Rules),
         identity: Option<gatehouse_gateway::tls::Identity>,
     ) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -297,6 +302,8 @@ impl World {
         revocations.apply(&[], 0, true);
         let mut config = Config { address: "127.0.0.1:0".into(), workers: 2, ..Config::default() };
         change(&mut config);
+        let mut rules = Rules::default();
+        limit(&mut rules);
         let limiter = Limiter::memory(clock.clone(), SubjectKey::new([1; 32]));
         let lifecycle = Lifecycle::new();
         let credentials =
@@ -309,8 +316,7 @@ impl World {
             upstreams: Upstreams { auth: to(0), token_broker: to(1), job: to(2), audit: to(3) },
             tokens: TokenSource::new(to(0), credentials, clock.clone()),
             verifier: Verifier::new(ISSUER, audience::GATEWAY, keys, revocations.clone(), clock),
-            rate_limits: RateLimits::new(limiter, config.rate_limits.rules.clone(), Environment::Dev)
-                .expect("rules"),
+            rate_limits: RateLimits::new(limiter, rules, Environment::Dev).expect("rules"),
             readiness: Readiness::new(),
             lifecycle: lifecycle.clone(),
         };

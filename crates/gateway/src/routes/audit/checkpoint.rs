@@ -31,7 +31,7 @@ pub(super) struct CheckpointQuery {
 
 /// A signed checkpoint.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Checkpoint {
+pub(super) struct SignedCheckpoint {
     /// A C2SP tlog-checkpoint in a signed note.
     checkpoint: String,
     size: i64,
@@ -39,12 +39,12 @@ pub(super) struct Checkpoint {
 }
 
 /// The newest signed checkpoint of a log. Keep it elsewhere: it is what proves the log later.
-#[utoipa::path(get, path = "/v1/audit/logs/{log}/checkpoint", operation_id = "getAuditCheckpoint", tag = "audit", params(("log" = String, Path), CheckpointQuery), responses((status = 200, body = Checkpoint, description = "The checkpoint")))]
+#[utoipa::path(get, path = "/v1/audit/logs/{log}/checkpoint", operation_id = "getAuditCheckpoint", tag = "audit", params(("log" = String, Path), CheckpointQuery), responses((status = 200, body = SignedCheckpoint, description = "The checkpoint")))]
 async fn handle(context: Context) -> Result<HttpResponse> {
     let query: CheckpointQuery = context.query()?;
     let request = GetCheckpointRequest { log: context.path("log")?.to_owned(), fresh: query.fresh };
     let answer = context.audit().await?.get_checkpoint(request).await.map_err(from_status)?.into_inner();
-    Ok(HttpResponse::Ok().json(Checkpoint {
+    Ok(HttpResponse::Ok().json(SignedCheckpoint {
         checkpoint: answer.checkpoint,
         size: answer.size,
         verifier_key: answer.verifier_key,

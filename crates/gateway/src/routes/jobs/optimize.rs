@@ -18,16 +18,21 @@ pub(super) fn route() -> Route {
     )
 }
 
-const MAX_VARIABLES: usize = 100;
+// What the worker takes.
+const MAX_VARIABLES: usize = 64;
+const MAX_OBJECTIVE_BYTES: usize = 4096;
+const MAX_BOUND: f64 = 1e150;
+/// The largest that every JSON reader keeps exactly.
+const MAX_SEED: u64 = (1 << 53) - 1;
 
 /// What is to be minimised.
 #[derive(Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct OptimizeBody {
-    /// An expression over the variables, at most 8192 characters.
+    /// An expression over the variables, at most 4096 bytes.
     #[schema(example = "(x-1)^2 + (y+2)^2")]
     objective: String,
-    /// 1 to 100, each with a name of its own.
+    /// 1 to 64, each with a name of its own.
     variables: Vec<Variable>,
     /// Bounded by `MAX_ITERATIONS`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -36,6 +41,10 @@ pub(super) struct OptimizeBody {
     /// The same seed gives the same run.
     #[serde(skip_serializing_if = "Option::is_none")]
     seed: Option<u64>,
+    /// The search ends once the values of a generation differ by less than this, 0 to 1e12; 1e-12 unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0)]
+    tolerance: Option<f64>,
 }
 
 /// A variable and its bounds.
@@ -58,8 +67,17 @@ fn check(body: &OptimizeBody) -> Result<()> {
     if body.objective.trim().is_empty() {
         return Err(Error::invalid_field("objective", "must be an expression such as (x-1)^2"));
     }
+    if body.objective.len() > MAX_OBJECTIVE_BYTES {
+        return Err(Error::invalid_field("objective", "may have at most 4096 bytes"));
+    }
+    if body.seed.is_some_and(|seed| seed > MAX_SEED) {
+        return Err(Error::invalid_field("seed", "must be at most 9007199254740991"));
+    }
+    if body.tolerance.is_some_and(|tolerance| !(0.0..=1e12).contains(&tolerance)) {
+        return Err(Error::invalid_field("tolerance", "must be from 0 to 1e12"));
+    }
     if !(1..=MAX_VARIABLES).contains(&body.variables.len()) {
-        return Err(Error::invalid_field("variables", "must name 1 to 100 variables"));
+        return Err(Error::invalid_field("variables", "must name 1 to 64 variables"));
     }
     if body.max_iterations == Some(0) {
         return Err(Error::invalid_field("max_iterations", "must be at least 1"));
@@ -79,6 +97,9 @@ fn check(body: &OptimizeBody) -> Result<()> {
         }
         if !(variable.lower.is_finite() && variable.upper.is_finite() && variable.lower < variable.upper) {
             return Err(Error::invalid_field(field("lower"), "must be below upper"));
+        }
+        if variable.lower < -MAX_BOUND || variable.upper > MAX_BOUND {
+            return Err(Error::invalid_field(field("lower"), "bounds must be from -1e150 to 1e150"));
         }
     }
     Ok(())

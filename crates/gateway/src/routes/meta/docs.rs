@@ -16,7 +16,6 @@ pub(super) fn route() -> Route {
     get, path = "/docs", operation_id = "docs", tag = "about",
     responses((status = 200, content_type = "text/html", body = String, description = "The page"))
 )]
-#[expect(clippy::unused_async, reason = "every handler is async")]
 async fn handle(context: Context) -> Result<HttpResponse> {
     let documents = &context.gateway.documents;
     Ok(HttpResponse::Ok()

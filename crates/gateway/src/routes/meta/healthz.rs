@@ -24,7 +24,6 @@ struct Health {
     get, path = "/healthz", operation_id = "health", tag = "about",
     responses((status = 200, body = Health, description = "It lives"))
 )]
-#[expect(clippy::unused_async, reason = "every handler is async")]
 async fn handle(_context: Context) -> Result<HttpResponse> {
     Ok(HttpResponse::Ok().json(Health { status: "alive" }))
 }

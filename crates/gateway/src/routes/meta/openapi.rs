@@ -16,7 +16,6 @@ pub(super) fn route() -> Route {
     get, path = "/openapi.json", operation_id = "openapi", tag = "about",
     responses((status = 200, body = Value, description = "The document"))
 )]
-#[expect(clippy::unused_async, reason = "every handler is async")]
 async fn handle(context: Context) -> Result<HttpResponse> {
     Ok(HttpResponse::Ok()
         .content_type("application/json")

@@ -24,7 +24,6 @@ struct Ready {
     get, path = "/readyz", operation_id = "ready", tag = "about",
     responses((status = 200, body = Ready, description = "It is ready"))
 )]
-#[expect(clippy::unused_async, reason = "every handler is async")]
 async fn handle(context: Context) -> Result<HttpResponse> {
     if context.gateway.lifecycle.stopping().is_cancelled() {
         return Err(Error::unavailable("DRAINING", "This process is going away. Use another."));

@@ -1,0 +1,232 @@
+//! Whoever can write to the database changes rows directly: verification finds it and names the entry.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod world;
+
+use gatehouse_audit::MIGRATIONS;
+use gatehouse_audit::domain::verify::{Fault, Report, Verdict};
+use gatehouse_audit::verify_log::{ExitCode, Trust};
+use gatehouse_db::{Sql, params, run_tx, sql};
+use gatehouse_proto::audit::v1::NewEvent;
+use gatehouse_testkit::{TestDb, both_engines};
+use world::{Replica, World, append};
+
+/// Each log has this many entries; entry 4 is the one that is tampered with.
+const SIZE: u64 = 10;
+
+sql! {
+    READ_LEAF = "SELECT leaf, payload FROM audit_events WHERE log = 'default' AND seq = $1";
+    CHANGE_LEAF = "UPDATE audit_events SET leaf = $2 WHERE log = 'default' AND seq = $1";
+    CHANGE_PAYLOAD = "UPDATE audit_events SET payload = $2 WHERE log = 'default' AND seq = $1";
+    DELETE_EVENT = "DELETE FROM audit_events WHERE log = 'default' AND seq = 4";
+    DELETE_TAIL = "DELETE FROM audit_events WHERE log = 'default' AND seq >= 8";
+    MOVE_AWAY = "UPDATE audit_events SET seq = 1000 WHERE log = 'default' AND seq = 4";
+    MOVE_NEXT = "UPDATE audit_events SET seq = 4 WHERE log = 'default' AND seq = 5";
+    MOVE_BACK = "UPDATE audit_events SET seq = 5 WHERE log = 'default' AND seq = 1000";
+    CLOSE_GAP = "UPDATE audit_events SET seq = 4 WHERE log = 'default' AND seq = 9";
+    INSERT_EVENT = "INSERT INTO audit_events (log, seq, event_id, recorded_at, leaf, payload)
+        SELECT log, 10, $1, recorded_at, leaf, payload FROM audit_events WHERE log = 'default' AND seq = 4";
+    GROW_HEAD = "UPDATE audit_heads SET size = 11 WHERE log = 'default'";
+    SHRINK_HEAD = "UPDATE audit_heads SET size = 8 WHERE log = 'default'";
+    CHANGE_HEAD = "UPDATE audit_heads SET chain = $1 WHERE log = 'default'";
+    FORGE_PRUNE = "UPDATE audit_heads SET first_seq = 4, first_chain = $1 WHERE log = 'default'";
+    DELETE_FRONT = "DELETE FROM audit_events WHERE log = 'default' AND seq < 4";
+    CHANGE_TILE = "UPDATE audit_tiles SET hashes = $1 WHERE log = 'default'";
+    DELETE_TILE = "DELETE FROM audit_tiles WHERE log = 'default'";
+    CHANGE_ACTION = "UPDATE audit_logs SET action = 'test.nothing.happened' WHERE log = 'default' AND seq = 4";
+    CHANGE_OUTCOME = "UPDATE audit_logs SET outcome = 'denied' WHERE log = 'default' AND seq = 4";
+    CHANGE_ACTOR = "UPDATE audit_logs SET actor = 'client:nobody' WHERE log = 'default' AND seq = 4";
+    DELETE_ROW = "DELETE FROM audit_logs WHERE log = 'default' AND seq = 4";
+    MOVE_EVENT_ID = "UPDATE audit_events SET event_id = $1 WHERE log = 'default' AND seq = 4";
+    HEAD_TO_EIGHT = "UPDATE audit_heads SET size = 8, chain = $1 WHERE log = 'default'";
+    DELETE_ROWS_OF_TAIL = "DELETE FROM audit_logs WHERE log = 'default' AND seq >= 8";
+}
+
+struct Scene {
+    world: World,
+    replica: Replica,
+    trust: Trust,
+}
+
+async fn scene(db: TestDb) -> Scene {
+    let world = World::new(db);
+    let replica = world.replica().await;
+    let events: Vec<NewEvent> = (0..SIZE).map(|_| world.event("test.things.do")).collect();
+    append(&mut world.emitter(&replica, "job"), events).await;
+    let trust = world.keep_checkpoint(&replica).await;
+    Scene { world, replica, trust }
+}
+
+impl Scene {
+    async fn run(&self, statements: &[(&Sql, Vec<gatehouse_db::Value>)]) {
+        run_tx!(&*self.world.db, "test.tamper", |tx| {
+            for (sql, values) in statements {
+                assert!(tx.execute(sql, values.clone()).await? > 0, "{} changed nothing", sql.name());
+            }
+            Ok(())
+        })
+        .unwrap();
+    }
+
+    async fn stored(&self, seq: i64) -> (Vec<u8>, Vec<u8>) {
+        run_tx!(&*self.world.db, "test.read", |tx| {
+            let row = tx.fetch_one(&READ_LEAF, params![seq]).await?;
+            Ok((row.get("leaf")?, row.get("payload")?))
+        })
+        .unwrap()
+    }
+
+    async fn report(&self) -> Report {
+        self.world.verify(&Trust::default()).await
+    }
+
+    /// Broken at this entry, without a checkpoint as with one.
+    async fn is_broken_at(&self, entry: u64) {
+        for trust in [&Trust::default(), &self.trust] {
+            let report = self.world.verify(trust).await;
+            assert_eq!(ExitCode::from(&report), ExitCode::Broken, "{report:?}");
+            assert!(
+                matches!(report.verdict, Verdict::Broken { entry: found, .. } if found == entry),
+                "{report:?}"
+            );
+        }
+    }
+}
+
+both_engines! {
+    migrations: MIGRATIONS;
+
+    async fn nothing_was_changed(db: TestDb) {
+        let scene = scene(db).await;
+        let report = scene.world.verify(&scene.trust).await;
+        assert_eq!((report.verdict.clone(), report.notes.len()), (Verdict::Verified { proven: SIZE }, 0));
+        assert_eq!(ExitCode::from(&report), ExitCode::Verified);
+        assert_eq!(ExitCode::from(&scene.report().await), ExitCode::TailNotProven);
+        scene.replica.stop().await;
+    }
+
+    async fn changed_leaves_and_payloads_are_found(db: TestDb) {
+        let scene = scene(db).await;
+        for seq in [0, 4, 9] {
+            let (leaf, payload) = scene.stored(seq).await;
+            let entry = u64::try_from(seq).unwrap();
+            for place in (0..leaf.len()).step_by(37) {
+                let mut changed = leaf.clone();
+                changed[place] ^= 1;
+                scene.run(&[(&CHANGE_LEAF, params![seq, changed])]).await;
+                scene.is_broken_at(entry).await;
+            }
+            scene.run(&[(&CHANGE_LEAF, params![seq, leaf])]).await;
+            for place in (0..payload.len()).step_by(17) {
+                let mut changed = payload.clone();
+                changed[place] ^= 1;
+                scene.run(&[(&CHANGE_PAYLOAD, params![seq, changed])]).await;
+                scene.is_broken_at(entry).await;
+            }
+            scene.run(&[(&CHANGE_PAYLOAD, params![seq, payload])]).await;
+        }
+        assert_eq!(scene.report().await.verdict, Verdict::TailNotProven);
+        scene.replica.stop().await;
+    }
+
+    async fn a_deleted_entry_is_found(db: TestDb) {
+        let scene = scene(db).await;
+        scene.run(&[(&DELETE_EVENT, params![])]).await;
+        scene.is_broken_at(4).await;
+        scene.run(&[(&CLOSE_GAP, params![])]).await;
+        scene.is_broken_at(4).await;
+        scene.replica.stop().await;
+    }
+
+    async fn swapped_entries_are_found(db: TestDb) {
+        let scene = scene(db).await;
+        scene.run(&[(&MOVE_AWAY, params![]), (&MOVE_NEXT, params![]), (&MOVE_BACK, params![])]).await;
+        scene.is_broken_at(4).await;
+        scene.replica.stop().await;
+    }
+
+    async fn an_inserted_entry_is_found(db: TestDb) {
+        let scene = scene(db).await;
+        scene.run(&[(&INSERT_EVENT, params![scene.world.person().as_uuid()]), (&GROW_HEAD, params![])]).await;
+        scene.is_broken_at(10).await;
+        scene.replica.stop().await;
+    }
+
+    async fn a_cut_tail_is_found(db: TestDb) {
+        let scene = scene(db).await;
+        scene.run(&[(&DELETE_TAIL, params![])]).await;
+        scene.is_broken_at(8).await;
+        scene.run(&[(&SHRINK_HEAD, params![])]).await;
+        // The head's link still is that of the last entry.
+        assert_eq!(ExitCode::from(&scene.report().await), ExitCode::Broken);
+        // Mended with care, only the checkpoint knows.
+        let (leaf, _) = scene.stored(7).await;
+        let chain = *gatehouse_audit::domain::digest::Digest::of_chain(&leaf).as_bytes();
+        scene.run(&[(&HEAD_TO_EIGHT, params![chain]), (&DELETE_ROWS_OF_TAIL, params![])]).await;
+        let found = scene.world.verify(&Trust { key: None, ..Trust::default() }).await;
+        assert_ne!(ExitCode::from(&found), ExitCode::Verified);
+        let report = scene.world.verify(&scene.trust).await;
+        let missing = Fault::Missing { known_size: SIZE };
+        assert_eq!(report.verdict, Verdict::Broken { entry: 8, up_to: None, fault: missing });
+        scene.replica.stop().await;
+    }
+
+    async fn a_changed_head_is_found(db: TestDb) {
+        let scene = scene(db).await;
+        scene.run(&[(&CHANGE_HEAD, params![[7_u8; 32]])]).await;
+        scene.is_broken_at(9).await;
+        scene.replica.stop().await;
+    }
+
+    async fn a_prefix_removed_without_leave_is_found(db: TestDb) {
+        let scene = scene(db).await;
+        let (leaf, _) = scene.stored(3).await;
+        let chain = *gatehouse_audit::domain::digest::Digest::of_chain(&leaf).as_bytes();
+        scene.run(&[(&DELETE_FRONT, params![]), (&FORGE_PRUNE, params![chain])]).await;
+        scene.is_broken_at(0).await;
+        scene.replica.stop().await;
+    }
+
+    async fn a_changed_tree_is_found_and_not_signed(db: TestDb) {
+        let scene = scene(db).await;
+        scene.run(&[(&CHANGE_TILE, params![vec![7_u8; 32 * 10]])]).await;
+        assert!(matches!(
+            scene.report().await.verdict,
+            Verdict::Broken { fault: Fault::TileChanged { .. }, .. }
+        ));
+        // A second history gets no signature: neither now nor after more entries, from a replica that reads anew.
+        append(&mut scene.world.emitter(&scene.replica, "job"), vec![scene.world.event("test.things.do")]).await;
+        let fresh = scene.world.replica().await;
+        scene.run(&[(&CHANGE_TILE, params![vec![7_u8; 32 * 11]])]).await;
+        let request = gatehouse_proto::audit::v1::GetCheckpointRequest { log: String::new(), fresh: true };
+        assert!(scene.world.operator(&fresh).get_checkpoint(request).await.is_err());
+        scene.run(&[(&DELETE_TILE, params![])]).await;
+        assert!(matches!(
+            scene.report().await.verdict,
+            Verdict::Broken { fault: Fault::TileChanged { .. }, .. }
+        ));
+        fresh.stop().await;
+        scene.replica.stop().await;
+    }
+
+    async fn changed_plain_rows_are_found(db: TestDb) {
+        for change in [&CHANGE_ACTION, &CHANGE_OUTCOME, &CHANGE_ACTOR, &DELETE_ROW] {
+            let migrated = match db.engine() {
+                gatehouse_db::Engine::Sqlite => TestDb::sqlite(&MIGRATIONS).await,
+                gatehouse_db::Engine::Postgres => TestDb::postgres(&MIGRATIONS).await,
+            };
+            let scene = scene(migrated).await;
+            scene.run(&[(change, params![])]).await;
+            scene.is_broken_at(4).await;
+            scene.replica.stop().await;
+        }
+    }
+
+    async fn a_changed_event_id_is_found(db: TestDb) {
+        let scene = scene(db).await;
+        scene.run(&[(&MOVE_EVENT_ID, params![scene.world.person().as_uuid()])]).await;
+        scene.is_broken_at(4).await;
+        scene.replica.stop().await;
+    }
+}

@@ -1,0 +1,200 @@
+//! `gatehouse-demo bench-start`: how long a start takes, what it costs to stand idle, how large the program is.
+//!
+//! Medians over several runs, beside a floor measured in the same run: the same program printing its version, which
+//! is what the operating system needs to load and end it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use clap::Args;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+
+/// How long a start may take.
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Starts to take the median of, 1 to 100
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=100))]
+    runs: u32,
+    /// Seconds to stand idle before memory is read
+    #[arg(long, default_value_t = 5)]
+    idle_seconds: u64,
+    /// One JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Also build from nothing and after a change in one crate, with this profile; takes minutes
+    #[arg(long, value_name = "PROFILE")]
+    build: Option<String>,
+}
+
+/// Measures and prints.
+pub(crate) async fn run(args: &BenchArgs, program: &Path) -> anyhow::Result<()> {
+    let place = tempfile::tempdir()?;
+    let data = place.path().join("data");
+    let floor = median((0..args.runs).map(|_| version(program)).collect::<anyhow::Result<_>>()?);
+    let first = start(program, &data).await?.stop().await?;
+    let mut starts = Vec::new();
+    let mut memory = None;
+    for run in 0..args.runs {
+        let server = start(program, &data).await?;
+        if run + 1 == args.runs {
+            tokio::time::sleep(Duration::from_secs(args.idle_seconds)).await;
+            memory = Some(Memory::of(server.id)?);
+        }
+        starts.push(server.stop().await?);
+    }
+    let memory = memory.context("no run")?;
+    let size = std::fs::metadata(program)?.len();
+    let builds = match &args.build {
+        Some(profile) => Some(builds(profile, place.path())?),
+        None => None,
+    };
+    let second = median(starts);
+    if args.json {
+        let builds = builds
+            .map(|builds| json!({"cold_s": builds.cold.as_secs_f64(), "warm_s": builds.warm.as_secs_f64()}));
+        println!(
+            "{}",
+            json!({
+                "first_start_ms": millis(first), "second_start_ms": millis(second), "floor_ms": millis(floor),
+                "runs": args.runs, "idle_rss_kib": memory.resident, "idle_pss_kib": memory.proportional,
+                "idle_private_kib": memory.private, "program_bytes": size, "build": builds,
+            })
+        );
+        return Ok(());
+    }
+    println!("| figure | value | aim |\n| --- | --- | --- |");
+    println!("| start to ready, empty folder | {:.0} ms | |", millis(first));
+    println!(
+        "| start to ready, second start (median of {}) | {:.0} ms | under 1000 ms |",
+        args.runs,
+        millis(second)
+    );
+    println!("| floor: the program printing its version (median) | {:.1} ms | |", millis(floor));
+    println!("| idle memory, resident (RSS) | {:.1} MiB | under 60 MB |", mib(memory.resident));
+    println!("| idle memory, of it this process's own (private) | {:.1} MiB | |", mib(memory.private));
+    println!("| size of the program | {:.1} MiB | |", mib(size / 1024));
+    if let Some(builds) = builds {
+        println!("| build from nothing | {:.0} s | |", builds.cold.as_secs_f64());
+        println!("| build after a change in `core` | {:.0} s | |", builds.warm.as_secs_f64());
+    }
+    Ok(())
+}
+
+fn version(program: &Path) -> anyhow::Result<Duration> {
+    let began = Instant::now();
+    let status = Command::new(program).arg("--version").stdout(Stdio::null()).status()?;
+    ensure!(status.success(), "{} --version ended with {status}", program.display());
+    Ok(began.elapsed())
+}
+
+struct Running {
+    child: tokio::process::Child,
+    id: u32,
+    ready_after: Duration,
+}
+
+async fn start(program: &Path, data: &Path) -> anyhow::Result<Running> {
+    let began = Instant::now();
+    let mut child = tokio::process::Command::new(program)
+        .args(["up", "--json", "--free-ports", "--data"])
+        .arg(data)
+        .env_remove("GATEHOUSE_ENV")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .with_context(|| format!("{} can't be run", program.display()))?;
+    let stdout = child.stdout.take().context("no standard output")?;
+    let line = tokio::time::timeout(LIMIT, BufReader::new(stdout).lines().next_line())
+        .await??
+        .context("it ended")?;
+    let ready_after = began.elapsed();
+    let said: Value = serde_json::from_str(&line)?;
+    ensure!(said["event"] == "ready", "it said {line}");
+    let id = child.id().context("it ended")?;
+    Ok(Running { child, id, ready_after })
+}
+
+impl Running {
+    /// Ends it in order; how long it took to be ready.
+    async fn stop(mut self) -> anyhow::Result<Duration> {
+        kill(Pid::from_raw(i32::try_from(self.id)?), Signal::SIGTERM)?;
+        let status = tokio::time::timeout(LIMIT, self.child.wait()).await??;
+        ensure!(status.success(), "it ended with {status}");
+        Ok(self.ready_after)
+    }
+}
+
+/// KiB, from the kernel's own books (`/proc/<id>/smaps_rollup`).
+struct Memory {
+    resident: u64,
+    proportional: u64,
+    private: u64,
+}
+
+impl Memory {
+    fn of(id: u32) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(format!("/proc/{id}/smaps_rollup"))?;
+        let field = |name: &str| {
+            text.lines()
+                .find_map(|line| {
+                    line.strip_prefix(name)?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()
+                })
+                .with_context(|| format!("no {name} in smaps_rollup"))
+        };
+        Ok(Self {
+            resident: field("Rss:")?,
+            proportional: field("Pss:")?,
+            private: field("Private_Dirty:")? + field("Private_Clean:")?,
+        })
+    }
+}
+
+struct Builds {
+    cold: Duration,
+    warm: Duration,
+}
+
+fn builds(profile: &str, place: &Path) -> anyhow::Result<Builds> {
+    let target: PathBuf = place.join("target");
+    let build = || -> anyhow::Result<Duration> {
+        let began = Instant::now();
+        let status = Command::new("cargo")
+            .args(["build", "--locked", "--bin", "gatehouse", "--profile", profile, "--target-dir"])
+            .arg(&target)
+            .status()?;
+        ensure!(status.success(), "cargo build ended with {status}");
+        Ok(began.elapsed())
+    };
+    let cold = build()?;
+    // A change in the crate that every other one stands on: the worst case of a warm build.
+    let touched = Path::new("crates/core/src/lib.rs");
+    let file =
+        std::fs::File::options().append(true).open(touched).context("run this in the repository's root")?;
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000))?;
+    let warm = build();
+    file.set_modified(std::fs::metadata("Cargo.toml")?.modified()?)?;
+    Ok(Builds { cold, warm: warm? })
+}
+
+fn median(mut values: Vec<Duration>) -> Duration {
+    values.sort_unstable();
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+fn mib(kib: u64) -> f64 {
+    kib as f64 / 1024.0
+}

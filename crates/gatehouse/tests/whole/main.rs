@@ -1,0 +1,11 @@
+//! The whole product as its users meet it: the real program in a process of its own, its HTTP, its messages, its
+//! pages, its traces. One test program, because each would link the whole again.
+#![expect(clippy::unwrap_used, reason = "a test's own set-up")]
+
+mod bad_input;
+mod docs;
+mod other_tenants;
+mod sql;
+mod start;
+mod support;
+mod trace;
