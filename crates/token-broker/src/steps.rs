@@ -6,6 +6,8 @@ use std::sync::Arc;
 /// A point in the life of a refresh token. After each, everything before it is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
+    /// A caller looked and found no token that does.
+    TokenWanted,
     /// A replica owns the rotation.
     LeaseTaken,
     /// The attempt is written down; the provider knows nothing yet.

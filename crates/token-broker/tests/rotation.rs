@@ -134,6 +134,25 @@ both_engines! {
         }
     }
 
+    /// A caller who looked before another's rotation ended, and comes to the lease after: it takes what is there.
+    async fn a_rotation_that_just_ended_is_not_repeated(db: TestDb) {
+        let world = World::new(db, Rotation::StrictFamily).await;
+        let (person, connection) = connected(&world).await;
+        let (steps, arrival, go) = pausing_at(Step::TokenWanted);
+        let late = world.start_with(steps, false).await;
+        let mut waiting = late.client(&world.person_token(&person));
+        let call = tokio::spawn(async move { get(&mut waiting).await.unwrap().access_token });
+        arrived(arrival).await;
+        let other = world.start_with(Steps::default(), false).await;
+        let token = get(&mut other.client(&world.person_token(&person))).await.unwrap().access_token;
+        go.send(()).unwrap();
+        assert_eq!(call.await.unwrap(), token);
+        assert_eq!(world.provider.counters().refresh_attempts, 1, "the rotation was repeated");
+        assert_tidy(&world, &person, &connection).await;
+        late.stop().await;
+        other.stop().await;
+    }
+
     /// Every class of provider, a death at every step.
     async fn dying_at_any_step_loses_nothing_but_a_strict_providers_unstored_answer(db: TestDb) {
         let world = World::new(db, Rotation::Grace(600_000)).await;

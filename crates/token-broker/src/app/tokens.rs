@@ -15,6 +15,7 @@ use super::rotate::Want;
 use crate::domain::connection::{Connection, ConnectionState};
 use crate::domain::policy::{self, Asker};
 use crate::domain::scopes::Scopes;
+use crate::steps::Step;
 use crate::store::access_tokens::{self, Cached};
 use crate::store::{connections, offline_grants};
 
@@ -124,6 +125,7 @@ impl Broker {
             if renewals == RENEWALS {
                 break;
             }
+            self.steps.at(Step::TokenWanted).map_err(Failure::from)?;
             let want = Want::Token { found, remaining: needed };
             match self.renew(key, claim.scopes.clone(), want).await {
                 Ok(()) => needed = Duration::ZERO,
