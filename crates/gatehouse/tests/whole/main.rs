@@ -5,6 +5,7 @@
 mod bad_input;
 mod docs;
 mod other_tenants;
+mod processes;
 mod sql;
 mod start;
 mod support;

@@ -108,13 +108,18 @@ impl Gatehouse {
         let said =
             tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("it is ready in time").unwrap();
         let said = said.unwrap_or_else(|| panic!("it ended: {}", std::fs::read_to_string(&log).unwrap()));
+        Self::of(child, serde_json::from_str(&said).unwrap())
+    }
+
+    /// One that was started otherwise; `ready` says where its `gateway` and `probes` are.
+    pub(crate) fn of(child: Child, ready: Value) -> Self {
         let http = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .timeout(PATIENCE)
             .no_proxy()
             .build()
             .unwrap();
-        Self { child, ready: serde_json::from_str(&said).unwrap(), http }
+        Self { child, ready, http }
     }
 
     /// Where the gateway is, `ip:port`.

@@ -1,0 +1,151 @@
+//! Each service as a process of its own, on PostgreSQL and Redis, with two gateways: the way it is deployed.
+
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use gatehouse_core::Entropy;
+use gatehouse_testkit::{Postgres, Redis, eventually};
+use reqwest::Method;
+use serde_json::json;
+
+use crate::support::{Gatehouse, PATIENCE, folder, good_search, program};
+
+const SERVICES: [&str; 4] = ["auth", "token-broker", "job", "audit"];
+/// Who holds a client secret, and what it may do.
+const CLIENTS: [(&str, &str); 6] = [
+    ("auth", r#""audit.events.append""#),
+    ("token-broker", r#""auth.revocations.watch", "audit.events.append""#),
+    ("job", r#""auth.revocations.watch", "audit.events.append""#),
+    ("audit", r#""auth.revocations.watch""#),
+    ("gateway", r#""auth.tokens.exchange", "auth.origin.assert", "auth.revocations.watch""#),
+    ("optimizer", r#""job.jobs.work:optimize:*""#),
+];
+
+/// A port that was free a moment ago. Should another process take it first, the start fails with PORT_IN_USE.
+fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+fn secret(place: &Path, name: &str) -> PathBuf {
+    place.join(format!("{name}.secret"))
+}
+
+/// The configuration that all processes share.
+fn configuration(place: &Path, redis: &Redis) -> PathBuf {
+    let random = Entropy::system();
+    let hex = |bytes: [u8; 16]| bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+    let run = hex(random.bytes())[..8].to_owned();
+    std::fs::write(place.join("redis.url"), redis.url()).unwrap();
+    let postgres = Postgres::shared().unwrap().url();
+    let mut text = format!("redis.url_file = {:?}\n", place.join("redis.url"));
+    let _ = writeln!(text, "auth.key_file = {:?}", place.join("auth-keys.json"));
+    let _ = writeln!(text, "audit.subject_keys_dir = {:?}", place.join("subjects"));
+    let _ = writeln!(text, "audit.checkpoint_key_file = {:?}", place.join("checkpoint.key"));
+    let _ = writeln!(text, "secrets.embedded.folder = {:?}", place.join("secrets/objects"));
+    let _ = writeln!(text, "secrets.embedded.key_file = {:?}", place.join("secrets-key.json"));
+    for service in SERVICES {
+        let (section, port) = (service.replace('-', "_"), free_port());
+        let _ = writeln!(text, "listen.{section} = \"127.0.0.1:{port}\"");
+        let _ = writeln!(text, "peers.{section}.endpoints = [\"http://127.0.0.1:{port}\"]");
+        let _ = writeln!(text, "databases.{section}.url = {postgres:?}");
+        let _ = writeln!(text, "databases.{section}.schema = \"whole_{run}_{section}\"");
+    }
+    for (name, permissions) in CLIENTS {
+        let file = secret(place, name);
+        std::fs::write(&file, hex(random.bytes()) + &hex(random.bytes())).unwrap();
+        let _ = write!(text, "[[auth.clients]]\nname = \"{name}\"\nsecret_file = {file:?}\npermissions = [{permissions}]\n");
+    }
+    let file = place.join("gatehouse.toml");
+    std::fs::write(&file, text).unwrap();
+    file
+}
+
+/// Starts one process and waits until its `/readyz` is good.
+async fn start(place: &Path, config: &Path, service: &str, number: u32) -> Gatehouse {
+    let (probes, port) = (free_port(), free_port());
+    let log = std::fs::File::create(place.join(format!("{service}-{number}.log"))).unwrap();
+    let child = program()
+        .arg(service)
+        .arg("--config")
+        .arg(config)
+        .env("GATEHOUSE_ENV", "dev")
+        .env("GATEHOUSE_CLIENT__SECRET_FILE", secret(place, service))
+        .env("GATEHOUSE_PROBES__ADDRESS", format!("127.0.0.1:{probes}"))
+        .env("GATEHOUSE_GATEWAY__ADDRESS", format!("127.0.0.1:{port}"))
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let ready = json!({"gateway": format!("http://127.0.0.1:{port}"), "probes": format!("http://127.0.0.1:{probes}")});
+    Gatehouse::of(child, ready)
+}
+
+async fn is_ready(process: &Gatehouse) {
+    let url = format!("{}/readyz", process.ready["probes"].as_str().unwrap());
+    eventually(PATIENCE, || async {
+        process.http().get(&url).send().await.is_ok_and(|answer| answer.status().is_success())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn separate_processes_do_the_main_job_on_postgresql_and_redis() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let place = folder();
+    let place = place.path();
+    let redis = Redis::shared().unwrap();
+    let config = configuration(place, &redis);
+    let mut processes = Vec::new();
+    for service in SERVICES {
+        processes.push(start(place, &config, service, 1).await);
+    }
+    let (one, two) =
+        (start(place, &config, "gateway", 1).await, start(place, &config, "gateway", 2).await);
+    processes.push(start(place, &config, "optimizer", 1).await);
+    for process in processes.iter().chain([&one, &two]) {
+        is_ready(process).await;
+    }
+
+    let ada = one.account("ada").await;
+    let job = ada.optimize(&good_search()).await;
+    // Followed at the other gateway, from the first event to the last.
+    let events = two
+        .request(Method::GET, &format!("/v1/jobs/{job}/events"))
+        .bearer_auth(ada.token())
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    let ids: Vec<u64> =
+        events.lines().filter_map(|line| line.strip_prefix("id:")).map(|id| id.trim().parse().unwrap()).collect();
+    assert_eq!(ids, (1..=ids.len() as u64).collect::<Vec<_>>(), "{events}");
+    assert!(events.contains("event: end") || events.contains("event:end"), "{events}");
+    assert_eq!(ada.finished(&job).await["state"], "succeeded");
+
+    // Each service's outbox reaches the one log.
+    eventually(PATIENCE, || async {
+        let (status, page) = ada.get("/v1/audit/events?page_size=200").await;
+        let actions = page.to_string();
+        status == 200 && ["auth.sessions.create", "job.jobs.submit", "job.jobs.finish"].iter().all(|action| actions.contains(action))
+    })
+    .await;
+
+    // A session that ends at one gateway ends at the other.
+    let (status, _) = ada.post("/v1/auth/sign-out", &json!({})).await;
+    assert!(status.is_success(), "{status}");
+    eventually(Duration::from_secs(5), || async {
+        let answer = two.request(Method::GET, "/v1/auth/me").bearer_auth(ada.token()).send().await.unwrap();
+        answer.status() == 401
+    })
+    .await;
+
+    for process in [one, two].into_iter().chain(processes.into_iter().rev()) {
+        let status = process.stop().await;
+        assert!(status.success(), "{status}");
+    }
+}
