@@ -37,6 +37,10 @@ pub(crate) struct Config {
     pub(crate) peers: PeersConfig,
     /// Where each service keeps its data. No two share a database, or on PostgreSQL a schema.
     pub(crate) databases: DatabasesConfig,
+    /// Whether, outside dev, gRPC between hosts may go unencrypted by us because something else encrypts it (a service
+    /// mesh, WireGuard). Without it, addresses that are not loopback are refused there: tokens and passwords travel on
+    /// these connections.
+    pub(crate) network_is_encrypted: bool,
     /// Bounds of every gRPC server.
     pub(crate) grpc: GrpcConfig,
     /// How late the news of revocations may be.
@@ -73,6 +77,7 @@ impl Default for Config {
             listen: ListenConfig::default(),
             peers: PeersConfig::default(),
             databases: DatabasesConfig::default(),
+            network_is_encrypted: false,
             grpc: GrpcConfig::default(),
             revocations: RevocationsConfig::default(),
             outbox: gatehouse_outbox::Config::default(),
@@ -316,11 +321,74 @@ impl Config {
         for (key, peer) in peers {
             problems.extend(peer.validate().into_iter().map(|problem| format!("{key}.{problem}")));
         }
+        if !environment.is_dev() && !self.network_is_encrypted {
+            problems.extend(self.validate_encryption());
+        }
         problems
+    }
+
+    /// The addresses between processes that would carry tokens in the clear.
+    fn validate_encryption(&self) -> Vec<String> {
+        let why = "gRPC would cross the network unencrypted; keep it on loopback, or set network_is_encrypted = true \
+                   where a mesh or tunnel encrypts it";
+        let listens = [
+            ("listen.auth", &self.listen.auth),
+            ("listen.token_broker", &self.listen.token_broker),
+            ("listen.job", &self.listen.job),
+            ("listen.audit", &self.listen.audit),
+        ];
+        let listens = listens.into_iter().filter(|(_, address)| {
+            address.parse::<SocketAddr>().is_ok_and(|address| !address.ip().is_loopback())
+        });
+        let peers = [
+            ("peers.auth.endpoints", &self.peers.auth),
+            ("peers.token_broker.endpoints", &self.peers.token_broker),
+            ("peers.job.endpoints", &self.peers.job),
+            ("peers.audit.endpoints", &self.peers.audit),
+        ];
+        let peers = peers.into_iter().flat_map(|(key, peer)| peer.endpoints.iter().map(move |at| (key, at)));
+        let peers = peers.filter(|(_, endpoint)| !is_loopback(endpoint));
+        listens.chain(peers).map(|(key, address)| format!("{key}: {address}: {why}")).collect()
+    }
+}
+
+fn is_loopback(endpoint: &str) -> bool {
+    match Url::parse(endpoint).ok().as_ref().and_then(Url::host) {
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
     }
 }
 
 fn add(problems: &mut Vec<String>, section: &str, found: Vec<String>) {
     let prefix = if section.is_empty() { String::new() } else { format!("{section}.") };
     problems.extend(found.into_iter().map(|problem| format!("{prefix}{problem}")));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(config: &Config, environment: Environment) -> Vec<String> {
+        config.validate_own(environment)
+    }
+
+    #[test]
+    fn tokens_cross_no_network_in_the_clear_outside_dev() {
+        assert_eq!(problems(&Config::default(), Environment::Prod), Vec::<String>::new());
+        let mut config = Config::default();
+        config.listen.job = "0.0.0.0:7103".to_owned();
+        config.peers.auth = ChannelConfig::to("http://10.0.0.5:7101");
+        let found = problems(&config, Environment::Prod);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(
+            found[0].starts_with("listen.job: ") && found[1].starts_with("peers.auth.endpoints: "),
+            "{found:?}"
+        );
+        config.network_is_encrypted = true;
+        assert_eq!(problems(&config, Environment::Prod), Vec::<String>::new());
+        // In dev nothing but loopback is listened on, whatever is said of the network.
+        assert!(problems(&config, Environment::Dev)[0].contains("dev listens on loopback only"));
+    }
 }

@@ -48,7 +48,15 @@ impl Runtime {
         };
         let doorbell = match &redis {
             Some(url) => Doorbell::redis(url, environment, &process.lifecycle, &Entropy::system())?,
-            None => Doorbell::local(),
+            None => {
+                if !environment.is_dev() {
+                    tracing::warn!(
+                        "redis.url_file is not set: rate limits count in this process alone, and other replicas are \
+                         woken by polling only"
+                    );
+                }
+                Doorbell::local()
+            }
         };
         Self::with_doorbell(service, config, environment, process, doorbell, redis)
     }

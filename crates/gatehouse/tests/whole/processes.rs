@@ -56,7 +56,10 @@ fn configuration(place: &Path, redis: &Redis) -> PathBuf {
     for (name, permissions) in CLIENTS {
         let file = secret(place, name);
         std::fs::write(&file, hex(random.bytes()) + &hex(random.bytes())).unwrap();
-        let _ = write!(text, "[[auth.clients]]\nname = \"{name}\"\nsecret_file = {file:?}\npermissions = [{permissions}]\n");
+        let _ = write!(
+            text,
+            "[[auth.clients]]\nname = \"{name}\"\nsecret_file = {file:?}\npermissions = [{permissions}]\n"
+        );
     }
     let file = place.join("gatehouse.toml");
     std::fs::write(&file, text).unwrap();
@@ -102,8 +105,7 @@ async fn separate_processes_do_the_main_job_on_postgresql_and_redis() {
     for service in SERVICES {
         processes.push(start(place, &config, service, 1).await);
     }
-    let (one, two) =
-        (start(place, &config, "gateway", 1).await, start(place, &config, "gateway", 2).await);
+    let (one, two) = (start(place, &config, "gateway", 1).await, start(place, &config, "gateway", 2).await);
     processes.push(start(place, &config, "optimizer", 1).await);
     for process in processes.iter().chain([&one, &two]) {
         is_ready(process).await;
@@ -121,8 +123,11 @@ async fn separate_processes_do_the_main_job_on_postgresql_and_redis() {
         .text()
         .await
         .unwrap();
-    let ids: Vec<u64> =
-        events.lines().filter_map(|line| line.strip_prefix("id:")).map(|id| id.trim().parse().unwrap()).collect();
+    let ids: Vec<u64> = events
+        .lines()
+        .filter_map(|line| line.strip_prefix("id:"))
+        .map(|id| id.trim().parse().unwrap())
+        .collect();
     assert_eq!(ids, (1..=ids.len() as u64).collect::<Vec<_>>(), "{events}");
     assert!(events.contains("event: end") || events.contains("event:end"), "{events}");
     assert_eq!(ada.finished(&job).await["state"], "succeeded");
@@ -131,7 +136,10 @@ async fn separate_processes_do_the_main_job_on_postgresql_and_redis() {
     eventually(PATIENCE, || async {
         let (status, page) = ada.get("/v1/audit/events?page_size=200").await;
         let actions = page.to_string();
-        status == 200 && ["auth.sessions.create", "job.jobs.submit", "job.jobs.finish"].iter().all(|action| actions.contains(action))
+        status == 200
+            && ["auth.sessions.create", "job.jobs.submit", "job.jobs.finish"]
+                .iter()
+                .all(|action| actions.contains(action))
     })
     .await;
 
