@@ -6,12 +6,13 @@ use std::time::Duration;
 use gatehouse_client::Authorized;
 use gatehouse_client::worker::{Failure, LeasedJob, Unfinished, Worker};
 use gatehouse_core::{Error, Result};
+use gatehouse_objective::{Iterations, MAX_SEED, Problem};
 use serde::Serialize;
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::{Checkpoint, Iterations, Problem, Progress, Search};
+use crate::search::{Checkpoint, Progress, Search};
 use crate::{Config, KIND};
 
 /// Works until `shutdown`; running jobs are then given back with their checkpoints. `channel` shows a token for the
@@ -123,7 +124,7 @@ fn read_checkpoint(bytes: &[u8]) -> Option<Checkpoint> {
 /// The same for every attempt at a job.
 fn seed_of(job: &LeasedJob) -> u64 {
     let (_, low) = job.id.as_uuid().as_u64_pair();
-    low & crate::domain::problem::MAX_SEED
+    low & MAX_SEED
 }
 
 fn clamp_notice(iterations: Iterations) -> String {

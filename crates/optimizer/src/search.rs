@@ -12,12 +12,10 @@ use std::collections::BTreeMap;
 
 use cmaes::{CMAES, CMAESOptions, DVector, TerminationReason};
 use gatehouse_core::Error;
+use gatehouse_objective::{Iterations, Objective, Problem, Variable};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use serde::{Deserialize, Serialize};
-
-use super::objective::Objective;
-use super::problem::{Iterations, Problem, Variable};
 
 /// Points tried before the first iteration, to start where the objective has a value at all.
 const PROBES: usize = 256;

@@ -74,7 +74,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::grammar::{MAX_DEPTH, MAX_LENGTH};
+    use crate::grammar::{MAX_DEPTH, MAX_LENGTH};
 
     fn value(text: &str) -> Option<f64> {
         Objective::parse(text, &["x", "y", "x1", "sinx"]).unwrap().value_at(&[2.0, 3.0, 5.0, 7.0])
