@@ -64,7 +64,7 @@ async fn wrong_json_is_refused_with_the_field_and_never_submitted() {
         (with(&|body| body["objective"] = "x".repeat(8193).into()), "INVALID_FIELD", "objective"),
         (with(&|body| body["variables"] = json!([])), "INVALID_FIELD", "variables"),
         (with(&|body| body["variables"][0]["lower"] = "0".into()), "INVALID_FIELD", "variables[0].lower"),
-        (with(&|body| body["variables"][0]["lower"] = 2.into()), "INVALID_FIELD", "variables[0].lower"),
+        (with(&|body| body["variables"][0]["lower"] = 2.into()), "INVALID_FIELD", "variables[0].upper"),
         (with(&|body| body["variables"][0]["name"] = "1x".into()), "INVALID_FIELD", "variables[0].name"),
         (with(&|body| body["variables"][0]["more"] = 1.into()), "INVALID_FIELD", "variables[0].more"),
         (with(&|body| body["variables"] = json!([variable, variable])), "INVALID_FIELD", "variables[1].name"),

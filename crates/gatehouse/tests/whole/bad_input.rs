@@ -113,8 +113,8 @@ async fn bodies_that_are_no_request_are_refused() {
         (with("variables", json!([])), "variables"),
         (variable(json!({"name": "x", "lower": 0, "upper": 1, "step": 1})), "variables[0].step"),
         (variable(json!({"name": "x", "lower": "0", "upper": 1})), "variables[0].lower"),
-        (variable(json!({"name": "x", "lower": 5, "upper": -5})), "variables[0].lower"),
-        (variable(json!({"name": "x", "lower": 1, "upper": 1})), "variables[0].lower"),
+        (variable(json!({"name": "x", "lower": 5, "upper": -5})), "variables[0].upper"),
+        (variable(json!({"name": "x", "lower": 1, "upper": 1})), "variables[0].upper"),
         (variable(json!({"name": "x", "lower": -1e200, "upper": 1})), "variables[0].lower"),
         (variable(json!({"name": "1x", "lower": 0, "upper": 1})), "variables[0].name"),
         (variable(json!({"name": "x'; DROP TABLE jobs;--", "lower": 0, "upper": 1})), "variables[0].name"),
@@ -327,34 +327,62 @@ async fn refused_soon(request: impl Fn() -> RequestBuilder) {
     .await;
 }
 
-/// What only a parser finds wrong is found by the worker: the job fails with a reason and a sentence, at once.
+/// An objective that can't be read is refused at the door, and costs no job.
+#[tokio::test]
+async fn objectives_that_can_not_be_read_are_refused_at_once() {
+    let place = folder();
+    let gatehouse = Gatehouse::start(place.path()).await;
+    let ada = gatehouse.account("ada").await;
+    let nested = format!("{}x{}", "(".repeat(2000), ")".repeat(2000));
+    for (objective, words) in [
+        ("x +", "missing"),
+        ("(x", "')' is missing"),
+        ("x; y", "has no meaning"),
+        ("import(os)", "no variable"),
+        ("X + 1", "did you mean \"x\"?"),
+        ("x + unknown_one", "unknown_one"),
+        ("1 + 2", "mentions none"),
+        (nested.as_str(), "nested"),
+    ] {
+        let mut body = good_search();
+        body["objective"] = json!(objective);
+        let shown: String = objective.chars().take(20).collect();
+        let found = problem(ada.request(Method::POST, "/optimize").json(&body), 400, "INVALID_FIELD").await;
+        assert_eq!(found["errors"][0]["field"], "objective", "{shown}: {found}");
+        let detail = found["detail"].as_str().unwrap();
+        assert!(detail.contains(words) && detail.len() < 400, "{shown}: {detail}");
+    }
+    let (status, jobs) = ada.get("/v1/jobs").await;
+    assert_eq!((status.as_u16(), jobs["jobs"].as_array().map(Vec::len)), (200, Some(0)), "{jobs}");
+    still_works(&ada).await;
+}
+
+/// That an objective has no finite value is known only once it is tried; and whoever submits by `/v1/jobs` is told by
+/// the worker. The job then fails with a reason and a sentence, at once.
 #[tokio::test]
 async fn objectives_that_can_not_be_minimised_fail_with_a_reason() {
     let place = folder();
     let gatehouse = Gatehouse::start(place.path()).await;
     let ada = gatehouse.account("ada").await;
-    let nested = format!("{}x{}", "(".repeat(2000), ")".repeat(2000));
     for (objective, reason, words) in [
         ("x +", "INVALID_OPTIMIZE_REQUEST", "missing"),
-        ("(x", "INVALID_OPTIMIZE_REQUEST", "')' is missing"),
-        ("x; y", "INVALID_OPTIMIZE_REQUEST", "has no meaning"),
-        ("import(os)", "INVALID_OPTIMIZE_REQUEST", "no variable"),
-        ("X + 1", "INVALID_OPTIMIZE_REQUEST", "did you mean \"x\"?"),
-        ("x + unknown_one", "INVALID_OPTIMIZE_REQUEST", "unknown_one"),
-        ("1 + 2", "INVALID_OPTIMIZE_REQUEST", "mentions none"),
-        (nested.as_str(), "INVALID_OPTIMIZE_REQUEST", "nested"),
         ("ln(-1 - x^2)", "OBJECTIVE_NOT_FINITE", "finite"),
         ("0 / (x - x)", "OBJECTIVE_NOT_FINITE", "finite"),
     ] {
-        let mut body = good_search();
-        body["objective"] = json!(objective);
-        let job = ada.optimize(&body).await;
-        let ended = ada.finished(&job).await;
-        let shown: String = objective.chars().take(20).collect();
-        assert_eq!((&ended["state"], &ended["attempt"]), (&json!("failed"), &json!(1)), "{shown}: {ended}");
-        assert_eq!(ended["failure"]["reason"], reason, "{shown}: {ended}");
+        let mut input = good_search();
+        input["objective"] = json!(objective);
+        let (status, job) = ada.post("/v1/jobs", &json!({"kind": "optimize", "input": input})).await;
+        assert_eq!(status, 202, "{job}");
+        let job = job["job_id"].as_str().unwrap();
+        let ended = ada.finished(job).await;
+        assert_eq!(
+            (&ended["state"], &ended["attempt"]),
+            (&json!("failed"), &json!(1)),
+            "{objective}: {ended}"
+        );
+        assert_eq!(ended["failure"]["reason"], reason, "{objective}: {ended}");
         let message = ended["failure"]["message"].as_str().unwrap();
-        assert!(message.contains(words) && message.len() < 400, "{shown}: {message}");
+        assert!(message.contains(words) && message.len() < 400, "{objective}: {message}");
         let result =
             problem(ada.request(Method::GET, &format!("/v1/jobs/{job}/result")), 409, "JOB_FAILED").await;
         assert!(result["detail"].as_str().is_some(), "{result}");

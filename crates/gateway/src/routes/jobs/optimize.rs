@@ -65,6 +65,11 @@ async fn handle(mut context: Context) -> Result<HttpResponse> {
     let input = serde_json::to_string(&body).map_err(Error::internal)?;
     // Read as the worker will: what it would refuse is refused here, with the field and what is wrong with it. The
     // worker clamps the iterations, so any number passes.
-    Problem::parse(input.as_bytes(), u32::MAX)?;
+    Problem::parse(input.as_bytes(), u32::MAX).map_err(|error| {
+        let refusal = Error::invalid_argument("INVALID_FIELD", error.message());
+        error.violations().iter().fold(refusal, |refusal, wrong| {
+            refusal.with_violation(wrong.field.as_str(), wrong.description.as_str())
+        })
+    })?;
     submit(&context, "optimize".to_owned(), input).await
 }
