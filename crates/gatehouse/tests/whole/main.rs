@@ -9,3 +9,4 @@ mod sql;
 mod start;
 mod support;
 mod trace;
+mod verify;
