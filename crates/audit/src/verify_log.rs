@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use gatehouse_client::from_status;
 use gatehouse_core::{Error, Result};
-use gatehouse_db::{Db, read_tx};
+use gatehouse_db::{Db, MigrationState, read_tx};
 use gatehouse_proto::audit::v1::ExportLeavesRequest;
 use gatehouse_proto::audit::v1::audit_service_client::AuditServiceClient;
 use gatehouse_proto::audit::v1::{ExportHeader, ExportLeavesResponse, GetConsistencyProofRequest};
@@ -37,15 +37,16 @@ pub enum ExitCode {
     Broken = 1,
     /// Verification could not be done.
     Failed = 2,
-    /// The entries agree with each other; without a checkpoint nothing shows that the end is there.
-    TailNotProven = 3,
+    /// The entries agree with each other, but what would show that none is missing at the end (a checkpoint) or that
+    /// those missing at the front were pruned (the log's key) was not given.
+    NotProven = 3,
 }
 
 impl From<&Report> for ExitCode {
     fn from(report: &Report) -> Self {
         match report.verdict {
             Verdict::Verified { .. } => Self::Verified,
-            Verdict::TailNotProven => Self::TailNotProven,
+            Verdict::TailNotProven | Verdict::PrefixNotProven { .. } => Self::NotProven,
             Verdict::Broken { .. } => Self::Broken,
         }
     }
@@ -57,51 +58,103 @@ pub struct Trust {
     /// Checkpoints that were kept elsewhere: the whole content of each file.
     pub checkpoints: Vec<String>,
     /// The log's verifier key, `name+hash+base64`, kept elsewhere. Without it the signatures of `checkpoints` are not
-    /// looked at: they are believed because they were kept.
+    /// looked at: they are believed because they were kept. That a prefix was pruned is believed with the key only.
     pub key: Option<VerifierKey>,
+    /// Whether the configuration names the log: then the service made it when it started, and it has to be there.
+    pub configured: bool,
 }
 
 impl Trust {
-    /// The checkpoints, with good signatures where the key is known.
+    /// What of this is about `log`: its checkpoints, and the key under its name. All logs of an installation are
+    /// signed with one seed, so that the key of one is that of each.
+    ///
+    /// # Errors
+    /// `CHECKPOINT_INVALID`, for a checkpoint that names no log at all.
+    pub fn about(&self, log: &str) -> Result<Self> {
+        let named = self.checkpoints.iter().map(|note| Ok((log_of(note)?, note)));
+        let named = named.collect::<Result<Vec<_>>>()?;
+        let key = match &self.key {
+            Some(key) => Some(match key.name().rsplit_once('/') {
+                Some((before, _)) => key.renamed(&format!("{before}/{log}")).map_err(Error::internal)?,
+                None => key.clone(),
+            }),
+            None => None,
+        };
+        let own = named.into_iter().filter(|(name, _)| name == log).map(|(_, note)| note.clone());
+        Ok(Self { checkpoints: own.collect(), key, configured: self.configured })
+    }
+
+    /// The checkpoints, of this log and with good signatures where the key is known.
     ///
     /// # Errors
     /// `CHECKPOINT_INVALID`: verification must not go on as if none had been given.
-    fn checkpoints(&self) -> Result<Vec<Checkpoint>> {
+    fn checkpoints(&self, log: &LogId) -> Result<Vec<Checkpoint>> {
         self.checkpoints
             .iter()
             .map(|note| {
-                let read = match &self.key {
+                let found = log_of(note)?;
+                if found != log.as_str() {
+                    return Err(unusable(format!("it is of the log {found}, not of {log}")));
+                }
+                match &self.key {
                     Some(key) => Checkpoint::open(note, key),
                     None => Checkpoint::read_unsigned(note),
-                };
-                read.map_err(|error| {
-                    Error::invalid_argument(
-                        "CHECKPOINT_INVALID",
-                        format!("The checkpoint can't be used: {error}."),
-                    )
-                })
+                }
+                .map_err(unusable)
             })
             .collect()
     }
 }
 
-/// The names of the logs in a database.
-pub async fn logs_in(db: &Db) -> Result<Vec<String>> {
-    Ok(read_tx!(db, "verify.logs", |tx| { heads::names(tx).await })?)
+/// The log that a checkpoint is of: the end of its origin. No signature is looked at.
+///
+/// # Errors
+/// `CHECKPOINT_INVALID`.
+pub fn log_of(note: &str) -> Result<String> {
+    let origin = Checkpoint::read_unsigned(note).map_err(unusable)?.origin;
+    let name = origin.rsplit('/').next().unwrap_or(&origin);
+    let log =
+        LogId::new(name).map_err(|_| unusable(format!("{origin:?} does not end in the name of a log")))?;
+    Ok(log.to_string())
+}
+
+fn unusable(why: impl std::fmt::Display) -> Error {
+    Error::invalid_argument("CHECKPOINT_INVALID", format!("The checkpoint can't be used: {why}."))
+}
+
+/// The names of the logs that any table of a database knows of, whether or not they have a head. A log of which nothing
+/// is left is not among them: the configuration or a checkpoint has to name it.
+///
+/// # Errors
+/// `NO_AUDIT_LOG` where the tables were never made, or a database that can't be read.
+pub async fn logs_in(db: &Db) -> Result<BTreeSet<String>> {
+    let status = db.migration_status(&crate::MIGRATIONS).await?;
+    if status.iter().all(|migration| migration.state == MigrationState::Pending) {
+        return Err(Error::not_found(
+            "NO_AUDIT_LOG",
+            "There is no audit log here: the audit service's migrations never ran on this database, or the record \
+             of them was removed.",
+        ));
+    }
+    Ok(read_tx!(db, "verify.logs", |tx| { heads::names_anywhere(tx).await })?)
 }
 
 /// Verifies the log `name` where it lies: entries, payloads, head, tree, plain rows and stored checkpoints. Only
 /// reads. Entries that are added meanwhile are left for the next time.
 ///
 /// # Errors
-/// `LOG_NOT_FOUND`, `CHECKPOINT_INVALID`, or a database that can't be read. What is wrong with the log is no error but
+/// `LOG_NOT_FOUND` for a log that nothing knows of, `CHECKPOINT_INVALID`, or a database that can't be read. What is wrong with the log is no error but
 /// the report.
 pub async fn verify_database(db: &Db, name: &str, trust: &Trust) -> Result<Report> {
     let log = log_id(name)?;
-    let head = read_tx!(db, "verify.head", |tx| { heads::lookup(tx, &log).await })?.ok_or_else(|| {
-        Error::not_found("LOG_NOT_FOUND", format!("There is no log {name} in this database."))
+    let trusted = trust.checkpoints(&log)?;
+    let (head, names) = read_tx!(db, "verify.head", |tx| {
+        let head = heads::lookup(tx, &log).await?;
+        // Every table is searched only where it matters.
+        let names = if head.is_some() { BTreeSet::new() } else { heads::names_anywhere(tx).await? };
+        Ok((head, names))
     })?;
-    let trusted = trust.checkpoints()?;
+    let Some(head) = head else { return headless(log, names.contains(name), &trusted, trust.configured) };
     let older: Vec<u64> =
         trusted.iter().map(|trusted| trusted.size).filter(|size| *size < head.first_seq).collect();
     let needed: BTreeSet<TileId> = older
@@ -127,7 +180,37 @@ pub async fn verify_database(db: &Db, name: &str, trust: &Trust) -> Result<Repor
     }
     compare_stored_checkpoints(db, &log, trust.key.as_ref(), head.size, &mut verifier).await?;
     read_entries(db, &log, &head, &mut verifier).await?;
-    Ok(verifier.finish(Some(StoredHead { size: head.size, chain: head.chain })))
+    let mut report = verifier.finish(Some(StoredHead { size: head.size, chain: head.chain }));
+    // Last, because an entry that is missing says more than the row that is left of it.
+    if !matches!(report.verdict, Verdict::Broken { .. })
+        && let Some(entry) =
+            read_tx!(db, "verify.lone_rows", |tx| { plain::lookup_without_entry(tx, &log).await })?
+    {
+        report.verdict = Verdict::Broken { entry, up_to: None, fault: Fault::PlainRowWithoutEntry };
+    }
+    Ok(report)
+}
+
+/// The report on a log without a head: none of it is proven to be anything.
+fn headless(log: LogId, has_rows: bool, trusted: &[Checkpoint], configured: bool) -> Result<Report> {
+    let known_size = trusted.iter().map(|checkpoint| checkpoint.size).max().unwrap_or(0);
+    let fault = if has_rows {
+        Fault::HeadMissing
+    } else if known_size > 0 {
+        Fault::Missing { known_size }
+    } else if configured || !trusted.is_empty() {
+        Fault::LogMissing
+    } else {
+        let text = format!("There is no log {log} in this database.");
+        return Err(Error::not_found("LOG_NOT_FOUND", text));
+    };
+    let retention = RetentionClass::new(log.as_str()).map_err(Error::internal)?;
+    let mut verifier = LogVerifier::new(log, retention, None);
+    if fault == Fault::LogMissing {
+        verifier.note("a service that has not started since the log was configured has not made it yet");
+    }
+    verifier.report(0, fault);
+    Ok(verifier.finish(None))
 }
 
 /// Verifies a log from the stream that `ExportLeaves` sends, and asks `audit` for the proof that a checkpoint older than
@@ -143,7 +226,7 @@ where
     <T::ResponseBody as tonic::codegen::Body>::Error: Into<tonic::codegen::StdError> + Send,
 {
     let log = log_id(name)?;
-    let trusted = trust.checkpoints()?;
+    let trusted = trust.checkpoints(&log)?;
     let request = ExportLeavesRequest { log: name.to_owned(), from_index: 0 };
     let mut stream = audit.export_leaves(request).await.map_err(from_status)?.into_inner();
     let Some(header) = next(&mut stream).await?.and_then(|message| message.header) else {
@@ -243,8 +326,6 @@ impl Start<'_> {
         if self.first == 0 {
             return Ok(LogVerifier::new(log.clone(), retention, None));
         }
-        let pruned = PrunedPrefix { chain: self.first_chain, frontier };
-        let mut verifier = LogVerifier::new(log.clone(), retention, Some(pruned));
         let statement = match self.key {
             Some(key) => key
                 .renamed(&pruned_origin(key.name()))
@@ -252,14 +333,13 @@ impl Start<'_> {
                 .and_then(|key| Checkpoint::open(self.pruned_note, &key).map_err(Error::internal)),
             None => Checkpoint::read_unsigned(self.pruned_note).map_err(Error::internal),
         };
-        match statement {
-            Ok(statement) if statement.size == self.first && statement.root == root => {
-                if self.key.is_none() {
-                    verifier
-                        .note("the statement that a prefix was pruned was not checked: give the log's key");
-                }
-            }
-            _ => verifier.report(0, Fault::PrefixRemoved),
+        let stated = statement
+            .is_ok_and(|statement: Checkpoint| statement.size == self.first && statement.root == root);
+        let signed = stated && self.key.is_some();
+        let pruned = PrunedPrefix { chain: self.first_chain, frontier, signed };
+        let mut verifier = LogVerifier::new(log.clone(), retention, Some(pruned));
+        if !stated {
+            verifier.report(0, Fault::PrefixRemoved);
         }
         Ok(verifier)
     }

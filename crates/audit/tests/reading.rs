@@ -14,7 +14,7 @@ use gatehouse_audit::domain::merkle::leaf_hash;
 use gatehouse_audit::domain::note::VerifierKey;
 use gatehouse_audit::domain::proof::{proves_consistency, proves_inclusion};
 use gatehouse_audit::domain::verify::Verdict;
-use gatehouse_audit::verify_log::{Trust, verify_export};
+use gatehouse_audit::verify_log::{ExitCode, Trust, verify_export};
 use gatehouse_core::{Clock, Timestamp};
 use gatehouse_proto::audit::v1::{
     AppendEventsRequest, EraseSubjectRequest, ExportLeavesRequest, GetCheckpointRequest,
@@ -307,6 +307,13 @@ both_engines! {
             let report = world.verify(trust).await;
             assert_eq!((report.first, report.size, &report.verdict), (270, 301, &Verdict::Verified { proven }));
             let exported = verify_export(&mut operator, "default", trust).await.unwrap();
+            assert_eq!(exported.verdict, report.verdict);
+            // Without the key nobody can tell a pruned front from one that was removed.
+            let keyless = Trust { key: None, ..trust.clone() };
+            let report = world.verify(&keyless).await;
+            assert_eq!(report.verdict, Verdict::PrefixNotProven { proven: Some(proven) });
+            assert_eq!(ExitCode::from(&report), ExitCode::NotProven);
+            let exported = verify_export(&mut operator, "default", &keyless).await.unwrap();
             assert_eq!(exported.verdict, report.verdict);
         }
         // And the rest: a log may be empty in the end, but never begins anew.

@@ -5,8 +5,12 @@
 mod world;
 
 use gatehouse_audit::MIGRATIONS;
+use gatehouse_audit::domain::checkpoint::Checkpoint;
+use gatehouse_audit::domain::digest::Digest;
+use gatehouse_audit::domain::merkle::{Frontier, leaf_hash};
+use gatehouse_audit::domain::note::SignerKey;
 use gatehouse_audit::domain::verify::{Fault, Report, Verdict};
-use gatehouse_audit::verify_log::{ExitCode, Trust};
+use gatehouse_audit::verify_log::{ExitCode, Trust, logs_in, verify_database};
 use gatehouse_db::{Sql, params, run_tx, sql};
 use gatehouse_proto::audit::v1::NewEvent;
 use gatehouse_testkit::{TestDb, both_engines};
@@ -40,6 +44,15 @@ sql! {
     DELETE_ROW = "DELETE FROM audit_logs WHERE log = 'default' AND seq = 4";
     MOVE_EVENT_ID = "UPDATE audit_events SET event_id = $1 WHERE log = 'default' AND seq = 4";
     HEAD_TO_EIGHT = "UPDATE audit_heads SET size = 8, chain = $1 WHERE log = 'default'";
+    DELETE_ROWS_OF_FRONT = "DELETE FROM audit_logs WHERE log = 'default' AND seq < 4";
+    FORGE_PRUNED = "UPDATE audit_heads SET first_seq = 4, first_chain = $1, pruned_note = $2 WHERE log = 'default'";
+    ADD_ROW_BEYOND = "INSERT INTO audit_logs (tenant_id, occurred_at, event_id, log, seq, recorded_at, service, action,
+        outcome, actor) SELECT tenant_id, occurred_at, $1, log, 12, recorded_at, service, action, outcome, actor
+        FROM audit_logs WHERE log = 'default' AND seq = 4";
+    DELETE_HEAD = "DELETE FROM audit_heads WHERE log = 'default'";
+    DELETE_EVENTS = "DELETE FROM audit_events";
+    DELETE_ROWS = "DELETE FROM audit_logs";
+    DELETE_CHECKPOINTS = "DELETE FROM audit_checkpoints";
     DELETE_ROWS_OF_TAIL = "DELETE FROM audit_logs WHERE log = 'default' AND seq >= 8";
 }
 
@@ -102,7 +115,7 @@ both_engines! {
         let report = scene.world.verify(&scene.trust).await;
         assert_eq!((report.verdict.clone(), report.notes.len()), (Verdict::Verified { proven: SIZE }, 0));
         assert_eq!(ExitCode::from(&report), ExitCode::Verified);
-        assert_eq!(ExitCode::from(&scene.report().await), ExitCode::TailNotProven);
+        assert_eq!(ExitCode::from(&scene.report().await), ExitCode::NotProven);
         scene.replica.stop().await;
     }
 
@@ -162,7 +175,7 @@ both_engines! {
         assert_eq!(ExitCode::from(&scene.report().await), ExitCode::Broken);
         // Mended with care, only the checkpoint knows.
         let (leaf, _) = scene.stored(7).await;
-        let chain = *gatehouse_audit::domain::digest::Digest::of_chain(&leaf).as_bytes();
+        let chain = *Digest::of_chain(&leaf).as_bytes();
         scene.run(&[(&HEAD_TO_EIGHT, params![chain]), (&DELETE_ROWS_OF_TAIL, params![])]).await;
         let found = scene.world.verify(&Trust { key: None, ..Trust::default() }).await;
         assert_ne!(ExitCode::from(&found), ExitCode::Verified);
@@ -182,9 +195,87 @@ both_engines! {
     async fn a_prefix_removed_without_leave_is_found(db: TestDb) {
         let scene = scene(db).await;
         let (leaf, _) = scene.stored(3).await;
-        let chain = *gatehouse_audit::domain::digest::Digest::of_chain(&leaf).as_bytes();
+        let chain = *Digest::of_chain(&leaf).as_bytes();
         scene.run(&[(&DELETE_FRONT, params![]), (&FORGE_PRUNE, params![chain])]).await;
         scene.is_broken_at(0).await;
+        scene.replica.stop().await;
+    }
+
+    async fn a_forged_statement_that_a_prefix_was_pruned_is_not_believed(db: TestDb) {
+        let scene = scene(db).await;
+        let mut frontier = Frontier::empty();
+        let mut chain = [0; 32];
+        for seq in 0..4 {
+            let (leaf, _) = scene.stored(seq).await;
+            frontier.push(leaf_hash(&leaf));
+            chain = *Digest::of_chain(&leaf).as_bytes();
+        }
+        let origin = "gatehouse.test/dev/audit/default/pruned".to_owned();
+        let statement = Checkpoint { origin: origin.clone(), size: 4, root: frontier.root() };
+        // Signed with the forger's own key, under the right name.
+        let forger = SignerKey::generate(&origin, &scene.world.entropy).unwrap();
+        let note = statement.sign(&forger).unwrap();
+        let forge = [
+            (&DELETE_FRONT, params![]),
+            (&DELETE_ROWS_OF_FRONT, params![]),
+            (&FORGE_PRUNED, params![chain, note]),
+        ];
+        scene.run(&forge).await;
+        let with_key = scene.world.verify(&scene.trust).await;
+        let removed = Verdict::Broken { entry: 0, up_to: None, fault: Fault::PrefixRemoved };
+        assert_eq!(with_key.verdict, removed);
+        let keyless = Trust { key: None, ..scene.trust.clone() };
+        for (trust, proven) in [(&keyless, Some(SIZE)), (&Trust::default(), None)] {
+            let report = scene.world.verify(trust).await;
+            assert_eq!(report.verdict, Verdict::PrefixNotProven { proven });
+            assert_eq!(ExitCode::from(&report), ExitCode::NotProven);
+        }
+        scene.replica.stop().await;
+    }
+
+    async fn a_log_without_its_head_or_without_anything_is_broken(db: TestDb) {
+        let scene = scene(db).await;
+        let configured = Trust { configured: true, ..Trust::default() };
+        let broken = |fault| Verdict::Broken { entry: 0, up_to: None, fault };
+        scene.run(&[(&DELETE_HEAD, params![])]).await;
+        for (rows, statement) in
+            [&DELETE_EVENTS, &DELETE_TILE, &DELETE_ROWS, &DELETE_CHECKPOINTS].into_iter().enumerate()
+        {
+            for trust in [&scene.trust, &configured, &Trust::default()] {
+                let report = scene.world.verify(trust).await;
+                assert_eq!(report.verdict, broken(Fault::HeadMissing), "{rows} tables were emptied");
+            }
+            assert!(logs_in(&scene.world.db).await.unwrap().contains("default"));
+            scene.run(&[(statement, params![])]).await;
+        }
+        assert!(logs_in(&scene.world.db).await.unwrap().is_empty());
+        let known = Fault::Missing { known_size: SIZE };
+        assert_eq!(scene.world.verify(&scene.trust).await.verdict, broken(known));
+        assert_eq!(scene.world.verify(&configured).await.verdict, broken(Fault::LogMissing));
+        let nothing = verify_database(&scene.world.db, "default", &Trust::default()).await;
+        assert_eq!(nothing.unwrap_err().reason(), "LOG_NOT_FOUND");
+        scene.replica.stop().await;
+    }
+
+    async fn a_plain_row_without_an_entry_is_found(db: TestDb) {
+        let scene = scene(db).await;
+        scene.run(&[(&ADD_ROW_BEYOND, params![scene.world.person().as_uuid()])]).await;
+        scene.is_broken_at(12).await;
+        scene.replica.stop().await;
+    }
+
+    async fn a_checkpoint_of_another_log_is_refused(db: TestDb) {
+        let scene = scene(db).await;
+        let elsewhere = scene.trust.checkpoints[0].replace("/default", "/long");
+        let trust = Trust { checkpoints: vec![elsewhere], ..scene.trust.clone() };
+        let refused = verify_database(&scene.world.db, "default", &trust).await;
+        assert_eq!(refused.unwrap_err().reason(), "CHECKPOINT_INVALID");
+        // What is about one log leaves the others' out, and knows the key by the log's name.
+        let both = Trust { checkpoints: [trust.checkpoints, scene.trust.checkpoints.clone()].concat(), ..trust };
+        let report = scene.world.verify(&both.about("default").unwrap()).await;
+        assert_eq!(report.verdict, Verdict::Verified { proven: SIZE });
+        let long = both.about("long").unwrap();
+        assert_eq!((long.checkpoints.len(), long.key.unwrap().name()), (1, "gatehouse.test/dev/audit/long"));
         scene.replica.stop().await;
     }
 

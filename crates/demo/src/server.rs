@@ -18,6 +18,11 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long a stop may take.
 const STOP_LIMIT: Duration = Duration::from_secs(40);
 
+/// The file with the checkpoint that the demo keeps, in its folder.
+pub(crate) const KEPT_CHECKPOINT: &str = "checkpoint-kept-elsewhere.txt";
+/// The file with the key that checkpoints are signed with.
+pub(crate) const KEPT_KEY: &str = "verifier-key-kept-elsewhere.txt";
+
 /// A running Gatehouse and its surroundings.
 pub(crate) struct Server {
     child: Child,
@@ -78,9 +83,11 @@ pub(crate) async fn start(program: &Path, data: &Path, narrator: &mut Narrator) 
         child,
         gateway,
         verify_command: format!(
-            "{} verify-audit-chain --data \"{}\"",
+            "{} verify-audit-chain --data \"{}\" --checkpoint \"{}\" --verifier-key-file \"{}\"",
             program.display(),
-            data.join("gatehouse").display()
+            data.join("gatehouse").display(),
+            data.join(KEPT_CHECKPOINT).display(),
+            data.join(KEPT_KEY).display()
         ),
         program: program.to_owned(),
         data: data.to_owned(),

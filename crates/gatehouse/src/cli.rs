@@ -15,7 +15,7 @@ use crate::{admin, docs, process, services, submit, up, verify};
 #[derive(Debug, Parser)]
 #[command(name = "gatehouse", version, propagate_version = true)]
 #[command(
-    after_help = "Begin with:\n  gatehouse up                 everything in one process, data in ./gatehouse-data\n  gatehouse config docs        every setting, with its meaning and default\n\nExit status: 0 done, 1 checked and found wrong, 2 could not be done."
+    after_help = "Begin with:\n  gatehouse up                 everything in one process, data in ./gatehouse-data\n  gatehouse config docs        every setting, with its meaning and default\n\nExit status: 0 done, 1 checked and found wrong, 2 could not be done; 3 not proven (verify-audit-chain only)."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -94,7 +94,7 @@ enum Command {
     Migrate(services::MigrateArgs),
     /// Proves that an audit log was not changed, or names the first bad entry
     #[command(
-        after_help = "Examples:\n  gatehouse verify-audit-chain --data gatehouse-data\n  gatehouse verify-audit-chain --data gatehouse-data --checkpoint kept-elsewhere.txt --json\n\nExit status: 0 verified, 1 broken, 2 could not be read. Without a checkpoint that was kept elsewhere the tail is not proven, and it says so."
+        after_help = "Examples:\n  gatehouse verify-audit-chain --data gatehouse-data\n  gatehouse verify-audit-chain --data gatehouse-data --checkpoint kept-elsewhere.txt --verifier-key-file kept-key.txt --json\n\nExit status: 0 verified, 1 broken, 2 could not be done, 3 not proven: all that is there agrees, but without a checkpoint that was kept elsewhere nothing shows that the end is there, and without the verifier key nothing shows that a missing front was pruned. Several logs: the worst counts."
     )]
     VerifyAuditChain(verify::VerifyArgs),
     /// Checks, shows and documents the configuration

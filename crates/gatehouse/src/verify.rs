@@ -1,5 +1,6 @@
 //! `gatehouse verify-audit-chain`: the proof that a log is as it was, read straight from the database.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -19,15 +20,18 @@ pub(crate) struct VerifyArgs {
     /// Data folder of `gatehouse up`; without it, the configuration says where the audit database is
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
-    /// Only this log; otherwise every log
+    /// Only this log; otherwise every log that the configuration, the database or a checkpoint names
     #[arg(long, value_name = "NAME")]
     log: Option<String>,
-    /// Checkpoint that was kept elsewhere; may be given several times
+    /// Checkpoint that was kept elsewhere; may be given several times. It says itself which log it is of
     #[arg(long, value_name = "FILE")]
     checkpoint: Vec<PathBuf>,
     /// Key that checkpoints must be signed with, `name+hash+base64`, kept elsewhere
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", conflicts_with = "verifier_key_file")]
     verifier_key: Option<String>,
+    /// File that holds this key
+    #[arg(long, value_name = "FILE")]
+    verifier_key_file: Option<PathBuf>,
     /// One JSON object for each log
     #[arg(long)]
     json: bool,
@@ -37,33 +41,50 @@ pub(crate) struct VerifyArgs {
 pub(crate) async fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     // Fails only if it was installed before, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let mut config = args.config.load()?.databases.audit;
+    let config = args.config.load()?;
+    let configured: BTreeSet<String> = config.audit.all_logs().into_iter().map(|log| log.name).collect();
+    let mut database = config.databases.audit;
     if let Some(data) = &args.data {
         let file = data.join("audit/audit.db");
-        anyhow::ensure!(file.exists(), "{} is no data folder with an audit log", data.display());
-        config.url = DatabaseUrl::sqlite(&file);
+        anyhow::ensure!(file.exists(), "{} is no data folder: there is no audit log here", data.display());
+        database.url = DatabaseUrl::sqlite(&file);
     }
     let trust = trust(&args)?;
-    let db = Db::connect(&config, "audit").await?;
-    let names = match &args.log {
-        Some(name) => vec![name.clone()],
-        None => verify_log::logs_in(&db).await?,
-    };
-    // A checkpoint names the log that it is of, so with one only that log is asked about.
-    anyhow::ensure!(
-        trust.checkpoints.is_empty() || names.len() == 1,
-        "there are several logs: say with --log which one the checkpoint is of"
-    );
-    let mut worst = verify_log::ExitCode::Verified;
-    for name in names {
-        let report = verify_log::verify_database(&db, &name, &trust).await?;
-        let code = verify_log::ExitCode::from(&report);
-        if rank(code) > rank(worst) {
-            worst = code;
+    let db = Db::connect(&database, "audit").await?;
+    // Whoever can write to the database can take a log out of each table: names come from elsewhere too.
+    let mut names = verify_log::logs_in(&db).await?;
+    if let Some(only) = &args.log {
+        names = BTreeSet::from([only.clone()]);
+    } else {
+        names.extend(configured.iter().cloned());
+        for checkpoint in &trust.checkpoints {
+            names.insert(verify_log::log_of(checkpoint)?);
         }
-        if args.json { println!("{}", serde_json::to_string(&report)?) } else { tell(&report) }
+    }
+    let mut codes = Vec::new();
+    for name in names {
+        let known = Trust { configured: configured.contains(&name), ..trust.about(&name)? };
+        // With --log alone a checkpoint of another log is a mistake; otherwise each is held against its own.
+        let known = if args.log.is_some() {
+            Trust { checkpoints: trust.checkpoints.clone(), ..known }
+        } else {
+            known
+        };
+        match verify_log::verify_database(&db, &name, &known).await {
+            Ok(report) => {
+                codes.push(verify_log::ExitCode::from(&report));
+                if args.json { println!("{}", serde_json::to_string(&report)?) } else { tell(&report) }
+            }
+            // One log that can't be read must not keep the others from being looked at.
+            Err(error) => {
+                codes.push(verify_log::ExitCode::Failed);
+                eprintln!("gatehouse: log {name}: {error}");
+            }
+        }
     }
     db.close().await;
+    // There always is `default`; should there be none, nothing was verified.
+    let worst = codes.into_iter().max_by_key(|code| rank(*code)).unwrap_or(verify_log::ExitCode::Failed);
     Ok(ExitCode::from(worst as u8))
 }
 
@@ -87,6 +108,14 @@ fn describe(fault: &Fault) -> String {
         Fault::PrefixRemoved => {
             "entries before it are gone without a signed statement that they were pruned".to_owned()
         }
+        Fault::HeadMissing => {
+            "the row that says where the log begins and ends is gone, and other rows of the log are there"
+                .to_owned()
+        }
+        Fault::LogMissing => "nothing of the log is there, though the configuration names it".to_owned(),
+        Fault::PlainRowWithoutEntry => {
+            "a plain row is shown to people, and there is no such entry".to_owned()
+        }
         Fault::PlainRowDiffers => "the plain row shown to people does not say what it says".to_owned(),
         Fault::TileChanged { path } => format!("the stored tile {path} is not the one that the entries give"),
     }
@@ -101,22 +130,35 @@ fn trust(args: &VerifyArgs) -> anyhow::Result<Trust> {
                 .with_context(|| format!("the checkpoint {} can't be read", path.display()))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let key = args
-        .verifier_key
-        .as_deref()
-        .map(|text| text.parse::<VerifierKey>().map_err(|error| anyhow::anyhow!("--verifier-key: {error}")))
+    let key = match (&args.verifier_key, &args.verifier_key_file) {
+        (Some(text), _) => Some((text.clone(), "--verifier-key".to_owned())),
+        (None, Some(path)) => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("the verifier key {} can't be read", path.display()))?;
+            Some((text, path.display().to_string()))
+        }
+        (None, None) => None,
+    };
+    let key = key
+        .map(|(text, from)| {
+            text.trim().parse::<VerifierKey>().map_err(|error| anyhow::anyhow!("{from}: {error}"))
+        })
         .transpose()?;
-    Ok(Trust { checkpoints, key })
+    Ok(Trust { checkpoints, key, configured: false })
 }
 
+/// What is broken outdoes what could not be read: a log that can't be read must not hide it.
 const fn rank(code: verify_log::ExitCode) -> u8 {
     match code {
         verify_log::ExitCode::Verified => 0,
-        verify_log::ExitCode::TailNotProven => 1,
-        verify_log::ExitCode::Broken => 2,
-        verify_log::ExitCode::Failed => 3,
+        verify_log::ExitCode::NotProven => 1,
+        verify_log::ExitCode::Failed => 2,
+        verify_log::ExitCode::Broken => 3,
     }
 }
+
+/// The words for a front that is gone and may have been pruned.
+const PREFIX: &str = "prefix not proven: give --verifier-key";
 
 fn tell(report: &Report) {
     let kept = report.size - report.first;
@@ -132,6 +174,15 @@ fn tell(report: &Report) {
         Verdict::TailNotProven => {
             println!(
                 "the entries agree with each other; tail not proven: give a checkpoint that was kept elsewhere"
+            );
+        }
+        Verdict::PrefixNotProven { proven: Some(proven) } => {
+            println!("the entries kept agree up to entry {proven} with the checkpoint; {PREFIX}");
+        }
+        Verdict::PrefixNotProven { proven: None } => {
+            println!(
+                "the entries kept agree with each other; {PREFIX}; tail not proven: give a checkpoint that was kept \
+                 elsewhere"
             );
         }
         Verdict::Broken { entry, up_to, fault } => {

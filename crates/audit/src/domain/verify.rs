@@ -3,7 +3,8 @@
 //!
 //! What a stored log alone can show is that it agrees with itself. Whoever can rewrite all of it can make it
 //! agree again, and whoever can cut off its end leaves nothing to disagree. Only a checkpoint that they could
-//! not reach tells: without one the verdict says `tail not proven`.
+//! not reach tells: without one the verdict says `tail not proven`. Whoever can cut off its front can also write
+//! down that it was pruned: only a signature tells, and without the key the verdict says `prefix not proven`.
 
 use std::collections::BTreeMap;
 
@@ -43,6 +44,8 @@ pub struct PrunedPrefix {
     pub chain: Digest,
     /// The right edge of the tree over what was pruned.
     pub frontier: Frontier,
+    /// Whether the log's own key, known from elsewhere, signed that it was pruned.
+    pub signed: bool,
 }
 
 /// What is wrong with an entry.
@@ -83,6 +86,12 @@ pub enum Fault {
     /// The prefix before the first entry kept is gone without a statement, signed by the log's key, that it was
     /// pruned.
     PrefixRemoved,
+    /// There are rows of the log, but not the one that says where it begins and ends.
+    HeadMissing,
+    /// Nothing of the log is there, though the configuration names it: the service made it when it started.
+    LogMissing,
+    /// A plain row stands for an entry that is not there.
+    PlainRowWithoutEntry,
     /// The plain row that the UI shows does not say what the entry says.
     PlainRowDiffers,
     /// A stored tile of the tree is not the one that the entries give.
@@ -105,6 +114,13 @@ pub enum Verdict {
     /// All entries agree with each other; nothing shows that none is missing at the end or that not all of them
     /// were rewritten.
     TailNotProven,
+    /// All entries kept agree with each other. That those before them were pruned, and not removed, is stated
+    /// without a signature that could be checked: whoever removed them could have written it.
+    PrefixNotProven {
+        /// How many entries the checkpoint proves, as in [`Verdict::Verified`]; none without a checkpoint.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        proven: Option<u64>,
+    },
     /// Something was changed.
     Broken {
         /// The first entry that contradicts what is stored around it. Where only a checkpoint shows the damage: the
@@ -150,6 +166,8 @@ pub struct LogVerifier {
     log: LogId,
     retention: RetentionClass,
     first: u64,
+    /// Whether the lack of a prefix, if one lacks, is known to be right.
+    prefix_proven: bool,
     chain: Digest,
     frontier: Frontier,
     marks: BTreeMap<u64, Vec<Mark>>,
@@ -171,14 +189,15 @@ impl LogVerifier {
     /// end of `pruned` on.
     #[must_use]
     pub fn new(log: LogId, retention: RetentionClass, pruned: Option<PrunedPrefix>) -> Self {
-        let (chain, frontier) = match pruned {
-            Some(PrunedPrefix { chain, frontier }) => (chain, frontier),
-            None => (Digest::of_genesis(&log), Frontier::empty()),
+        let (chain, frontier, signed) = match pruned {
+            Some(PrunedPrefix { chain, frontier, signed }) => (chain, frontier, signed),
+            None => (Digest::of_genesis(&log), Frontier::empty(), false),
         };
         Self {
             log,
             retention,
             first: frontier.size(),
+            prefix_proven: signed || frontier.size() == 0,
             chain,
             frontier,
             marks: BTreeMap::new(),
@@ -306,17 +325,18 @@ impl LogVerifier {
         if self.broken.is_none() {
             self.check_end(size, head);
         }
+        if self.broken.is_none()
+            && let Some(proven) = self.proven.filter(|proven| *proven < size)
+        {
+            self.notes.push(format!(
+                "entries {proven} to {} are later than the checkpoint: their tail is not proven",
+                size - 1
+            ));
+        }
         let verdict = match (self.broken, self.proven) {
             (Some(broken), _) => broken,
-            (None, Some(proven)) => {
-                if proven < size {
-                    self.notes.push(format!(
-                        "entries {proven} to {} are later than the checkpoint: their tail is not proven",
-                        size - 1
-                    ));
-                }
-                Verdict::Verified { proven }
-            }
+            (None, proven) if !self.prefix_proven => Verdict::PrefixNotProven { proven },
+            (None, Some(proven)) => Verdict::Verified { proven },
             (None, None) => Verdict::TailNotProven,
         };
         Report {

@@ -298,10 +298,14 @@ fn a_pruned_log_verifies_from_its_first_entry_and_against_older_checkpoints() {
             Some(before) => Digest::of_chain(&log.rows[before].leaf),
             None => Digest::of_genesis(&log_id()),
         };
-        let pruned = PrunedPrefix { chain, frontier: tiles.frontier(size).expect("loaded") };
+        let pruned = PrunedPrefix { chain, frontier: tiles.frontier(size).expect("loaded"), signed: true };
         let kept = Log { rows: log.rows[cut..].to_vec(), ..log.clone() };
         let verifier = || LogVerifier::new(log_id(), class(), Some(pruned.clone()));
         assert_eq!(feed(verifier(), &kept).verdict, Verdict::TailNotProven);
+        let unsigned = PrunedPrefix { signed: false, ..pruned.clone() };
+        let unsigned = || LogVerifier::new(log_id(), class(), Some(unsigned.clone()));
+        let none = Verdict::PrefixNotProven { proven: None };
+        assert_eq!(feed(unsigned(), &kept).verdict, if cut == 0 { Verdict::TailNotProven } else { none });
         for at in 0..=20_usize {
             let proof =
                 consistency_ranges(at as u64, size).map(|ranges| hashes(&tiles, &ranges).expect("loaded"));

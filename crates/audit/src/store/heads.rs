@@ -1,5 +1,7 @@
 //! `audit_heads`: one row a log; its lock is the log's.
 
+use std::collections::BTreeSet;
+
 use gatehouse_db::{Result, Row, Tx, params, sql};
 
 use super::{read, read_digest, stored};
@@ -15,8 +17,9 @@ sql! {
         RETURNING size, chain, epoch, first_seq, first_chain, pruned_note";
     /// The head without its lock.
     pub(crate) HEAD = "SELECT size, chain, epoch, first_seq, first_chain, pruned_note FROM audit_heads WHERE log = $1";
-    /// Every log.
-    pub(crate) NAMES = "SELECT log FROM audit_heads";
+    /// Every log that any table knows of: whoever deletes its head leaves rows, or has to find all of them.
+    pub(crate) NAMES = "SELECT log FROM audit_heads UNION SELECT log FROM audit_events UNION SELECT log FROM audit_logs
+        UNION SELECT log FROM audit_tiles UNION SELECT log FROM audit_checkpoints";
     /// Moves the end on, unless someone else did since.
     pub(crate) ADVANCE_HEAD = "UPDATE audit_heads SET size = $4, chain = $5
         WHERE log = $1 AND epoch = $2 AND size = $3";
@@ -61,12 +64,9 @@ pub(crate) async fn lookup(tx: &mut Tx, log: &LogId) -> Result<Option<Head>> {
     tx.fetch_optional(&HEAD, params![log.as_str()]).await?.as_ref().map(head).transpose()
 }
 
-/// The names of all logs, sorted.
-pub(crate) async fn names(tx: &mut Tx) -> Result<Vec<String>> {
-    let rows = tx.fetch_all(&NAMES, params![]).await?;
-    let mut names = rows.iter().map(|row| row.get("log")).collect::<Result<Vec<String>>>()?;
-    names.sort();
-    Ok(names)
+/// The names of all logs that have a head or a row in any other table.
+pub(crate) async fn names_anywhere(tx: &mut Tx) -> Result<BTreeSet<String>> {
+    tx.fetch_all(&NAMES, params![]).await?.iter().map(|row| row.get("log")).collect()
 }
 
 /// Whether the end was moved: false means that the lock was lost, and nothing may be committed.

@@ -37,6 +37,9 @@ sql! {
     pub(crate) ROW = concat!("SELECT ", columns!(), " FROM audit_logs WHERE tenant_id = $1 AND log = $2 AND seq = $3");
     /// The rows of a run of entries, for verification.
     pub(crate) ROWS_FROM = concat!("SELECT ", columns!(), " FROM audit_logs WHERE log = $1 AND seq >= $2 ORDER BY seq LIMIT $3");
+    /// The first row for which there is no entry, in one statement: both go and come in one transaction.
+    pub(crate) ROW_WITHOUT_ENTRY = "SELECT seq FROM audit_logs l WHERE l.log = $1
+        AND NOT EXISTS (SELECT 1 FROM audit_events e WHERE e.log = l.log AND e.seq = l.seq) ORDER BY seq LIMIT 1";
     /// The rows of entries that were pruned.
     pub(crate) PRUNE_ROWS = "DELETE FROM audit_logs WHERE log = $1 AND seq < $2";
     /// A person who acted becomes a pseudonym.
@@ -143,6 +146,12 @@ pub(crate) async fn list(tx: &mut Tx, tenant: TenantId, filter: &Filter) -> Resu
 
 pub(crate) async fn lookup(tx: &mut Tx, tenant: TenantId, log: &str, seq: u64) -> Result<Option<PlainRow>> {
     tx.fetch_optional(&ROW, params![tenant, log, stored(seq)]).await?.as_ref().map(row).transpose()
+}
+
+/// The first row that shows an entry which is not there.
+pub(crate) async fn lookup_without_entry(tx: &mut Tx, log: &LogId) -> Result<Option<u64>> {
+    let row = tx.fetch_optional(&ROW_WITHOUT_ENTRY, params![log.as_str()]).await?;
+    row.map(|row| read(&row, "seq")).transpose()
 }
 
 /// Up to `most` rows from the entry `from` on.

@@ -215,7 +215,8 @@ impl World {
     pub async fn keep_checkpoint(&self, replica: &Replica) -> Trust {
         let request = GetCheckpointRequest { log: String::new(), fresh: true };
         let answer = self.operator(replica).get_checkpoint(request).await.unwrap().into_inner();
-        Trust { checkpoints: vec![answer.checkpoint], key: Some(answer.verifier_key.parse().unwrap()) }
+        let key = Some(answer.verifier_key.parse().unwrap());
+        Trust { checkpoints: vec![answer.checkpoint], key, configured: true }
     }
 }
 

@@ -10,3 +10,4 @@ mod sql;
 mod start;
 mod support;
 mod trace;
+mod verify;
