@@ -87,7 +87,7 @@ impl App {
         Ok(member)
     }
 
-    /// Changes a member's role; tokens with the old one die.
+    /// Changes a member's role; tokens with the old one die, and so do API keys of theirs that may do more than it.
     ///
     /// # Errors
     /// `INVALID_FIELD`, `MEMBER_NOT_FOUND`, `ROLE_TOO_HIGH`, `LAST_OWNER`, `PERSON_REQUIRED`.
@@ -113,6 +113,7 @@ impl App {
             }
             let change = json!({ "from": member.role.as_str(), "to": role.as_str() });
             self.0.outbox.emit(tx, &event.clone().payload(change)).await?;
+            self.revoke_keys_above(tx, caller, (tenant, person), Some(role), now).await?;
             let revoked = Revoked::Membership(person, tenant);
             revocations::add(tx, &revoked, now, self.0.config.longest_token()).await?;
             Ok(Member { role, ..member })
@@ -121,7 +122,7 @@ impl App {
         Ok(member)
     }
 
-    /// Removes a member; their sessions in this tenant end.
+    /// Removes a member; their sessions in this tenant end, and every API key that they made there.
     ///
     /// # Errors
     /// `MEMBER_NOT_FOUND`, `ROLE_TOO_HIGH`, `LAST_OWNER`, `PERSON_REQUIRED`.
@@ -145,6 +146,7 @@ impl App {
             }
             sessions::end_in_tenant(tx, tenant, person, EndReason::MembershipEnded, now).await?;
             self.0.outbox.emit(tx, &event).await?;
+            self.revoke_keys_above(tx, caller, (tenant, person), None, now).await?;
             let revoked = Revoked::Membership(person, tenant);
             revocations::add(tx, &revoked, now, self.0.config.longest_token()).await?;
             Ok(())

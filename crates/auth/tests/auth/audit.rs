@@ -19,7 +19,7 @@ sql! {
     EVENTS = "SELECT event FROM audit_outbox ORDER BY position, event_id";
 }
 
-async fn events(db: &TestDb) -> Vec<NewEvent> {
+pub(crate) async fn events(db: &TestDb) -> Vec<NewEvent> {
     let rows = read_tx!(db.db(), "test.events", |tx| { tx.fetch_all(&EVENTS, params![]).await }).unwrap();
     rows.iter()
         .map(|row| NewEvent::decode(row.get::<Vec<u8>>("event").unwrap().as_slice()).unwrap())
