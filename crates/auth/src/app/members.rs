@@ -48,10 +48,11 @@ impl App {
         })?)
     }
 
-    /// Adds an existing account to the caller's tenant.
+    /// Adds an existing account to the caller's tenant. Outside dev only one whose address was shown to be its owner's:
+    /// else whoever registers someone's address first gets the role that was meant for them.
     ///
     /// # Errors
-    /// `INVALID_FIELD`, `PERSON_NOT_FOUND`, `ALREADY_MEMBER`, `ROLE_TOO_HIGH`, `PERSON_REQUIRED`.
+    /// `INVALID_FIELD`, `PERSON_NOT_FOUND`, `EMAIL_NOT_VERIFIED`, `ALREADY_MEMBER`, `ROLE_TOO_HIGH`, `PERSON_REQUIRED`.
     pub async fn add_member(&self, caller: &Caller, address: &str, role: &str) -> Result<Member> {
         let (tenant, actor, role) = (caller.tenant()?, caller.person()?, tenant_role(role)?);
         let email =
@@ -71,9 +72,15 @@ impl App {
                 let message = "Nobody here has this address. Ask them to make an account first.";
                 return Err(Error::not_found("PERSON_NOT_FOUND", message).into());
             };
-            if !memberships::add(tx, tenant, person.id, role, now).await? {
+            if memberships::lookup_role(tx, tenant, person.id).await?.is_some() {
                 return Err(Error::already_exists("ALREADY_MEMBER", "They are a member already.").into());
             }
+            if !person.email_verified && !self.0.environment.is_dev() {
+                let message =
+                    "This address has not been verified. Ask its owner to verify it first, then add them.";
+                return Err(Error::failed_precondition("EMAIL_NOT_VERIFIED", message).into());
+            }
+            memberships::add(tx, tenant, person.id, role, now).await?;
             let event = event.clone().about(person.id).target("person", person.id.as_uuid());
             self.0.outbox.emit(tx, &event).await?;
             Ok(Member {

@@ -2,6 +2,8 @@
 
 use gatehouse_auth::MIGRATIONS;
 use gatehouse_client::audience;
+use gatehouse_core::Environment;
+use gatehouse_db::{params, run_tx, sql};
 use gatehouse_proto::auth::v1::{
     AddMemberRequest, CreateApiKeyRequest, GetTenantRequest, ListApiKeysRequest, ListMembersRequest,
     ListTenantsRequest, RemoveMemberRequest, SetMemberRoleRequest, WhoAmIRequest,
@@ -10,6 +12,10 @@ use gatehouse_testkit::{TestDb, both_engines, eventually};
 
 use crate::audit::events;
 use crate::support::{Cluster, PASSWORD, PATIENCE, Subject, claims, reason};
+
+sql! {
+    VERIFY = "UPDATE people SET email_verified = TRUE WHERE email = $1";
+}
 
 fn add(email: &str, role: &str) -> AddMemberRequest {
     AddMemberRequest { email: email.into(), role: role.into() }
@@ -61,6 +67,28 @@ both_engines! {
             ];
             assert_eq!(allowed, [manages; 3], "{role}");
         }
+    }
+
+    async fn an_unverified_address_gets_no_role_outside_dev(db: TestDb) {
+        let cluster = Cluster::start_in(Environment::Staging, &db, 1, |_| {}).await;
+        let replica = cluster.at(0);
+        replica.register("owner@example.com", "Engines").await;
+        replica.register("ada@example.com", "").await;
+        let tokens = replica.sign_in("owner@example.com").await;
+        let mut owner = replica.as_subject(&tokens.access_token).await;
+        assert_eq!(reason(owner.tenants.add_member(add("ada@example.com", "admin")).await), "EMAIL_NOT_VERIFIED");
+        assert_eq!(reason(owner.tenants.add_member(add("bob@example.com", "admin")).await), "PERSON_NOT_FOUND");
+        assert_eq!(reason(owner.tenants.add_member(add("owner@example.com", "admin")).await), "ALREADY_MEMBER");
+        assert_eq!(replica.sign_in("ada@example.com").await.tenant_id, "", "refused, and a member after all");
+        run_tx!(db.db(), "test.verify", |tx| { tx.execute(&VERIFY, params!["ada@example.com"]).await }).unwrap();
+        owner.tenants.add_member(add("ada@example.com", "admin")).await.unwrap();
+    }
+
+    async fn in_dev_an_unverified_address_will_do(db: TestDb) {
+        let cluster = Cluster::start(&db, 1).await;
+        let (_, mut staff) = staffed(&cluster).await;
+        cluster.at(0).register("ada@example.com", "").await;
+        staff[0].2.tenants.add_member(add("ada@example.com", "viewer")).await.unwrap();
     }
 
     async fn nobody_grants_above_themselves(db: TestDb) {
