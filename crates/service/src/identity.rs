@@ -56,6 +56,10 @@ pub struct Claims {
     /// The client that obtained it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_id: Option<String>,
+    /// When that client's own token was issued, microseconds since the epoch: what a revocation of the client is compared
+    /// with. Only in exchanged tokens, whose `iat_us` is their subject's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_iat_us: Option<i64>,
     /// Who acts for the subject (RFC 8693, section 4.1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub act: Option<Actor>,
@@ -238,6 +242,7 @@ mod tests {
             sid: None,
             cid: None,
             client_id: None,
+            client_iat_us: None,
             act: None,
             roles: vec![],
             permissions: permissions.iter().map(|&permission| permission.to_owned()).collect(),

@@ -114,8 +114,13 @@ impl Revocations {
             )
             .retry_after(Duration::from_secs(1)));
         }
-        let issued_at = Timestamp::from_micros(caller.claims().iat_us);
+        let claims = caller.claims();
         let revoked = names(caller).into_iter().any(|(kind, id)| {
+            let issued_at = match kind {
+                RevocationKind::Client => claims.client_iat_us.unwrap_or(claims.iat_us),
+                _ => claims.iat_us,
+            };
+            let issued_at = Timestamp::from_micros(issued_at);
             state.entries.get(&(kind as i32, id)).is_some_and(|entry| issued_at < entry.not_before)
         });
         if revoked {

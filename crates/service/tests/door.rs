@@ -245,6 +245,33 @@ async fn each_kind_of_revocation_ends_what_was_issued_before_it() {
 }
 
 #[tokio::test]
+async fn a_clients_revocation_counts_from_when_the_client_got_its_own_token() {
+    let door = Door::new();
+    let instant = NOW * 1_000_000 + 500;
+    let entry = |kind: RevocationKind, id: &str| Revocation {
+        sequence: 1,
+        kind: kind.into(),
+        id: id.into(),
+        not_before: instant,
+        expires_at: (NOW + 3600) * 1_000_000,
+    };
+    let dated = |subject: i64, client: i64| {
+        let claims = with(with(claims(), "client_id", json!("web")), "iat_us", json!(subject));
+        sign(&door.key, &header(), &with(claims, "client_iat_us", json!(client)))
+    };
+    door.hear(&[entry(RevocationKind::Client, "web")]);
+    assert!(
+        door.submit(&dated(instant - 500, instant)).await.is_ok(),
+        "the client's is new, the subject's old"
+    );
+    let refused = Err((ErrorCode::Unauthenticated, "TOKEN_REVOKED".to_owned()));
+    assert_eq!(door.submit(&dated(instant, instant - 1)).await, refused, "the client's is old");
+    // Nothing but the client's revocation is excused by it.
+    door.hear(&[entry(RevocationKind::Session, SESSION)]);
+    assert_eq!(door.submit(&dated(instant - 1, instant)).await, refused, "the subject's is old");
+}
+
+#[tokio::test]
 async fn nobody_comes_through_before_the_first_snapshot_or_after_too_long_a_silence() {
     let door = Door::new();
     let good = sign(&door.key, &header(), &claims());

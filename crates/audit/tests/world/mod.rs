@@ -137,6 +137,7 @@ impl World {
             sid: None,
             cid: None,
             client_id: None,
+            client_iat_us: None,
             act: None::<Actor>,
             roles: Vec::new(),
             permissions: permissions.iter().map(|&permission| permission.to_owned()).collect(),

@@ -74,7 +74,8 @@ fn check_length(password: &Secret<String>) -> Result<()> {
 impl App {
     /// Makes an account, and a tenant with it where one is named. An address that is taken gives the same answer at
     /// the same cost, with ids that lead nowhere: who has an account here is nobody's business. Only who also knows the
-    /// account's password is told.
+    /// account's password is told, unless it is disabled. The audit trail has every such attempt, about the account's
+    /// person: it tries a password as sign-in does.
     ///
     /// # Errors
     /// `REGISTRATION_CLOSED`, `INVALID_FIELD`, `PASSWORD_REJECTED`, `EMAIL_TAKEN`, `HASHING_BUSY`.
@@ -98,17 +99,12 @@ impl App {
         let taken = read_tx!(self.0.db, "auth.register.lookup", |tx| {
             people::lookup_by_email(tx, email.as_str()).await
         })?;
-        // One hash either way.
-        let hash = match &taken {
-            None => Some(self.0.hasher.hash(new.password).await?),
+        // One hash either way. A disabled account's password opens nothing, not even this answer.
+        let (hash, known) = match &taken {
+            None => (Some(self.0.hasher.hash(new.password).await?), false),
             Some(person) => {
-                if self.0.hasher.verify(new.password, Some(person.stored_hash.clone())).await? {
-                    return Err(Error::already_exists(
-                        "EMAIL_TAKEN",
-                        "You have an account already. Sign in.",
-                    ));
-                }
-                None
+                let right = self.0.hasher.verify(new.password, Some(person.stored_hash.clone())).await?;
+                (None, right && person.disabled_at.is_none())
             }
         };
         let person = PersonId::new(&self.0.clock, &self.0.entropy);
@@ -127,6 +123,11 @@ impl App {
                 None => false,
             };
             if !added {
+                // Whose address it is, also where they took it a moment ago.
+                let denied = match people::lookup_by_email(tx, email.as_str()).await? {
+                    Some(holder) => denied.clone().about(holder.id),
+                    None => denied.clone(),
+                };
                 return self.0.outbox.emit(tx, &denied).await;
             }
             if let Some((id, name)) = &tenant {
@@ -135,6 +136,9 @@ impl App {
             }
             self.0.outbox.emit(tx, &event).await
         })?;
+        if known {
+            return Err(Error::already_exists("EMAIL_TAKEN", "You have an account already. Sign in."));
+        }
         Ok((person, tenant.map(|(id, _)| id)))
     }
 

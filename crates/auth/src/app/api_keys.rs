@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use gatehouse_core::ids::CredentialId;
+use gatehouse_core::ids::{CredentialId, PersonId, TenantId};
 use gatehouse_core::{Error, Result, Secret, Timestamp};
-use gatehouse_db::{read_tx, run_tx};
+use gatehouse_db::{Tx, read_tx, run_tx};
 use gatehouse_service::{Caller, Subject};
 use serde_json::json;
 
@@ -13,8 +13,8 @@ use crate::domain::api_key::{ApiKey, end_after_rotation};
 use crate::domain::roles::{Role, is_known};
 use crate::domain::text;
 use crate::store::api_keys::{self, ApiKeyRow};
-use crate::store::memberships;
 use crate::store::revocations::{self, Revoked};
+use crate::store::{memberships, tenants};
 
 const DAY: u64 = 86_400;
 /// The longest life of a key, seconds.
@@ -33,6 +33,40 @@ fn not_found() -> Error {
 fn seconds(field: &str, value: i64, most: u64) -> Result<u64> {
     let wrong = || Error::invalid_field(field, format!("must be from 0 to {most} seconds"));
     u64::try_from(value).ok().filter(|value| *value <= most).ok_or_else(wrong)
+}
+
+/// What the caller may do in `tenant` now, whatever their token says, and the maker of keys that they make: a key's keys
+/// are its maker's, so that they end with that person's membership. Takes the lock of the tenant's members first, so
+/// that no change of a role falls between this and what is decided by it.
+async fn held_now(
+    tx: &mut Tx,
+    caller: &Caller,
+    tenant: TenantId,
+    now: Timestamp,
+) -> gatehouse_db::Result<(Vec<String>, String)> {
+    tenants::lock_members(tx, tenant).await?;
+    let held = match caller.subject() {
+        Subject::Person(person) => memberships::lookup_role(tx, tenant, *person)
+            .await?
+            .map(|role| (permissions_of(&[role]), person.to_string())),
+        Subject::ApiKey(id) => api_keys::lookup(tx, tenant, *id)
+            .await?
+            .filter(|key| key.is_live(now))
+            .map(|key| (key.permissions, key.created_by)),
+        Subject::Client(_) => None,
+    };
+    Ok(held.unwrap_or_else(|| (Vec::new(), caller.subject().as_text())))
+}
+
+/// Who is given a key's text is given all that the key may do.
+fn refuse_wider(permissions: &[String], held: &[String]) -> Result<()> {
+    match permissions.iter().find(|permission| !held.contains(permission)) {
+        Some(missing) => {
+            let message = format!("The key would have the permission {missing}, which you lack.");
+            Err(Error::permission_denied("PERMISSION_TOO_HIGH", message))
+        }
+        None => Ok(()),
+    }
 }
 
 impl App {
@@ -69,6 +103,7 @@ impl App {
             id: key.id(),
             name,
             permissions: Vec::new(),
+            created_by: String::new(),
             created_at: now,
             made_at: now,
             expires_at: Some(now.plus(Duration::from_secs(lifetime))),
@@ -80,37 +115,27 @@ impl App {
         };
         let event =
             self.0.outbox.event("auth.api_keys.create").by(caller).target("api_key", key.id().as_uuid());
-        row.permissions = run_tx!(self.0.db, "auth.api_key.create", |tx| {
-            let held = match caller.subject() {
-                Subject::Person(person) => memberships::lookup_role(tx, tenant, *person)
-                    .await?
-                    .map_or_else(Vec::new, |role| permissions_of(&[role])),
-                Subject::ApiKey(id) => {
-                    api_keys::lookup(tx, tenant, *id).await?.map_or_else(Vec::new, |key| key.permissions)
-                }
-                Subject::Client(_) => Vec::new(),
-            };
+        (row.permissions, row.created_by) = run_tx!(self.0.db, "auth.api_key.create", |tx| {
+            let (held, created_by) = held_now(tx, caller, tenant, now).await?;
             let granted = if permissions.is_empty() {
                 permissions_of(&[Role::Member])
                     .into_iter()
                     .filter(|permission| held.contains(permission))
                     .collect()
-            } else if let Some(missing) = permissions.iter().find(|permission| !held.contains(permission)) {
-                let message = format!("A key can't have the permission {missing}, which you lack.");
-                return Err(Error::permission_denied("PERMISSION_TOO_HIGH", message).into());
             } else {
+                refuse_wider(&permissions, &held)?;
                 let mut granted = permissions.clone();
                 granted.sort();
                 granted.dedup();
                 granted
             };
-            let row = ApiKeyRow { permissions: granted, ..row.clone() };
-            if !api_keys::add(tx, &row, &caller.subject().as_text(), self.0.config.max_api_keys).await? {
+            let row = ApiKeyRow { permissions: granted, created_by, ..row.clone() };
+            if !api_keys::add(tx, &row, self.0.config.max_api_keys).await? {
                 let message = "The tenant has as many API keys as are allowed. Revoke one first.";
                 return Err(Error::failed_precondition("TOO_MANY_KEYS", message).into());
             }
             self.0.outbox.emit(tx, &event.clone().payload(json!({ "permissions": row.permissions }))).await?;
-            Ok(row.permissions)
+            Ok((row.permissions, row.created_by))
         })?;
         Ok((row, text))
     }
@@ -124,10 +149,11 @@ impl App {
         Ok(read_tx!(self.0.db, "auth.api_key.list", |tx| { api_keys::list(tx, tenant).await })?)
     }
 
-    /// Gives a key a new text with a whole life of its own; the old text holds for the overlap.
+    /// Gives a key a new text with a whole life of its own; the old text holds for the overlap. The new text is the
+    /// caller's to use, so they must hold all that the key may do.
     ///
     /// # Errors
-    /// `API_KEY_NOT_FOUND`, `INVALID_FIELD`, `TENANT_REQUIRED`.
+    /// `API_KEY_NOT_FOUND`, `PERMISSION_TOO_HIGH`, `INVALID_FIELD`, `TENANT_REQUIRED`.
     pub async fn rotate_api_key(
         &self,
         caller: &Caller,
@@ -144,10 +170,12 @@ impl App {
         let event = self.0.outbox.event("auth.api_keys.rotate").by(caller).target("api_key", id.as_uuid());
         let event = event.payload(json!({ "overlap_seconds": overlap.as_secs() }));
         let row = run_tx!(self.0.db, "auth.api_key.rotate", |tx| {
+            let (held, _) = held_now(tx, caller, tenant, now).await?;
             let Some(old) = api_keys::lookup(tx, tenant, id).await?.filter(|key| key.revoked_at.is_none())
             else {
                 return Err(not_found().into());
             };
+            refuse_wider(&old.permissions, &held)?;
             let life = old.expires_at.map(|end| end.since(old.made_at));
             let new = ApiKeyRow {
                 made_at: now,
@@ -194,6 +222,35 @@ impl App {
             Ok(())
         })?;
         self.revoked();
+        Ok(())
+    }
+
+    /// Ends the keys in `tenant` that came from `person` and may do what `role`, theirs from now on, may not; without a
+    /// role, all of them. Part of the transaction that changes the role, under the lock of the tenant's members.
+    pub(crate) async fn revoke_keys_above(
+        &self,
+        tx: &mut Tx,
+        caller: &Caller,
+        (tenant, person): (TenantId, PersonId),
+        role: Option<Role>,
+        now: Timestamp,
+    ) -> gatehouse_db::Result<()> {
+        let allowed = role.map(|role| permissions_of(&[role]));
+        let mut revoked = Vec::new();
+        for key in api_keys::list_of_maker(tx, tenant, person).await? {
+            let stays = allowed
+                .as_ref()
+                .is_some_and(|allowed| key.permissions.iter().all(|permission| allowed.contains(permission)));
+            if !stays && api_keys::revoke(tx, tenant, key.id, now).await? {
+                let event = self.0.outbox.event("auth.api_keys.revoke").by(caller).about(person);
+                let event = event.target("api_key", key.id.as_uuid());
+                self.0.outbox.emit(tx, &event.payload(json!({ "because": "maker_lost_rights" }))).await?;
+                revoked.push(Revoked::Credential(key.id));
+            }
+        }
+        for key in revoked {
+            revocations::add(tx, &key, now, self.0.config.longest_token()).await?;
+        }
         Ok(())
     }
 

@@ -48,10 +48,11 @@ impl App {
         })?)
     }
 
-    /// Adds an existing account to the caller's tenant.
+    /// Adds an existing account to the caller's tenant. Outside dev only one whose address was shown to be its owner's:
+    /// else whoever registers someone's address first gets the role that was meant for them.
     ///
     /// # Errors
-    /// `INVALID_FIELD`, `PERSON_NOT_FOUND`, `ALREADY_MEMBER`, `ROLE_TOO_HIGH`, `PERSON_REQUIRED`.
+    /// `INVALID_FIELD`, `PERSON_NOT_FOUND`, `EMAIL_NOT_VERIFIED`, `ALREADY_MEMBER`, `ROLE_TOO_HIGH`, `PERSON_REQUIRED`.
     pub async fn add_member(&self, caller: &Caller, address: &str, role: &str) -> Result<Member> {
         let (tenant, actor, role) = (caller.tenant()?, caller.person()?, tenant_role(role)?);
         let email =
@@ -71,9 +72,15 @@ impl App {
                 let message = "Nobody here has this address. Ask them to make an account first.";
                 return Err(Error::not_found("PERSON_NOT_FOUND", message).into());
             };
-            if !memberships::add(tx, tenant, person.id, role, now).await? {
+            if memberships::lookup_role(tx, tenant, person.id).await?.is_some() {
                 return Err(Error::already_exists("ALREADY_MEMBER", "They are a member already.").into());
             }
+            if !person.email_verified && !self.0.environment.is_dev() {
+                let message =
+                    "This address has not been verified. Ask its owner to verify it first, then add them.";
+                return Err(Error::failed_precondition("EMAIL_NOT_VERIFIED", message).into());
+            }
+            memberships::add(tx, tenant, person.id, role, now).await?;
             let event = event.clone().about(person.id).target("person", person.id.as_uuid());
             self.0.outbox.emit(tx, &event).await?;
             Ok(Member {
@@ -87,7 +94,7 @@ impl App {
         Ok(member)
     }
 
-    /// Changes a member's role; tokens with the old one die.
+    /// Changes a member's role; tokens with the old one die, and so do API keys of theirs that may do more than it.
     ///
     /// # Errors
     /// `INVALID_FIELD`, `MEMBER_NOT_FOUND`, `ROLE_TOO_HIGH`, `LAST_OWNER`, `PERSON_REQUIRED`.
@@ -113,6 +120,7 @@ impl App {
             }
             let change = json!({ "from": member.role.as_str(), "to": role.as_str() });
             self.0.outbox.emit(tx, &event.clone().payload(change)).await?;
+            self.revoke_keys_above(tx, caller, (tenant, person), Some(role), now).await?;
             let revoked = Revoked::Membership(person, tenant);
             revocations::add(tx, &revoked, now, self.0.config.longest_token()).await?;
             Ok(Member { role, ..member })
@@ -121,7 +129,7 @@ impl App {
         Ok(member)
     }
 
-    /// Removes a member; their sessions in this tenant end.
+    /// Removes a member; their sessions in this tenant end, and every API key that they made there.
     ///
     /// # Errors
     /// `MEMBER_NOT_FOUND`, `ROLE_TOO_HIGH`, `LAST_OWNER`, `PERSON_REQUIRED`.
@@ -145,6 +153,7 @@ impl App {
             }
             sessions::end_in_tenant(tx, tenant, person, EndReason::MembershipEnded, now).await?;
             self.0.outbox.emit(tx, &event).await?;
+            self.revoke_keys_above(tx, caller, (tenant, person), None, now).await?;
             let revoked = Revoked::Membership(person, tenant);
             revocations::add(tx, &revoked, now, self.0.config.longest_token()).await?;
             Ok(())

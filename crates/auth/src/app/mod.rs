@@ -160,6 +160,7 @@ impl App {
             sid: None,
             cid: None,
             client_id: None,
+            client_iat_us: None,
             act: None,
             roles: Vec::new(),
             permissions,

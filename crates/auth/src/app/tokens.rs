@@ -151,6 +151,9 @@ impl App {
             self.claims_of_access_token(subject_token.expose(), audience, now)?
         };
         claims.client_id = Some(client.to_owned());
+        // As the subject's date: what revokes the client's token revokes what it was exchanged with, and no more.
+        let own = caller.claims();
+        claims.client_iat_us = Some(own.client_iat_us.unwrap_or(own.iat_us));
         if act_for_subject {
             claims.act = Some(Actor { sub: format!("client:{client}") });
         }

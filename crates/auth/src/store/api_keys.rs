@@ -1,7 +1,7 @@
 //! API keys.
 
 use gatehouse_core::Timestamp;
-use gatehouse_core::ids::{CredentialId, TenantId};
+use gatehouse_core::ids::{CredentialId, PersonId, TenantId};
 use gatehouse_db::{Error, Row, Tx, params, sql};
 
 use super::{digest, optional_digest};
@@ -16,6 +16,8 @@ sql! {
     pub LOOKUP_API_KEY = "SELECT tenant_id, api_key_id, name, permissions, created_by, created_at, made_at, expires_at, last_used_at, revoked_at, hint, digest_kid, digest, previous_digest_kid, previous_digest, previous_until FROM api_keys WHERE tenant_id = $1 AND api_key_id = $2";
     /// A tenant's keys, newest first.
     pub LIST_API_KEYS = "SELECT tenant_id, api_key_id, name, permissions, created_by, created_at, made_at, expires_at, last_used_at, revoked_at, hint, digest_kid, digest, previous_digest_kid, previous_digest, previous_until FROM api_keys WHERE tenant_id = $1 ORDER BY created_at DESC, api_key_id DESC LIMIT 500";
+    /// The keys of a tenant that are not revoked and that came from one person.
+    pub LIST_API_KEYS_OF_MAKER = "SELECT tenant_id, api_key_id, name, permissions, created_by, created_at, made_at, expires_at, last_used_at, revoked_at, hint, digest_kid, digest, previous_digest_kid, previous_digest, previous_until FROM api_keys WHERE tenant_id = $1 AND created_by = $2 AND revoked_at IS NULL ORDER BY api_key_id";
     /// Gives a live key a new text; the present one becomes the previous one.
     pub ROTATE_API_KEY = "UPDATE api_keys SET previous_digest_kid = digest_kid, previous_digest = digest, previous_until = $3, digest_kid = $4, digest = $5, made_at = $6, expires_at = $7, hint = $8 WHERE tenant_id = $1 AND api_key_id = $2 AND digest = $9 AND revoked_at IS NULL";
     /// Ends a key.
@@ -37,6 +39,8 @@ pub struct ApiKeyRow {
     pub name: String,
     /// What it may do.
     pub permissions: Vec<String>,
+    /// The person from whom it has its rights: its maker, or the one whose key made it. As it stands in `sub`.
+    pub created_by: String,
     /// When it was made.
     pub created_at: Timestamp,
     /// When its present text was made.
@@ -64,6 +68,7 @@ impl ApiKeyRow {
             id: row.get("api_key_id")?,
             name: row.get("name")?,
             permissions: row.get::<String>("permissions")?.split_whitespace().map(str::to_owned).collect(),
+            created_by: row.get("created_by")?,
             created_at: row.get("created_at")?,
             made_at: row.get("made_at")?,
             expires_at: row.get("expires_at")?,
@@ -83,13 +88,13 @@ impl ApiKeyRow {
 }
 
 /// Adds a key; `false` if the tenant has `most` live ones already.
-pub async fn add(tx: &mut Tx, key: &ApiKeyRow, created_by: &str, most: u32) -> Result<bool, Error> {
+pub async fn add(tx: &mut Tx, key: &ApiKeyRow, most: u32) -> Result<bool, Error> {
     let params = params![
         key.tenant,
         key.id,
         &key.name,
         key.permissions.join(" "),
-        created_by,
+        &key.created_by,
         key.created_at,
         key.expires_at,
         &key.hint,
@@ -115,6 +120,12 @@ pub async fn lookup(tx: &mut Tx, tenant: TenantId, id: CredentialId) -> Result<O
 /// `tenant`'s keys, newest first, at most 500.
 pub async fn list(tx: &mut Tx, tenant: TenantId) -> Result<Vec<ApiKeyRow>, Error> {
     tx.fetch_all(&LIST_API_KEYS, params![tenant]).await?.iter().map(ApiKeyRow::from_row).collect()
+}
+
+/// The keys of `tenant` that are not revoked and came from `person`, in the order of their ids.
+pub async fn list_of_maker(tx: &mut Tx, tenant: TenantId, person: PersonId) -> Result<Vec<ApiKeyRow>, Error> {
+    let rows = tx.fetch_all(&LIST_API_KEYS_OF_MAKER, params![tenant, person.to_string()]).await?;
+    rows.iter().map(ApiKeyRow::from_row).collect()
 }
 
 /// Puts the text of `new` in place of that of `old`, which holds until `until`; `false` if the key was rotated or

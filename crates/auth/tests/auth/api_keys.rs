@@ -103,6 +103,28 @@ both_engines! {
         assert_eq!(reason(admin.api_keys.rotate_api_key(rotate(8 * 86_400)).await), "INVALID_FIELD");
     }
 
+    async fn a_keys_new_text_is_for_those_who_may_do_what_the_key_may(db: TestDb) {
+        let cluster = Cluster::start(&db, 1).await;
+        let mut admin = admin_of(&cluster, "ada@example.com").await;
+        let wide = key(&mut admin, &["auth.api_keys.manage", "job.jobs.submit"]).await;
+        let narrow = key(&mut admin, &["auth.api_keys.manage"]).await;
+        let (wide_id, narrow_id) = (wide.api_key.unwrap().api_key_id, narrow.api_key.unwrap().api_key_id);
+        let rotate = |id: &str| RotateApiKeyRequest { api_key_id: id.into(), overlap_seconds: 60 };
+        let mut as_narrow = cluster.at(0).as_subject(&narrow.text).await;
+        assert_eq!(reason(as_narrow.api_keys.rotate_api_key(rotate(&wide_id)).await), "PERMISSION_TOO_HIGH");
+        // The refusal changed nothing.
+        let listed = admin.api_keys.list_api_keys(ListApiKeysRequest {}).await.unwrap().into_inner().api_keys;
+        assert!(listed.iter().any(|key| key.api_key_id == wide_id && wide.text.starts_with(&key.hint)));
+        cluster.at(0).exchange(&wide.text, audience::JOB).await.unwrap();
+        as_narrow.api_keys.rotate_api_key(rotate(&narrow_id)).await.unwrap();
+        let mut as_wide = cluster.at(0).as_subject(&wide.text).await;
+        let narrow = as_wide.api_keys.rotate_api_key(rotate(&narrow_id)).await.unwrap().into_inner();
+        admin.api_keys.rotate_api_key(rotate(&wide_id)).await.unwrap();
+        // To end a key takes no more than the right to manage keys.
+        let mut as_narrow = cluster.at(0).as_subject(&narrow.text).await;
+        as_narrow.api_keys.revoke_api_key(RevokeApiKeyRequest { api_key_id: wide_id }).await.unwrap();
+    }
+
     async fn a_revoked_key_ends_everywhere(db: TestDb) {
         let cluster = Cluster::start(&db, 2).await;
         let mut admin = admin_of(&cluster, "ada@example.com").await;

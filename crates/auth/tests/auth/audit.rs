@@ -2,24 +2,25 @@
 
 use gatehouse_auth::MIGRATIONS;
 use gatehouse_client::audience;
-use gatehouse_db::{params, read_tx, sql};
+use gatehouse_db::{params, read_tx, run_tx, sql};
 use gatehouse_proto::audit::v1::{NewEvent, Outcome};
 use gatehouse_proto::auth::v1::account_service_client::AccountServiceClient;
 use gatehouse_proto::auth::v1::{
     AddMemberRequest, ChangePasswordRequest, CreateApiKeyRequest, CreateTenantRequest, Origin,
-    RemoveMemberRequest, RevokeApiKeyRequest, RotateApiKeyRequest, SetMemberRoleRequest, SignInRequest,
-    SignOutRequest,
+    RegisterRequest, RemoveMemberRequest, RevokeApiKeyRequest, RotateApiKeyRequest, SetMemberRoleRequest,
+    SignInRequest, SignOutRequest,
 };
 use gatehouse_testkit::{TestDb, both_engines};
 use prost::Message as _;
 
-use crate::support::{Cluster, PASSWORD};
+use crate::support::{Cluster, PASSWORD, reason};
 
 sql! {
     EVENTS = "SELECT event FROM audit_outbox ORDER BY position, event_id";
+    DISABLE = "UPDATE people SET disabled_at = 1";
 }
 
-async fn events(db: &TestDb) -> Vec<NewEvent> {
+pub(crate) async fn events(db: &TestDb) -> Vec<NewEvent> {
     let rows = read_tx!(db.db(), "test.events", |tx| { tx.fetch_all(&EVENTS, params![]).await }).unwrap();
     rows.iter()
         .map(|row| NewEvent::decode(row.get::<Vec<u8>>("event").unwrap().as_slice()).unwrap())
@@ -90,6 +91,34 @@ both_engines! {
             let open = NewEvent { payload_json: String::new(), actor_json: String::new(), ..event.clone() };
             assert!(!format!("{open:?}").contains("example.com"), "{open:?}");
         }
+    }
+
+    async fn registering_a_taken_address_is_told_about_whose_it_is(db: TestDb) {
+        let cluster = Cluster::start(&db, 1).await;
+        let replica = cluster.at(0);
+        let (ada, _) = replica.register("ada@example.com", "").await;
+        let register = async |password: &str| {
+            let request = RegisterRequest { email: "ada@example.com".into(), password: password.into(), ..RegisterRequest::default() };
+            replica.accounts().register(request).await
+        };
+        let denied = async || {
+            let told = events(&db).await.into_iter().filter(|event| event.action == "auth.people.register");
+            told.filter(|event| event.outcome() == Outcome::Denied).collect::<Vec<_>>()
+        };
+        register("another owl, at night").await.unwrap();
+        assert_eq!(denied().await.len(), 1);
+        assert_eq!(reason(register(PASSWORD).await), "EMAIL_TAKEN");
+        assert_eq!(denied().await.len(), 2);
+        // A disabled account is as good as none: its password gets the answer that a free address does.
+        run_tx!(db.db(), "test.disable", |tx| { tx.execute(&DISABLE, params![]).await }).unwrap();
+        let made = register(PASSWORD).await.unwrap().into_inner();
+        assert_ne!(made.person_id, ada);
+        let told = denied().await;
+        assert_eq!(told.len(), 3);
+        for event in told {
+            assert_eq!((event.subject_id.as_str(), event.reason.as_str(), event.actor.as_str()), (ada.as_str(), "EMAIL_TAKEN", "anonymous"));
+        }
+        assert_eq!(events(&db).await.iter().filter(|event| event.action == "auth.people.register").count(), 4);
     }
 
     async fn only_the_gateway_says_where_a_request_came_from(db: TestDb) {

@@ -2,13 +2,20 @@
 
 use gatehouse_auth::MIGRATIONS;
 use gatehouse_client::audience;
+use gatehouse_core::Environment;
+use gatehouse_db::{params, run_tx, sql};
 use gatehouse_proto::auth::v1::{
-    AddMemberRequest, GetTenantRequest, ListApiKeysRequest, ListMembersRequest, ListTenantsRequest,
-    RemoveMemberRequest, SetMemberRoleRequest,
+    AddMemberRequest, CreateApiKeyRequest, GetTenantRequest, ListApiKeysRequest, ListMembersRequest,
+    ListTenantsRequest, RemoveMemberRequest, SetMemberRoleRequest, WhoAmIRequest,
 };
 use gatehouse_testkit::{TestDb, both_engines, eventually};
 
+use crate::audit::events;
 use crate::support::{Cluster, PASSWORD, PATIENCE, Subject, claims, reason};
+
+sql! {
+    VERIFY = "UPDATE people SET email_verified = TRUE WHERE email = $1";
+}
 
 fn add(email: &str, role: &str) -> AddMemberRequest {
     AddMemberRequest { email: email.into(), role: role.into() }
@@ -34,6 +41,14 @@ async fn staffed(cluster: &Cluster) -> (String, Vec<(&'static str, String, Subje
     (tenant, staff)
 }
 
+/// A new key: its id and text.
+async fn key(maker: &mut Subject, permissions: &[&str]) -> (String, String) {
+    let permissions = permissions.iter().map(|&permission| permission.into()).collect();
+    let request = CreateApiKeyRequest { name: "ci".into(), permissions, lifetime_seconds: 0 };
+    let made = maker.api_keys.create_api_key(request).await.unwrap().into_inner();
+    (made.api_key.unwrap().api_key_id, made.text)
+}
+
 both_engines! {
     migrations: MIGRATIONS;
 
@@ -52,6 +67,28 @@ both_engines! {
             ];
             assert_eq!(allowed, [manages; 3], "{role}");
         }
+    }
+
+    async fn an_unverified_address_gets_no_role_outside_dev(db: TestDb) {
+        let cluster = Cluster::start_in(Environment::Staging, &db, 1, |_| {}).await;
+        let replica = cluster.at(0);
+        replica.register("owner@example.com", "Engines").await;
+        replica.register("ada@example.com", "").await;
+        let tokens = replica.sign_in("owner@example.com").await;
+        let mut owner = replica.as_subject(&tokens.access_token).await;
+        assert_eq!(reason(owner.tenants.add_member(add("ada@example.com", "admin")).await), "EMAIL_NOT_VERIFIED");
+        assert_eq!(reason(owner.tenants.add_member(add("bob@example.com", "admin")).await), "PERSON_NOT_FOUND");
+        assert_eq!(reason(owner.tenants.add_member(add("owner@example.com", "admin")).await), "ALREADY_MEMBER");
+        assert_eq!(replica.sign_in("ada@example.com").await.tenant_id, "", "refused, and a member after all");
+        run_tx!(db.db(), "test.verify", |tx| { tx.execute(&VERIFY, params!["ada@example.com"]).await }).unwrap();
+        owner.tenants.add_member(add("ada@example.com", "admin")).await.unwrap();
+    }
+
+    async fn in_dev_an_unverified_address_will_do(db: TestDb) {
+        let cluster = Cluster::start(&db, 1).await;
+        let (_, mut staff) = staffed(&cluster).await;
+        cluster.at(0).register("ada@example.com", "").await;
+        staff[0].2.tenants.add_member(add("ada@example.com", "viewer")).await.unwrap();
     }
 
     async fn nobody_grants_above_themselves(db: TestDb) {
@@ -117,6 +154,55 @@ both_engines! {
         assert_eq!(reason(cluster.at(1).refresh(&new.refresh_token).await), "SESSION_EXPIRED");
         assert_eq!(reason(cluster.at(1).try_sign_in("admin@example.com", PASSWORD, &tenant).await), "TENANT_REQUIRED");
         assert_eq!(cluster.at(1).sign_in("admin@example.com").await.tenant_id, "");
+    }
+
+    async fn a_members_keys_end_with_the_rights_that_made_them(db: TestDb) {
+        let cluster = Cluster::start(&db, 2).await;
+        let (_, mut staff) = staffed(&cluster).await;
+        let person = staff[1].1.clone();
+        let owners = key(&mut staff[0].2, &["auth.members.manage"]).await;
+        let wide = key(&mut staff[1].2, &["auth.api_keys.manage", "auth.tenants.read"]).await;
+        let narrow = key(&mut staff[1].2, &["auth.tenants.read"]).await;
+        let mut as_wide = cluster.at(0).as_subject(&wide.1).await;
+        let (wide_child, narrow_child) = (
+            key(&mut as_wide, &["auth.api_keys.manage"]).await,
+            key(&mut as_wide, &["auth.tenants.read"]).await,
+        );
+        let as_narrow = cluster.at(1).as_subject(&narrow.1).await;
+        let works = async |key: &(String, String)| match cluster.at(1).exchange(&key.1, audience::AUTH).await {
+            Ok(_) => true,
+            error => {
+                assert_eq!(reason(error), "SUBJECT_TOKEN_INVALID");
+                false
+            }
+        };
+        let ends = async |caller: &Subject| {
+            eventually(PATIENCE, || {
+                let mut accounts = caller.accounts.clone();
+                async move { accounts.who_am_i(WhoAmIRequest {}).await.is_err() }
+            })
+            .await;
+        };
+
+        // A viewer may read the tenant, but not manage keys.
+        staff[0].2.tenants.set_member_role(set(&person, "viewer")).await.unwrap();
+        assert!(!works(&wide).await && !works(&wide_child).await, "keys outlived their maker's role");
+        assert!(works(&narrow).await && works(&narrow_child).await, "the new role allows as much");
+        ends(&as_wide).await;
+        assert!(as_narrow.accounts.clone().who_am_i(WhoAmIRequest {}).await.is_ok());
+
+        staff[0].2.tenants.remove_member(RemoveMemberRequest { person_id: person.clone() }).await.unwrap();
+        assert!(!works(&narrow).await && !works(&narrow_child).await, "keys outlived their maker's membership");
+        ends(&as_narrow).await;
+        assert!(works(&owners).await, "another's key");
+
+        let told = events(&db).await.into_iter().filter(|event| event.action == "auth.api_keys.revoke");
+        let mut told: Vec<_> = told.map(|event| (event.target, event.actor, event.subject_id)).collect();
+        let mut expected = [wide, wide_child, narrow, narrow_child]
+            .map(|(id, _)| (format!("api_key/{id}"), staff[0].1.clone(), person.clone()));
+        told.sort();
+        expected.sort();
+        assert_eq!(told, expected);
     }
 
     async fn members_come_in_pages_and_tenants_are_apart(db: TestDb) {

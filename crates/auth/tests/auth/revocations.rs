@@ -9,7 +9,9 @@ use gatehouse_core::ids::SessionId;
 use gatehouse_core::{Clock, Entropy};
 use gatehouse_db::run_tx;
 use gatehouse_proto::auth::v1::token_service_client::TokenServiceClient;
-use gatehouse_proto::auth::v1::{RevokeTokenRequest, WatchRevocationsRequest, WatchRevocationsResponse};
+use gatehouse_proto::auth::v1::{
+    RevokeTokenRequest, WatchRevocationsRequest, WatchRevocationsResponse, WhoAmIRequest,
+};
 use gatehouse_testkit::{TestDb, both_engines, eventually};
 use tonic::Streaming;
 
@@ -82,6 +84,31 @@ both_engines! {
         })
         .await;
         watch(&cluster, 1, 0).await;
+    }
+
+    async fn containing_the_exchanging_client_spares_the_people_it_speaks_for(db: TestDb) {
+        let cluster = Cluster::start(&db, 2).await;
+        cluster.at(0).register("ada@example.com", "Engines").await;
+        let ada = cluster.at(0).sign_in("ada@example.com").await;
+        let before = cluster.at(1).as_subject(&ada.access_token).await;
+        before.accounts.clone().who_am_i(WhoAmIRequest {}).await.unwrap();
+        cluster.at(0).server.app.contain(&Revoked::Client("gateway".into())).await.unwrap();
+        // What it exchanged so far ends.
+        eventually(PATIENCE, || {
+            let mut accounts = before.accounts.clone();
+            async move { accounts.who_am_i(WhoAmIRequest {}).await.is_err() }
+        })
+        .await;
+        // The person's own token is as good as it was, at once: the client only needs a new one of its own.
+        let after = cluster.at(1).as_subject(&ada.access_token).await;
+        after.accounts.clone().who_am_i(WhoAmIRequest {}).await.unwrap();
+        // And what ends the person's still ends what it was exchanged for.
+        cluster.at(0).tokens().revoke_token(RevokeTokenRequest { token: ada.refresh_token }).await.unwrap();
+        eventually(PATIENCE, || {
+            let mut accounts = after.accounts.clone();
+            async move { accounts.who_am_i(WhoAmIRequest {}).await.is_err() }
+        })
+        .await;
     }
 
     async fn heartbeats_come_when_nothing_happens(db: TestDb) {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use gatehouse_auth::config::{ClientConfig, HashingConfig};
-use gatehouse_auth::{Config, Deps, Server, build};
+use gatehouse_auth::{Config, Deps, Server, build, key_file};
 use gatehouse_client::{Authorized, ChannelConfig, audience, channel, from_status};
 use gatehouse_core::{Clock, Entropy, Environment, Error, Secret, Timestamp};
 use gatehouse_outbox::Outbox;
@@ -39,6 +39,7 @@ pub(crate) struct Replica {
 pub(crate) struct Cluster {
     pub(crate) clock: Clock,
     pub(crate) config: Config,
+    environment: Environment,
     pub(crate) replicas: Vec<Replica>,
     pub(crate) folder: tempfile::TempDir,
     pub(crate) outbox: Outbox,
@@ -58,6 +59,15 @@ impl Cluster {
     }
 
     pub(crate) async fn start_with(db: &TestDb, replicas: usize, change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_in(Environment::Dev, db, replicas, change).await
+    }
+
+    pub(crate) async fn start_in(
+        environment: Environment,
+        db: &TestDb,
+        replicas: usize,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let secret_file = folder.path().join("secret");
         std::fs::write(&secret_file, CLIENT_SECRET).unwrap();
@@ -70,8 +80,11 @@ impl Cluster {
         };
         change(&mut config);
         let clock = Clock::settable(Timestamp::from_seconds(1_800_000_000));
+        if !environment.is_dev() {
+            key_file::create(&config.key_file, environment, &clock, &Entropy::system()).unwrap();
+        }
         let outbox = Outbox::new(clock.clone(), Entropy::system());
-        let mut cluster = Self { clock, config, replicas: Vec::new(), folder, outbox };
+        let mut cluster = Self { clock, config, environment, replicas: Vec::new(), folder, outbox };
         for _ in 0..replicas {
             let replica = cluster.add_replica(db).await.unwrap();
             cluster.replicas.push(replica);
@@ -84,8 +97,8 @@ impl Cluster {
         let address = listener.local_addr().unwrap();
         let lifecycle = Lifecycle::new();
         let deps = Deps {
-            environment: Environment::Dev,
-            issuer: ISSUER.into(),
+            environment: self.environment,
+            issuer: ISSUER.replace("/dev", &format!("/{}", self.environment)),
             db: db.another_replica().await,
             clock: self.clock.clone(),
             entropy: Entropy::system(),

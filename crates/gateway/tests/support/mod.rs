@@ -221,6 +221,7 @@ pub(crate) fn claims(sub: &str, aud: &str, seconds: i64) -> Claims {
         sid: None,
         cid: None,
         client_id: None,
+        client_iat_us: None,
         act: None,
         roles: vec![],
         permissions: vec![],
