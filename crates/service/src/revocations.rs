@@ -1,6 +1,6 @@
 //! What has been revoked: every verifier holds all live entries, fed by auth's sequenced table.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -98,6 +98,26 @@ impl Revocations {
         self.0.changed.subscribe()
     }
 
+    /// Whether `id` was revoked after `since`: for what was given at that time and outlives the tokens that it was given
+    /// by. Only while the entry lives (as long as a token may); end such things for good once this says so.
+    #[must_use]
+    pub fn is_revoked_since(&self, kind: RevocationKind, id: &str, since: Timestamp) -> bool {
+        let state = self.0.state.read().unwrap_or_else(PoisonError::into_inner);
+        state.entries.get(&(kind as i32, id.to_owned())).is_some_and(|entry| since < entry.not_before)
+    }
+
+    /// The entries of `kinds` that are held now, for those who go through what they keep whenever this has changed.
+    #[must_use]
+    pub fn live(&self, kinds: &[RevocationKind]) -> Live {
+        let state = self.0.state.read().unwrap_or_else(PoisonError::into_inner);
+        state
+            .entries
+            .iter()
+            .filter(|((kind, _), _)| kinds.iter().any(|wanted| *wanted as i32 == *kind))
+            .map(|(name, entry)| (name.clone(), entry.not_before))
+            .collect()
+    }
+
     /// Refuses a caller of whom something was revoked after their token was issued, and everyone when the news is
     /// too late.
     ///
@@ -132,6 +152,9 @@ impl Revocations {
         Ok(())
     }
 }
+
+/// What is revoked, by kind and id, and from when on a new start counts again.
+pub type Live = BTreeMap<(i32, String), Timestamp>;
 
 /// Everything whose revocation ends this caller's token.
 fn names(caller: &Caller) -> Vec<(RevocationKind, String)> {

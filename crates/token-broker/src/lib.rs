@@ -9,7 +9,8 @@
 //! - A refresh token is shown to its provider once an attempt, never repeated blindly; that it will be is written
 //!   down before, and what came of it is stored, unread, before anything else happens.
 //! - Of all processes, the one with the newest generation moves the pointer to the current token; any may leave a
-//!   candidate. A crash between any two [`Step`]s loses no token, unless the provider forgets the old one at once and
+//!   candidate. The pointer moves only from the version that its holder saw under its lease, so that a holder which
+//!   stood still can't undo what came after it. A new consent raises the generation before it stores anything. A crash between any two [`Step`]s loses no token, unless the provider forgets the old one at once and
 //!   the answer itself was lost.
 //! - For whom a token is: the subject of the caller's own token, or the giver of an offline grant made out to the
 //!   caller. No field of a request names a person.
@@ -36,8 +37,10 @@ pub use steps::{Died, Step, Steps};
 use gatehouse_db::{Migrations, Sql, migrations};
 
 /// The tables of this service.
-pub const MIGRATIONS: Migrations =
-    migrations!["0001_init" => include_str!("../../../migrations/token_broker/0001_init.sql")];
+pub const MIGRATIONS: Migrations = migrations![
+    "0001_init" => include_str!("../../../migrations/token_broker/0001_init.sql"),
+    "0002_expected_version" => include_str!("../../../migrations/token_broker/0002_expected_version.sql"),
+];
 
 /// Every statement of this service, for the tests that prepare and inspect them.
 #[must_use]

@@ -18,6 +18,8 @@ pub enum Step {
     EscrowCommitted,
     /// The new token lies in the secrets backend, pending.
     PendingPut,
+    /// The holder was found to be the newest; the new token is not the current one yet.
+    HolderChecked,
     /// The new token is the current one.
     Promoted,
     /// The database knows; the escrow is shredded.
@@ -28,6 +30,8 @@ pub enum Step {
     CodeClaimed,
     /// The provider exchanged the code; only this process's memory knows for what.
     CodeExchanged,
+    /// Whoever rotates the connection's older token is fenced out.
+    ConsentFenced,
     /// The first token lies in the secrets backend, pending.
     FirstPut,
     /// The first token is the current one.
@@ -40,12 +44,13 @@ pub enum Step {
 
 impl Step {
     /// The points of a rotation, in order.
-    pub const ROTATION: [Self; 8] = [
+    pub const ROTATION: [Self; 9] = [
         Self::LeaseTaken,
         Self::IntentCommitted,
         Self::Answered,
         Self::EscrowCommitted,
         Self::PendingPut,
+        Self::HolderChecked,
         Self::Promoted,
         Self::Finished,
         Self::OldDeleted,

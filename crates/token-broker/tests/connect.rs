@@ -6,10 +6,16 @@ mod support;
 use std::time::Duration;
 
 use gatehouse_client::from_status;
+use gatehouse_proto::auth::v1::{Revocation, RevocationKind};
 use gatehouse_proto::token_broker::v1 as pb;
 use gatehouse_testkit::oauth_provider::{Fault, Rotation};
-use gatehouse_testkit::{TestDb, both_engines};
-use support::{Person, UPSTREAM, World, consent, far_from_now, get, reason, works};
+use gatehouse_testkit::{TestDb, both_engines, eventually};
+use support::{Person, UPSTREAM, World, consent, far_from_now, get, no_revocations, reason, works};
+
+/// How many grants were ended by the broker.
+async fn ends(world: &World) -> usize {
+    world.actions().await.iter().filter(|action| *action == "token-broker.grants.end").count()
+}
 
 both_engines! {
     migrations: gatehouse_token_broker::MIGRATIONS;
@@ -223,6 +229,74 @@ both_engines! {
         let ended = replica.client(&world.client_token("reporter")).get_access_token(request).await;
         assert_eq!(reason(ended.map_err(from_status)), "GRANT_NOT_FOUND");
         replica.stop().await;
+    }
+
+    /// Whoever lost their membership, or all, gave grants that end with it: found at a hand-out or by a sweep, and for good.
+    async fn an_offline_grant_ends_with_the_membership_it_was_given_in(db: TestDb) {
+        let mut world = World::new(db, Rotation::Strict).await;
+        let by_grant = async |world: &World, grant: &str| {
+            let replica = world.start().await;
+            let request = pb::GetAccessTokenRequest {
+                upstream: UPSTREAM.into(),
+                offline_grant_id: grant.into(),
+                ..Default::default()
+            };
+            let outcome = replica.client(&world.client_token("reporter")).get_access_token(request).await;
+            replica.stop().await;
+            reason(outcome.map_err(from_status))
+        };
+        let give = async |world: &World, person: &Person| {
+            let replica = world.start().await;
+            let connection_id = world.connect(&replica, person).await.unwrap().connection_id;
+            let request = pb::CreateOfflineGrantRequest {
+                connection_id,
+                client_id: "reporter".into(),
+                ..Default::default()
+            };
+            let given = replica.client(&world.person_token(person)).create_offline_grant(request).await.unwrap();
+            replica.stop().await;
+            given.into_inner().grant.unwrap().offline_grant_id
+        };
+        let everything: [fn(&Person) -> (RevocationKind, String); 3] = [
+            |person| (RevocationKind::Membership, format!("{}/{}", person.id, person.tenant)),
+            |person| (RevocationKind::Person, person.id.to_string()),
+            |person| (RevocationKind::Tenant, person.tenant.to_string()),
+        ];
+        for named in everything {
+            for by_sweep in [false, true] {
+                let (person, bystander) = (Person::new(), Person::new());
+                let (grant, other) = (give(&world, &person).await, give(&world, &bystander).await);
+                assert_eq!(by_grant(&world, &grant).await, "");
+                let ((kind, id), now) = (named(&person), world.clock.now());
+                let entry = Revocation {
+                    sequence: 2,
+                    kind: kind.into(),
+                    id,
+                    not_before: now.plus(Duration::from_secs(30)).as_micros(),
+                    expires_at: now.plus(Duration::from_secs(900)).as_micros(),
+                };
+                world.revocations.apply(&[entry], 2, true);
+                if by_sweep {
+                    // Each process begins with one.
+                    let before = ends(&world).await;
+                    let replica = world.start().await;
+                    let world = &world;
+                    eventually(Duration::from_secs(10), || async move { ends(world).await > before }).await;
+                    replica.stop().await;
+                } else {
+                    assert_eq!(by_grant(&world, &grant).await, "GRANT_NOT_FOUND", "{kind:?}");
+                }
+                // The entry is forgotten, the process another: the grant stays ended, another's stands.
+                world.clock.advance(Duration::from_secs(31));
+                world.revocations = no_revocations(&world.clock);
+                assert_eq!(by_grant(&world, &grant).await, "GRANT_NOT_FOUND", "{kind:?}, by sweep: {by_sweep}");
+                assert_eq!(by_grant(&world, &other).await, "", "{kind:?}: a bystander's grant ended");
+                // Who is a member again may give another.
+                let again = give(&world, &person).await;
+                assert_eq!(by_grant(&world, &again).await, "", "{kind:?}");
+            }
+        }
+        assert_eq!(ends(&world).await, 6, "an end was not audited, or twice");
     }
 
     /// Ending a connection ends it everywhere: here, in the secrets backend, at the provider.

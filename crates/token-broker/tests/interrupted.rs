@@ -29,7 +29,13 @@ both_engines! {
     /// A consent that was interrupted leaves nothing for ever and stands in nobody's way.
     async fn an_interrupted_consent_leaves_nothing(db: TestDb) {
         let world = World::new(db, Rotation::Strict).await;
-        for step in [Step::CodeClaimed, Step::CodeExchanged, Step::FirstPut, Step::FirstPromoted] {
+        for step in [
+            Step::CodeClaimed,
+            Step::CodeExchanged,
+            Step::ConsentFenced,
+            Step::FirstPut,
+            Step::FirstPromoted,
+        ] {
             let (given_up, again) = (Person::new(), Person::new());
             let replica = world.start_with(dying_at(step), true).await;
             for person in [&given_up, &again] {

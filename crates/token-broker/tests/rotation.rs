@@ -271,6 +271,113 @@ both_engines! {
         }
     }
 
+    /// A new consent beside a rotation that was found the newest and then stood still, each let go at every place: the
+    /// consent's token is the current one, and lives.
+    async fn a_new_consent_is_not_undone_by_a_rotation_under_way(db: TestDb) {
+        let world = World::new(db, Rotation::Strict).await;
+        for stands_at in [None, Some(Step::ConsentFenced), Some(Step::FirstPut), Some(Step::FirstPromoted)] {
+            let (person, connection) = connected(&world).await;
+            let (steps, arrival, go) = pausing_at(Step::HolderChecked);
+            let slow = world.start_with(steps, false).await;
+            let mut waiting = slow.client(&world.person_token(&person));
+            let call = tokio::spawn(async move { reason(get(&mut waiting).await) });
+            arrived(arrival).await;
+            let outcome = match stands_at {
+                None => {
+                    let other = world.start_with(Steps::default(), false).await;
+                    world.connect(&other, &person).await.unwrap();
+                    go.send(()).unwrap();
+                    let outcome = call.await.unwrap();
+                    other.stop().await;
+                    outcome
+                }
+                Some(step) => {
+                    let (steps, arrival, go_on) = pausing_at(step);
+                    let other = world.start_with(steps, false).await;
+                    let consents = async { world.connect(&other, &person).await.unwrap() };
+                    let between = async {
+                        arrived(arrival).await;
+                        go.send(()).unwrap();
+                        let outcome = call.await.unwrap();
+                        go_on.send(()).unwrap();
+                        outcome
+                    };
+                    let (_, outcome) = tokio::join!(consents, between);
+                    other.stop().await;
+                    outcome
+                }
+            };
+            slow.stop().await;
+            // It is overtaken: waits for the consent in vain, or takes what the consent brought.
+            assert!(["", "UPSTREAM_UNAVAILABLE"].contains(&outcome.as_str()), "{stands_at:?}: {outcome}");
+            let consented = world.provider.issued().last().unwrap().refresh_token.clone().unwrap();
+            assert_eq!(world.current(&person, &connection).await.unwrap(), consented, "{stands_at:?}");
+            assert!(world.provider.would_accept_refresh_token(&consented), "{stands_at:?}: the new token is dead");
+            world.expire_access_tokens();
+            assert_eq!(after_restart(&world, &person).await, "", "{stands_at:?}");
+            assert_tidy(&world, &person, &connection).await;
+        }
+    }
+
+    /// A holder that was found the newest and then stood still past its lease, while others rotated on: it moves nothing.
+    async fn a_holder_paused_past_its_lease_promotes_nothing(db: TestDb) {
+        let world = World::new(db, Rotation::Strict).await;
+        let (person, connection) = connected(&world).await;
+        let (steps, arrival, go) = pausing_at(Step::HolderChecked);
+        let slow = world.start_with(steps, false).await;
+        let mut waiting = slow.client(&world.person_token(&person));
+        let call = tokio::spawn(async move { reason(get(&mut waiting).await) });
+        arrived(arrival).await;
+        // Its lease runs out; others settle what it got, and rotate that too. What it holds stays there, a candidate.
+        for last in [Step::OldDeleted, Step::Finished] {
+            world.expire_access_tokens();
+            let other = world.start_with(dying_at(last), false).await;
+            assert_eq!(reason(get(&mut other.client(&world.person_token(&person))).await), "INTERRUPTED");
+            other.stop().await;
+        }
+        let newest = world.current(&person, &connection).await.unwrap();
+        assert!(world.provider.would_accept_refresh_token(&newest));
+        go.send(()).unwrap();
+        let _ = call.await.unwrap();
+        slow.stop().await;
+        assert_eq!(world.current(&person, &connection).await.unwrap(), newest, "an older token came back");
+        world.expire_access_tokens();
+        assert_eq!(after_restart(&world, &person).await, "");
+        assert_tidy(&world, &person, &connection).await;
+    }
+
+    /// A consent to what is connected already dies at every step: the old token or the new one serves on.
+    async fn a_new_consent_that_dies_loses_neither_token(db: TestDb) {
+        let world = World::new(db, Rotation::Strict).await;
+        for step in [Step::CodeExchanged, Step::ConsentFenced, Step::FirstPut, Step::FirstPromoted] {
+            for old_is_refused in [false, true] {
+                let (person, connection) = connected(&world).await;
+                if old_is_refused {
+                    world.provider.revoke_all();
+                } else {
+                    // The old token is used up: its successor lies in an interrupted rotation's escrow.
+                    let replica = world.start_with(dying_at(Step::EscrowCommitted), true).await;
+                    let _ = get(&mut replica.client(&world.person_token(&person))).await;
+                    replica.stop().await;
+                }
+                let replica = world.start_with(dying_at(step), false).await;
+                assert_eq!(reason(world.connect(&replica, &person).await), "INTERRUPTED", "{step:?}");
+                replica.stop().await;
+                let stored = [Step::FirstPut, Step::FirstPromoted].contains(&step);
+                let mut outcome = after_restart(&world, &person).await;
+                if old_is_refused && !stored {
+                    assert_eq!(outcome, "NEEDS_REAUTHORIZATION", "{step:?}");
+                    let replica = world.start().await;
+                    world.connect(&replica, &person).await.unwrap();
+                    replica.stop().await;
+                    outcome = after_restart(&world, &person).await;
+                }
+                assert_eq!(outcome, "", "{step:?}, old refused: {old_is_refused}");
+                assert_tidy(&world, &person, &connection).await;
+            }
+        }
+    }
+
     /// The caller hangs up; the rotation goes on, and drain waits for it.
     async fn a_rotation_ends_though_its_caller_went_away(db: TestDb) {
         let world = World::new(db, Rotation::StrictFamily).await;
@@ -323,13 +430,14 @@ both_engines! {
         let grace = Rotation::Grace(1_000_000_000);
         let world = World::new(db, grace).await;
         let forgiving = [Rotation::NoRotate, Rotation::KeepOld, grace, Rotation::UntilUsed];
+        let steps = Step::ROTATION.len();
         let place = |count: usize| usize::try_from(chance.below(count as u64)).unwrap();
         let (person, connection) = connected(&world).await;
         let deaths = AtomicUsize::new(0);
         for round in 0..60 {
             // Of the classes that forgive a lost answer: with the others, loss is the right outcome.
             world.provider.set_rotation(forgiving[place(4)]);
-            let dies = Step::ROTATION[place(8)];
+            let dies = Step::ROTATION[place(steps)];
             let faults = [None, Some(Fault::DropAnswer), Some(Fault::Garbage), Some(Fault::ServerErrorAfter)];
             if let Some(fault) = &faults[place(4)] {
                 world.provider.inject(fault.clone());

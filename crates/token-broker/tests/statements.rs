@@ -4,8 +4,9 @@
 use gatehouse_testkit::{TestDb, both_engines};
 
 /// By id and client alone, because a platform's client has no tenant; the rest is maintenance over all tenants.
-const ACROSS_TENANTS: [&str; 7] = [
+const ACROSS_TENANTS: [&str; 8] = [
     "FIND_GRANT",
+    "LIST_STANDING_GRANTS",
     "LIST_UNSHREDDED",
     "LIST_UNFINISHED",
     "FREE_LEASES",

@@ -16,17 +16,19 @@ pub(crate) async fn start(
     let config = &runtime.config;
     let db = runtime.database(&config.databases.token_broker, &gatehouse_token_broker::MIGRATIONS).await?;
     let (clock, entropy) = (runtime.clock.clone(), runtime.entropy.clone());
+    let verifier = runtime.verifier(audience::TOKEN_BROKER);
     let deps = Deps {
         outbox: runtime.outbox(&db),
         db,
         secrets: Secrets::open(&config.secrets, runtime.environment, clock.clone(), entropy.clone()).await?,
         clock,
         entropy,
+        revocations: verifier.revocations().clone(),
         lifecycle: runtime.lifecycle.clone(),
         sole_replica,
         steps: Steps::default(),
     };
-    let server = runtime.server(PACKAGE, runtime.verifier(audience::TOKEN_BROKER), listener)?;
+    let server = runtime.server(PACKAGE, verifier, listener)?;
     gatehouse_token_broker::build(config.token_broker.clone(), deps, server, &runtime.readiness).await?;
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use gatehouse_core::{Error, Secret};
 use gatehouse_db::run_tx;
-use gatehouse_secrets::SecretVersion;
+use gatehouse_secrets::{SecretVersion, VersionId};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -23,6 +23,8 @@ pub(crate) enum Attempted {
     Settled,
     /// `invalid_grant`: another token may do.
     Refused,
+    /// The current token is not the one that this attempt may replace: a newer consent's stands there.
+    Outdated,
 }
 
 impl Broker {
@@ -30,6 +32,7 @@ impl Broker {
         &self,
         rotation: &Rotation<'_>,
         candidate: &SecretVersion,
+        expected: Option<VersionId>,
     ) -> Result<Attempted, Failure> {
         let (lease, key) = (rotation.lease, rotation.lease.key);
         let token = std::str::from_utf8(candidate.value.expose()).map_err(Error::internal)?;
@@ -38,6 +41,7 @@ impl Broker {
         let intent = Intent {
             rotation_id: gatehouse_core::ids::new_uuid(&self.clock, &self.entropy),
             token_version: candidate.id.as_str().to_owned(),
+            expected_version: expected.as_ref().map(|expected| expected.as_str().to_owned()),
             token_hash: Sha256::digest(token).into(),
             scopes: rotation.scopes.clone(),
             deadline: now.plus(rotation.provider.timeout()),
@@ -77,6 +81,7 @@ impl Broker {
             generation: lease.generation,
             rotation_id: intent.rotation_id,
             shown: candidate.id.clone(),
+            expected,
             scopes: intent.scopes,
         };
         self.act_on(rotation, &attempt, &answer).await
@@ -92,10 +97,7 @@ impl Broker {
         let key = rotation.lease.key;
         let upstream = |reason| Failure::Upstream { reason, wait: Self::wait_after(rotation) };
         match answer::read(answer) {
-            Meaning::Granted(tokens) => {
-                self.settle(rotation, attempt, &tokens, answer.received_at).await?;
-                Ok(Attempted::Settled)
-            }
+            Meaning::Granted(tokens) => self.settle(rotation, attempt, &tokens, answer.received_at).await,
             Meaning::InvalidGrant => {
                 self.end(key, attempt.generation, End::Refused).await?;
                 Ok(Attempted::Refused)

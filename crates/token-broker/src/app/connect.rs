@@ -6,19 +6,19 @@ use gatehouse_core::ids::{ConnectionId, PersonId, SessionId, TenantId};
 use gatehouse_core::{Error, Result, Secret, Timestamp};
 use gatehouse_db::{read_tx, run_tx};
 use gatehouse_outbox::AuditEvent;
-use gatehouse_secrets::IdempotencyToken;
+use gatehouse_secrets::{IdempotencyToken, SecretKey, VersionId};
 use gatehouse_service::Caller;
 
 use super::Broker;
 use super::failure::Failure;
 use crate::domain::answer::{self, Meaning, Tokens};
-use crate::domain::connection::{Connection, ConnectionKey};
+use crate::domain::connection::{Connection, ConnectionKey, ConnectionState};
 use crate::domain::pkce;
 use crate::domain::scopes::Scopes;
 use crate::provider::Provider;
 use crate::steps::Step;
 use crate::store::authorizations::{self, Authorization};
-use crate::store::connections::{self, new_key, secret_key};
+use crate::store::connections::{self, Lease, new_key, secret_key};
 use crate::store::{access_tokens, rotations};
 
 /// Consents that one person may have open at a time in one tenant.
@@ -26,6 +26,8 @@ const OPEN_CONSENTS: i64 = 20;
 /// RFC 6749 sets no bound; no known provider's codes come near.
 const MAX_CODE_BYTES: usize = 4096;
 const MAX_STATE_BYTES: usize = 128;
+/// How often a consent tries to get its token into place against rotations that are just ending.
+const FENCES: usize = 8;
 
 /// A consent that was begun.
 #[derive(Clone, Debug)]
@@ -54,6 +56,10 @@ fn state_invalid() -> Error {
         "STATE_INVALID",
         "This consent is unknown, was used before, has ended, or was begun by someone else. Begin again.",
     )
+}
+
+fn consents_crossed() -> Error {
+    Error::aborted("CONNECTION_CHANGED", "Two consents crossed. Begin again.")
 }
 
 fn refused(message: &str) -> Error {
@@ -192,6 +198,8 @@ impl Broker {
         match outcome {
             Ok(connection) => Ok(connection),
             Err(Failure::Died(died)) => Err(Failure::Died(died).into()),
+            // The other one is at it: there is nothing to clear away.
+            Err(Failure::Busy) => Err(consents_crossed()),
             Err(failure) => {
                 if let Err(left) = self.abandon(key).await {
                     tracing::warn!(?left, "what a failed consent left will be removed later");
@@ -220,8 +228,7 @@ impl Broker {
             }
             Ok(connections::add(tx, fresh, *person, upstream, scopes, now).await?.then_some(fresh))
         })?;
-        let key =
-            key.ok_or_else(|| Error::aborted("CONNECTION_CHANGED", "Two consents crossed. Begin again."))?;
+        let key = key.ok_or_else(consents_crossed)?;
         self.steps.at(Step::CodeClaimed).map_err(|died| Error::from(Failure::from(died)))?;
         Ok(key)
     }
@@ -249,8 +256,9 @@ impl Broker {
         }
     }
 
-    /// Puts the first tokens into their places. A rotation of an older token that is under way can't undo it: the
-    /// pointer has moved on, and so has the generation.
+    /// Puts the first tokens into their places: fenced, pending, promoted, known to the database, old ones deleted.
+    /// Whoever rotates the older token is fenced out before anything is stored; if this consent dies on its way, the
+    /// old token and, once it was put, the new one are there for the next rotation.
     async fn keep(
         &self,
         authorization: &Authorization,
@@ -259,64 +267,113 @@ impl Broker {
         received_at: Timestamp,
         event: AuditEvent,
     ) -> Result<Connection, Failure> {
-        let refresh = tokens.refresh.as_ref().ok_or(Failure::Gone)?;
         let secret = secret_key(key)?;
-        let value = Secret::new(refresh.expose().as_bytes().to_vec());
-        let token = IdempotencyToken::new(authorization.id.to_string())?;
-        let version = self.secrets.put_pending(&secret, &value, &token).await?;
-        self.steps.at(Step::FirstPut)?;
-        loop {
-            let current = self.secrets.get_current(&secret).await?.map(|version| version.id);
-            match self.secrets.promote(&secret, &version, current.as_ref()).await {
-                Ok(()) => break,
-                // A rotation moved the pointer between the two calls; ours is the newer consent.
-                Err(gatehouse_secrets::Error::Conflict { .. }) => {}
-                Err(other) => return Err(other.into()),
-            }
-        }
-        self.steps.at(Step::FirstPromoted)?;
         let granted = match &tokens.scopes {
             Some(scopes) if !scopes.is_empty() => scopes.clone(),
             _ => authorization.scopes.clone(),
         };
+        let (lease, version) = self.install(authorization, key, &secret, tokens).await?;
+        let cached = match &tokens.access {
+            Some(access) => {
+                // The generation that this consent's end brings.
+                let generation = lease.generation + 1;
+                Some(self.sealed(key, &granted, generation, access, &granted, received_at).await?)
+            }
+            None => None,
+        };
+        // Listed while nobody else may put any.
+        let superseded = self.secrets.list_versions(&secret).await?;
         let now = self.clock.now();
         let event = event.target("connection", key.connection.as_uuid()).payload(serde_json::json!({
             "upstream": authorization.upstream,
             "scopes": granted.to_vec(),
         }));
-        let activated = run_tx!(self.db, "token_broker.connect.activate", |tx| {
-            let Some(generation) = connections::activate(tx, key, &granted).await? else { return Ok(None) };
-            rotations::supersede(tx, key, generation, now).await?;
-            access_tokens::delete_all(tx, key).await?;
-            self.outbox.emit(tx, &event).await?;
-            connections::lookup(tx, key).await
+        let (activated, connection) = run_tx!(self.db, "token_broker.connect.activate", |tx| {
+            let generation = connections::activate(tx, lease, &granted).await?;
+            if let Some(generation) = generation {
+                rotations::supersede(tx, key, generation, now).await?;
+                access_tokens::delete_all(tx, key).await?;
+                if let Some(cached) = &cached {
+                    access_tokens::put(tx, key, &granted, cached).await?;
+                }
+                self.outbox.emit(tx, &event).await?;
+            }
+            Ok((generation.is_some(), connections::lookup(tx, key).await?))
         })?;
-        let Some(connection) = activated else {
+        let Some(connection) = connection.filter(|found| found.state != ConnectionState::Disconnected) else {
             // Disconnected meanwhile: nobody would ever use or remove the token.
             self.secrets.delete(&secret).await?;
             return Err(Failure::Gone);
         };
-        if let Some(access) = &tokens.access {
-            let generation = connection.generation;
-            let cached = self.sealed(key, &granted, generation, access, &granted, received_at).await?;
-            run_tx!(self.db, "token_broker.connect.cache", |tx| {
-                access_tokens::put(tx, key, &granted, &cached).await
-            })?;
+        if !activated {
+            // Another consent, or a rotation after our lease ran out: what lies there is theirs to tidy.
+            return Err(Failure::Busy);
         }
-        for old in self.secrets.list_versions(&secret).await? {
-            if !old.is_current {
-                self.secrets.delete_version(&secret, &old.id).await?;
-            }
+        if let Err(error) = self.delete_all_but(&secret, superseded, &version).await {
+            // The next rotation deletes them.
+            tracing::warn!(%error, connection = %key.connection, "replaced refresh tokens could not be deleted yet");
         }
         Ok(connection)
+    }
+
+    /// Makes a consent's refresh token the current one, under a lease that keeps rotations away until the consent ends.
+    async fn install(
+        &self,
+        authorization: &Authorization,
+        key: ConnectionKey,
+        secret: &SecretKey,
+        tokens: &Tokens,
+    ) -> Result<(Lease, VersionId), Failure> {
+        use gatehouse_secrets::Error::{Conflict, VersionNotFound};
+        let refresh = tokens.refresh.as_ref().ok_or(Failure::Gone)?;
+        let value = Secret::new(refresh.expose().as_bytes().to_vec());
+        let token = IdempotencyToken::new(authorization.id.to_string())?;
+        for _ in 0..FENCES {
+            // A holder of its own: two consents in one process are two.
+            let (holder, until) = (authorization.id, self.clock.now().plus(self.0.config.lease()));
+            let lease = run_tx!(self.db, "token_broker.connect.fence", |tx| {
+                connections::fence(tx, key, holder, until).await
+            })?;
+            let lease = lease.ok_or(Failure::Gone)?;
+            self.steps.at(Step::ConsentFenced)?;
+            let stored = async {
+                let version = self.secrets.put_pending(secret, &value, &token).await?;
+                let current = self.secrets.get_current(secret).await?.map(|current| current.id);
+                self.steps.at(Step::FirstPut)?;
+                match self.secrets.promote(secret, &version, current.as_ref()).await {
+                    Ok(()) => Ok(Some(version)),
+                    // A rotation that had been found the newest before the fence, or one that began after our lease
+                    // ran out. This consent is newer than what it showed.
+                    Err(Conflict { .. } | VersionNotFound) => Ok(None),
+                    Err(other) => Err(Failure::from(other)),
+                }
+            };
+            match stored.await {
+                Ok(Some(version)) => {
+                    self.steps.at(Step::FirstPromoted)?;
+                    return Ok((lease, version));
+                }
+                Ok(None) => {}
+                Err(Failure::Died(died)) => return Err(died.into()),
+                Err(failure) => {
+                    let released = run_tx!(self.db, "token_broker.connect.release", |tx| {
+                        connections::release(tx, lease).await
+                    });
+                    if let Err(error) = released {
+                        tracing::warn!(%error, "a failed consent's lease could not be given back; it ends by itself");
+                    }
+                    return Err(failure);
+                }
+            }
+        }
+        Err(Failure::Busy)
     }
 
     /// Removes a connection that never came to be, secrets first: the row is what leads to them.
     pub(crate) async fn abandon(&self, key: ConnectionKey) -> Result<(), Failure> {
         let connection =
             read_tx!(self.db, "token_broker.connect.look", |tx| { connections::lookup(tx, key).await })?;
-        let connecting = crate::domain::connection::ConnectionState::Connecting;
-        if connection.is_some_and(|connection| connection.state == connecting) {
+        if connection.is_some_and(|connection| connection.state == ConnectionState::Connecting) {
             self.secrets.delete(&secret_key(key)?).await?;
             run_tx!(self.db, "token_broker.connect.abandon", |tx| {
                 connections::drop_connecting(tx, key).await

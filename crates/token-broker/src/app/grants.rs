@@ -1,14 +1,16 @@
 //! Offline grants: a person lets one internal service act upstream while they are away.
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use gatehouse_core::ids::{ConnectionId, OfflineGrantId};
-use gatehouse_core::{Error, Result};
+use gatehouse_core::{Error, Result, Timestamp};
 use gatehouse_db::{read_tx, run_tx};
+use gatehouse_proto::auth::v1::RevocationKind;
 use gatehouse_service::Caller;
 
-use super::Broker;
 use super::failure::connection_not_found;
+use super::{Broker, SERVICE};
 use crate::domain::connection::{ConnectionState, OfflineGrant};
 use crate::domain::policy::{self, Asker};
 use crate::domain::scopes::Scopes;
@@ -17,6 +19,9 @@ use crate::store::offline_grants;
 
 const DEFAULT_LIFE: Duration = Duration::from_hours(30 * 24);
 const LONGEST_LIFE: Duration = Duration::from_hours(365 * 24);
+/// The kinds of revocation that end what a person gave in a tenant.
+const ENDING: [RevocationKind; 3] =
+    [RevocationKind::Person, RevocationKind::Membership, RevocationKind::Tenant];
 /// Grants that one person may have standing in one tenant.
 const MOST_GRANTS: i64 = 200;
 
@@ -80,7 +85,8 @@ impl Broker {
             person,
             client: client.to_owned(),
             scopes: asked,
-            created_at: now,
+            // A token made just after a revocation is dated ahead, past it; what it gives must be too.
+            created_at: now.max(Timestamp::from_micros(caller.claims().iat_us)),
             expires_at: now.plus(life),
             revoked_at: None,
         };
@@ -105,6 +111,10 @@ impl Broker {
             Ok(true)
         })?;
         if added {
+            // A revocation that came after the caller was let in: a sweep may have looked before the grant was there.
+            if self.is_revoked(&grant) {
+                self.end_revoked(&grant).await?;
+            }
             Ok(grant)
         } else {
             Err(Error::resource_exhausted(
@@ -145,5 +155,60 @@ impl Broker {
             Ok(offline_grants::lookup(tx, tenant, id, person).await?.is_some())
         })?;
         if known { Ok(()) } else { Err(grant_not_found()) }
+    }
+
+    /// Whether the person, their membership or the tenant was revoked after the grant was given.
+    pub(crate) fn is_revoked(&self, grant: &OfflineGrant) -> bool {
+        let (person, tenant) = (grant.person, grant.key.tenant);
+        ENDING.iter().any(|kind| {
+            let id = match kind {
+                RevocationKind::Person => person.to_string(),
+                RevocationKind::Tenant => tenant.to_string(),
+                _ => format!("{person}/{tenant}"),
+            };
+            self.revocations.is_revoked_since(*kind, &id, grant.created_at)
+        })
+    }
+
+    /// Ends a grant for good, so that it stays ended when the revocation is forgotten.
+    pub(crate) async fn end_revoked(&self, grant: &OfflineGrant) -> Result<()> {
+        let now = self.clock.now();
+        let event = self
+            .outbox
+            .event("token-broker.grants.end")
+            .by_system(SERVICE)
+            .tenant(grant.key.tenant)
+            .about(grant.person)
+            .target("offline-grant", grant.id.as_uuid())
+            .payload(serde_json::json!({ "client": grant.client, "why": "MEMBERSHIP_REVOKED" }));
+        Ok(run_tx!(self.db, "token_broker.grants.end", |tx| {
+            if offline_grants::revoke(tx, grant.key.tenant, grant.id, grant.person, now).await? {
+                self.outbox.emit(tx, &event).await?;
+            }
+            Ok(())
+        })?)
+    }
+
+    /// Ends every grant whose giver was revoked since. Goes through all grants, but only when revocations of the kinds
+    /// that matter have changed since it last did.
+    pub(crate) async fn sweep_grants(&self) -> Result<()> {
+        let live = self.revocations.live(&ENDING);
+        if *self.0.grants_swept.lock().unwrap_or_else(PoisonError::into_inner) == live {
+            return Ok(());
+        }
+        let now = self.clock.now();
+        let mut after = OfflineGrantId::from_uuid(uuid::Uuid::nil());
+        loop {
+            let grants = read_tx!(self.db, "token_broker.grants.sweep", |tx| {
+                offline_grants::list_standing(tx, after, now).await
+            })?;
+            for grant in grants.iter().filter(|grant| self.is_revoked(grant)) {
+                self.end_revoked(grant).await?;
+            }
+            let Some(last) = grants.last() else { break };
+            after = last.id;
+        }
+        *self.0.grants_swept.lock().unwrap_or_else(PoisonError::into_inner) = live;
+        Ok(())
     }
 }

@@ -14,13 +14,14 @@ mod settle;
 mod static_keys;
 mod tokens;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use gatehouse_core::{Clock, Entropy, Result};
 use gatehouse_db::Db;
 use gatehouse_outbox::Outbox;
 use gatehouse_secrets::Secrets;
-use gatehouse_service::Lifecycle;
+use gatehouse_service::revocations::Live;
+use gatehouse_service::{Lifecycle, Revocations};
 use uuid::Uuid;
 
 pub use connect::{Begun, Callback};
@@ -47,6 +48,8 @@ pub struct Deps {
     pub clock: Clock,
     /// Chance.
     pub entropy: Entropy,
+    /// What has been revoked: offline grants end with the membership that they were given in.
+    pub revocations: Revocations,
     /// What must finish though its caller went away runs here.
     pub lifecycle: Lifecycle,
     /// Whether no other process uses this database: then whatever lease is found at start belongs to the dead.
@@ -65,6 +68,8 @@ struct Inner {
     providers: Providers,
     flights: Flights<ConnectionKey, Result<(), Failure>>,
     metrics: Metrics,
+    /// The revocations by which all offline grants have been gone through.
+    grants_swept: Mutex<Live>,
     /// This process, among replicas.
     holder: Uuid,
 }
@@ -84,7 +89,15 @@ impl Broker {
         let providers = Providers::open(&config, &deps.clock)?;
         let holder = uuid::Builder::from_random_bytes(deps.entropy.bytes()).into_uuid();
         let (flights, metrics) = (Flights::default(), Metrics::new());
-        Ok(Self(Arc::new(Inner { config, deps, providers, flights, metrics, holder })))
+        Ok(Self(Arc::new(Inner {
+            config,
+            deps,
+            providers,
+            flights,
+            metrics,
+            grants_swept: Mutex::default(),
+            holder,
+        })))
     }
 }
 

@@ -47,12 +47,14 @@ impl Broker {
         Ok(())
     }
 
-    /// One round: interrupted rotations are ended (so that a provider's leeway is not missed for want of a caller),
+    /// One round: offline grants of those who were revoked are ended, interrupted rotations are ended (so that a provider's leeway is not missed for want of a caller),
     /// disconnected connections shredded, what has expired deleted, static keys read again.
     ///
     /// # Errors
     /// Those of the database; what concerns one connection is logged and left for the next round.
     pub async fn sweep(&self) -> gatehouse_core::Result<()> {
+        // First: what nobody may have any more must not wait for what is interrupted.
+        self.sweep_grants().await?;
         let now = self.clock.now();
         let (interrupted, unshredded) = read_tx!(self.db, "token_broker.sweep.look", |tx| {
             Ok((rotations::list_interrupted(tx, now).await?, connections::list_unshredded(tx, now).await?))

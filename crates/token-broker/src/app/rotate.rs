@@ -148,15 +148,15 @@ impl Broker {
             return Ok(());
         }
         for attempt in 0..CANDIDATES {
-            let Some(candidate) = self.pick(rotation).await? else {
+            let Some((candidate, expected)) = self.pick(rotation).await? else {
                 return Err(self.expire(rotation).await?);
             };
             if attempt > 0 {
                 self.move_on(rotation).await?;
             }
-            match self.attempt(rotation, &candidate).await? {
+            match self.attempt(rotation, &candidate, expected).await? {
                 Attempted::Settled => return Ok(()),
-                Attempted::Refused => {}
+                Attempted::Refused | Attempted::Outdated => {}
             }
         }
         Err(self.expire(rotation).await?)
@@ -177,7 +177,11 @@ impl Broker {
     }
 
     /// The next token worth showing: the current one, else the newest that lies there, none that was refused before.
-    async fn pick(&self, rotation: &Rotation<'_>) -> Result<Option<SecretVersion>, Failure> {
+    /// With it the version that is current now, under the lease: the only one that its successor may replace.
+    async fn pick(
+        &self,
+        rotation: &Rotation<'_>,
+    ) -> Result<Option<(SecretVersion, Option<VersionId>)>, Failure> {
         let key = rotation.lease.key;
         let refused: HashSet<String> = read_tx!(self.db, "token_broker.rotation.refused", |tx| {
             rotations::list_refused(tx, key).await
@@ -188,6 +192,7 @@ impl Broker {
         let mut versions = self.secrets.list_versions(&secret).await?;
         // What was put last stands last; the current one goes before all.
         versions.sort_by_key(|version| version.is_current);
+        let current = versions.last().filter(|version| version.is_current).map(|version| version.id.clone());
         while let Some(version) = versions.pop() {
             if refused.contains(version.id.as_str()) {
                 if !version.is_current {
@@ -196,7 +201,7 @@ impl Broker {
                 continue;
             }
             if let Some(found) = self.secrets.get_version(&secret, &version.id).await? {
-                return Ok(Some(found));
+                return Ok(Some((found, current)));
             }
         }
         Ok(None)

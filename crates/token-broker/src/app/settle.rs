@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gatehouse_core::{Secret, Timestamp};
 use gatehouse_db::{read_tx, run_tx};
-use gatehouse_secrets::{IdempotencyToken, SecretKey, VersionId};
+use gatehouse_secrets::{Error, IdempotencyToken, SecretKey, VersionId, VersionInfo};
 use uuid::Uuid;
 
 use super::Broker;
@@ -31,6 +31,8 @@ pub(crate) struct Attempt {
     pub(crate) rotation_id: Uuid,
     /// The version that was shown to the provider.
     pub(crate) shown: VersionId,
+    /// The version that was current when the token was picked; what came of it replaces no other.
+    pub(crate) expected: Option<VersionId>,
     pub(crate) scopes: Scopes,
 }
 
@@ -44,7 +46,7 @@ impl Broker {
         let opened = self.secrets.unseal(&escrow_purpose(row.key, row.rotation_id), &row.escrow).await;
         let answer = match opened {
             Ok(bytes) => RawAnswer::from_bytes(bytes.expose()),
-            Err(gatehouse_secrets::Error::DoesNotOpen) => None,
+            Err(Error::DoesNotOpen) => None,
             Err(other) => return Err(other.into()),
         };
         let Some(answer) = answer else {
@@ -56,12 +58,13 @@ impl Broker {
             generation: row.generation,
             rotation_id: row.rotation_id,
             shown: version_id(&row.token_version)?,
+            expected: row.expected_version.as_deref().map(version_id).transpose()?,
             scopes: row.scopes.clone(),
         };
         match self.act_on(rotation, &attempt, &answer).await {
             Ok(Attempted::Settled) => Ok(true),
             // It is on record; go on with what else there is.
-            Ok(Attempted::Refused) | Err(Failure::Upstream { .. }) => Ok(false),
+            Ok(Attempted::Refused | Attempted::Outdated) | Err(Failure::Upstream { .. }) => Ok(false),
             Err(other) => Err(other),
         }
     }
@@ -72,7 +75,7 @@ impl Broker {
         attempt: &Attempt,
         tokens: &Tokens,
         received_at: Timestamp,
-    ) -> Result<(), Failure> {
+    ) -> Result<Attempted, Failure> {
         let lease = rotation.lease;
         let secret = secret_key(lease.key)?;
         let shown = self.secrets.get_version(&secret, &attempt.shown).await?;
@@ -92,11 +95,21 @@ impl Broker {
         if !self.still_holds(lease).await? {
             return Err(self.overtaken(lease.key).await?);
         }
-        let current = self.secrets.get_current(&secret).await?.map(|version| version.id);
-        match self.secrets.promote(&secret, &successor, current.as_ref()).await {
+        self.steps.at(Step::HolderChecked)?;
+        // Against what was current under the lease, never a fresh look: whoever came between is newer than we are.
+        match self.secrets.promote(&secret, &successor, attempt.expected.as_ref()).await {
             Ok(()) => {}
-            // A new consent came between: its token is newer than ours.
-            Err(gatehouse_secrets::Error::Conflict { .. }) => return Err(Failure::Busy),
+            Err(error @ (Error::Conflict { .. } | Error::VersionNotFound)) => {
+                if !self.still_holds(lease).await? {
+                    return Err(self.overtaken(lease.key).await?);
+                }
+                if matches!(error, Error::VersionNotFound) {
+                    return Err(error.into());
+                }
+                // A consent that was interrupted before it told the database: its token is the newer one.
+                self.end(lease.key, attempt.generation, End::Failed("outdated")).await?;
+                return Ok(Attempted::Outdated);
+            }
             Err(other) => return Err(other.into()),
         }
         self.steps.at(Step::Promoted)?;
@@ -110,6 +123,8 @@ impl Broker {
             }
             None => None,
         };
+        // Listed while we are the newest: what a later consent or rotation puts there is none of ours to delete.
+        let superseded = self.secrets.list_versions(&secret).await?;
         let event = self.event(rotation, "token-broker.tokens.rotate");
         let finished = run_tx!(self.db, "token_broker.rotation.finish", |tx| {
             if !connections::finish_rotation(tx, lease, fresh.is_some(), now).await? {
@@ -128,7 +143,7 @@ impl Broker {
             return Err(self.overtaken(lease.key).await?);
         }
         self.steps.at(Step::Finished)?;
-        if let Err(error) = self.delete_all_but(&secret, &successor).await {
+        if let Err(error) = self.delete_all_but(&secret, superseded, &successor).await {
             // The next rotation deletes them.
             tracing::warn!(%error, connection = %lease.key.connection, "old refresh tokens could not be deleted yet");
         }
@@ -137,7 +152,7 @@ impl Broker {
             let wait = Self::wait_after(rotation);
             return Err(Failure::Upstream { reason: "answer_without_access_token", wait });
         }
-        Ok(())
+        Ok(Attempted::Settled)
     }
 
     /// What a holder does that is not the newest any more. Its token stays as a candidate for whoever is, unless the
@@ -152,11 +167,15 @@ impl Broker {
         Ok(Failure::Gone)
     }
 
-    async fn delete_all_but(&self, secret: &SecretKey, kept: &VersionId) -> gatehouse_secrets::Result<()> {
-        for version in self.secrets.list_versions(secret).await? {
-            if version.id != *kept && !version.is_current {
-                self.secrets.delete_version(secret, &version.id).await?;
-            }
+    /// Deletes what is superseded. The backend itself refuses to delete what is current by now.
+    pub(crate) async fn delete_all_but(
+        &self,
+        secret: &SecretKey,
+        versions: Vec<VersionInfo>,
+        kept: &VersionId,
+    ) -> gatehouse_secrets::Result<()> {
+        for version in versions.into_iter().filter(|version| version.id != *kept) {
+            self.secrets.delete_version(secret, &version.id).await?;
         }
         Ok(())
     }

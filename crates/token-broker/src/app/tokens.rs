@@ -12,7 +12,7 @@ use super::Broker;
 use super::failure::{Failure, connection_not_found, needs_reauthorization};
 use super::grants::grant_not_found;
 use super::rotate::Want;
-use crate::domain::connection::{Connection, ConnectionState};
+use crate::domain::connection::{Connection, ConnectionState, OfflineGrant};
 use crate::domain::policy::{self, Asker};
 use crate::domain::scopes::Scopes;
 use crate::steps::Step;
@@ -57,7 +57,7 @@ struct Claim {
     connection: Connection,
     person: PersonId,
     scopes: Scopes,
-    grant: Option<OfflineGrantId>,
+    grant: Option<OfflineGrant>,
 }
 
 fn policy_denied() -> Error {
@@ -148,12 +148,19 @@ impl Broker {
             }
             Err(other) => return Err(other.into()),
         };
+        if let Some(grant) = &claim.grant {
+            self.refuse_revoked(grant).await?;
+        }
         let now = self.clock.now();
         let event = self.issue_event(caller, claim, cached);
         let live = run_tx!(self.db, "token_broker.tokens.issue", |tx| {
             // Disconnected, or revoked, since we looked? Then the answer is no.
             let connection = connections::lookup(tx, key).await?;
-            let live = connection.is_some_and(|connection| connection.state == ConnectionState::Active);
+            let mut live = connection.is_some_and(|connection| connection.state == ConnectionState::Active);
+            if let Some(OfflineGrant { id, person, .. }) = claim.grant {
+                let grant = offline_grants::lookup(tx, key.tenant, id, person).await?;
+                live &= grant.is_some_and(|grant| grant.holds(now));
+            }
             if live {
                 connections::used(tx, key, now).await?;
                 self.outbox.emit(tx, &event).await?;
@@ -161,7 +168,7 @@ impl Broker {
             Ok(live)
         })?;
         if !live {
-            return Err(connection_not_found());
+            return Err(if claim.grant.is_some() { grant_not_found() } else { connection_not_found() });
         }
         Ok(Issued {
             token: Secret::new(text),
@@ -185,8 +192,17 @@ impl Broker {
                 "scopes": cached.granted.to_vec(),
                 "expires_at": cached.expires_at.as_micros(),
                 "generation": cached.generation,
-                "offline_grant": claim.grant.map(|grant| grant.to_string()),
+                "offline_grant": claim.grant.as_ref().map(|grant| grant.id.to_string()),
             }))
+    }
+
+    /// The client's own token names the client only: whoever gave it the grant may have been revoked.
+    async fn refuse_revoked(&self, grant: &OfflineGrant) -> Result<()> {
+        if !self.is_revoked(grant) {
+            return Ok(());
+        }
+        self.end_revoked(grant).await?;
+        Err(grant_not_found())
     }
 
     async fn claim_of(&self, caller: &Caller, request: &TokenRequest) -> Result<Claim> {
@@ -203,6 +219,7 @@ impl Broker {
                         grant.holds(now) && tenant.is_none_or(|tenant| tenant == grant.key.tenant)
                     })
                     .ok_or_else(grant_not_found)?;
+                self.refuse_revoked(&grant).await?;
                 let key = grant.key;
                 let connection = read_tx!(self.db, "token_broker.tokens.connection", |tx| {
                     connections::lookup(tx, key).await
@@ -251,6 +268,6 @@ impl Broker {
         if scopes.is_empty() {
             return Err(policy_denied());
         }
-        Ok(Claim { connection, person, scopes, grant: granted.map(|grant| grant.id) })
+        Ok(Claim { connection, person, scopes, grant: granted })
     }
 }

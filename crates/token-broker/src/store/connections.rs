@@ -28,11 +28,17 @@ sql! {
         AND state <> 'connecting' ORDER BY connection_id DESC LIMIT 200");
     COUNT_LIVE = "SELECT COUNT(*) AS live FROM connections WHERE tenant_id = $1 AND person_id = $2 \
         AND state <> 'disconnected'";
-    /// The first token is safe, or a new consent replaced it. The generation moves on, so that a rotation of the old
-    /// token can't put its own back.
+    /// A new consent takes the lease from whoever has it. The generation moves on, so that a rotation of the old token
+    /// can't put its own back.
+    FENCE = "UPDATE connections SET generation = generation + 1, lease_holder = $3, lease_until = $4 \
+        WHERE tenant_id = $1 AND connection_id = $2 AND state <> 'disconnected' RETURNING generation";
+    /// Gives the lease back with nothing done.
+    RELEASE_LEASE = "UPDATE connections SET lease_holder = NULL, lease_until = NULL WHERE tenant_id = $1 \
+        AND connection_id = $2 AND generation = $3";
+    /// The first token is safe, or a new consent replaced it.
     ACTIVATE = "UPDATE connections SET state = 'active', scopes = $3, generation = generation + 1, lease_holder = NULL, \
         lease_until = NULL, failures = 0, retry_at = NULL WHERE tenant_id = $1 AND connection_id = $2 \
-        AND state <> 'disconnected' RETURNING generation";
+        AND generation = $4 AND state <> 'disconnected' RETURNING generation";
     /// A connection that never came to be.
     DROP_CONNECTING = "DELETE FROM connections WHERE tenant_id = $1 AND connection_id = $2 AND state = 'connecting'";
     /// Of all who saw this generation and no live lease, one gets the next.
@@ -125,8 +131,28 @@ pub(crate) async fn count_live(tx: &mut Tx, tenant: TenantId, person: PersonId) 
     tx.fetch_one(&COUNT_LIVE, params![tenant, person]).await?.get("live")
 }
 
-pub(crate) async fn activate(tx: &mut Tx, key: ConnectionKey, scopes: &Scopes) -> Result<Option<i64>> {
-    generation(tx.fetch_optional(&ACTIVATE, params![key.tenant, key.connection, scopes.to_string()]).await?)
+/// The lease, whoever had it; `None` if the connection is over.
+pub(crate) async fn fence(
+    tx: &mut Tx,
+    key: ConnectionKey,
+    holder: Uuid,
+    until: Timestamp,
+) -> Result<Option<Lease>> {
+    let taken =
+        generation(tx.fetch_optional(&FENCE, params![key.tenant, key.connection, holder, until]).await?)?;
+    Ok(taken.map(|generation| Lease { key, holder, generation }))
+}
+
+pub(crate) async fn release(tx: &mut Tx, lease: Lease) -> Result<()> {
+    let values = params![lease.key.tenant, lease.key.connection, lease.generation];
+    tx.execute(&RELEASE_LEASE, values).await.map(drop)
+}
+
+/// Ends the lease of a consent with the connection in use; the new generation, or `None` if the lease was lost.
+pub(crate) async fn activate(tx: &mut Tx, lease: Lease, scopes: &Scopes) -> Result<Option<i64>> {
+    let Lease { key, generation: held, .. } = lease;
+    let values = params![key.tenant, key.connection, scopes.to_string(), held];
+    generation(tx.fetch_optional(&ACTIVATE, values).await?)
 }
 
 pub(crate) async fn drop_connecting(tx: &mut Tx, key: ConnectionKey) -> Result<bool> {

@@ -27,6 +27,9 @@ sql! {
         AND person_id = $3");
     REVOKE_GRANT = "UPDATE offline_grants SET revoked_at = $4 WHERE tenant_id = $1 AND offline_grant_id = $2 \
         AND person_id = $3 AND revoked_at IS NULL";
+    /// Maintenance: the grants of everyone that have not ended, a page at a time.
+    LIST_STANDING_GRANTS = concat!("SELECT ", columns!(), " FROM offline_grants WHERE offline_grant_id > $1 \
+        AND revoked_at IS NULL AND expires_at > $2 ORDER BY offline_grant_id LIMIT 500");
     REVOKE_GRANTS_OF_CONNECTION = "UPDATE offline_grants SET revoked_at = $3 WHERE tenant_id = $1 AND connection_id = $2 \
         AND revoked_at IS NULL";
 }
@@ -91,6 +94,14 @@ pub(crate) async fn revoke(
     now: Timestamp,
 ) -> Result<bool> {
     Ok(tx.execute(&REVOKE_GRANT, params![tenant, id, person, now]).await? == 1)
+}
+
+pub(crate) async fn list_standing(
+    tx: &mut Tx,
+    after: OfflineGrantId,
+    now: Timestamp,
+) -> Result<Vec<OfflineGrant>> {
+    tx.fetch_all(&LIST_STANDING_GRANTS, params![after, now]).await?.iter().map(read).collect()
 }
 
 pub(crate) async fn revoke_all_of(tx: &mut Tx, key: ConnectionKey, now: Timestamp) -> Result<u64> {

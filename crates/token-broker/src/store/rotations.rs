@@ -10,7 +10,8 @@ use crate::domain::scopes::Scopes;
 
 sql! {
     ADD_ROTATION = "INSERT INTO rotations (tenant_id, connection_id, generation, rotation_id, state, token_version, \
-        token_hash, scopes, deadline, started_at) VALUES ($1, $2, $3, $4, 'intent', $5, $6, $7, $8, $9)";
+        token_hash, scopes, deadline, started_at, expected_version) \
+        VALUES ($1, $2, $3, $4, 'intent', $5, $6, $7, $8, $9, $10)";
     /// Lays the answer into escrow: whoever asked, however late. Only a successor that went well makes it pointless.
     LAY_INTO_ESCROW = "UPDATE rotations SET state = 'answered', escrow = $4 WHERE tenant_id = $1 AND connection_id = $2 \
         AND generation = $3 AND state IN ('intent', 'lost', 'answered')";
@@ -26,8 +27,8 @@ sql! {
         AND (state IN ('intent', 'lost', 'answered') OR escrow IS NOT NULL)";
     PRUNE_ROTATIONS = "DELETE FROM rotations WHERE tenant_id = $1 AND connection_id = $2 AND generation < $3 \
         AND state NOT IN ('intent', 'answered')";
-    LIST_ANSWERED = "SELECT tenant_id, connection_id, generation, rotation_id, token_version, scopes, escrow FROM rotations \
-        WHERE tenant_id = $1 AND connection_id = $2 AND state = 'answered' ORDER BY generation DESC LIMIT 8";
+    LIST_ANSWERED = "SELECT tenant_id, connection_id, generation, rotation_id, token_version, expected_version, scopes, \
+        escrow FROM rotations WHERE tenant_id = $1 AND connection_id = $2 AND state = 'answered' ORDER BY generation DESC LIMIT 8";
     LIST_REFUSED = "SELECT token_version FROM rotations WHERE tenant_id = $1 AND connection_id = $2 AND state = 'refused' \
         ORDER BY generation DESC LIMIT 100";
     /// Maintenance: connections with interrupted rotations that nobody works on.
@@ -44,6 +45,8 @@ pub(crate) struct Answered {
     pub(crate) generation: i64,
     pub(crate) rotation_id: Uuid,
     pub(crate) token_version: String,
+    /// The version that what it brings may replace; none if there was no current one.
+    pub(crate) expected_version: Option<String>,
     pub(crate) scopes: Scopes,
     pub(crate) escrow: Vec<u8>,
 }
@@ -53,6 +56,7 @@ pub(crate) struct Answered {
 pub(crate) struct Intent {
     pub(crate) rotation_id: Uuid,
     pub(crate) token_version: String,
+    pub(crate) expected_version: Option<String>,
     pub(crate) token_hash: [u8; 32],
     pub(crate) scopes: Scopes,
     pub(crate) deadline: Timestamp,
@@ -68,7 +72,8 @@ pub(crate) async fn add(tx: &mut Tx, lease: Lease, intent: &Intent, now: Timesta
         intent.token_hash,
         intent.scopes.to_string(),
         intent.deadline,
-        now
+        now,
+        intent.expected_version.as_deref().unwrap_or_default()
     ];
     tx.execute(&ADD_ROTATION, values).await.map(drop)
 }
@@ -133,11 +138,15 @@ pub(crate) async fn list_answered(tx: &mut Tx, key: ConnectionKey) -> Result<Vec
 }
 
 fn read_answered(row: &Row) -> Result<Answered> {
+    let token_version: String = row.get("token_version")?;
+    // Before the column was, the current token was the one that was shown, but where it had been refused.
+    let expected = row.get::<Option<String>>("expected_version")?.unwrap_or_else(|| token_version.clone());
     Ok(Answered {
         key: key(row)?,
         generation: row.get("generation")?,
         rotation_id: row.get("rotation_id")?,
-        token_version: row.get("token_version")?,
+        token_version,
+        expected_version: Some(expected).filter(|expected| !expected.is_empty()),
         scopes: Scopes::parse(&row.get::<String>("scopes")?),
         escrow: row.get("escrow")?,
     })

@@ -150,9 +150,7 @@ impl World {
         let key = SigningKey::from_bytes(&Entropy::system().bytes());
         let keys = KeySet::default();
         keys.replace(&jwks(&key)).unwrap();
-        let staleness = Staleness { privileged: Duration::from_hours(1000), all: Duration::from_hours(1000) };
-        let revocations = Revocations::new(clock.clone(), staleness);
-        revocations.apply(&[], 1, true);
+        let revocations = no_revocations(&clock);
         Self { db, secrets, provider, clock, config, revocations, key, keys, _folder: folder }
     }
 
@@ -169,6 +167,7 @@ impl World {
             outbox: Outbox::new(clock.clone(), Entropy::system()),
             clock: clock.clone(),
             entropy: Entropy::system(),
+            revocations: self.revocations.clone(),
             lifecycle: lifecycle.clone(),
             sole_replica,
             steps,
@@ -270,6 +269,14 @@ impl World {
             })
             .collect()
     }
+}
+
+/// None, and never stale.
+pub(crate) fn no_revocations(clock: &Clock) -> Revocations {
+    let staleness = Staleness { privileged: Duration::from_hours(1000), all: Duration::from_hours(1000) };
+    let revocations = Revocations::new(clock.clone(), staleness);
+    revocations.apply(&[], 1, true);
+    revocations
 }
 
 sql! {
