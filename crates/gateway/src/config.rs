@@ -35,7 +35,8 @@ pub struct Config {
     pub body_timeout_ms: u64,
     /// Longest URI, bytes, 256 to 65536.
     pub max_uri_bytes: usize,
-    /// Longest value of one query parameter, bytes, 16 to 65536.
+    /// Longest value of one query parameter as it is sent, bytes, 16 to 65536. An upstream's authorization code comes as
+    /// one, and may have 4096 bytes before it is percent-encoded.
     pub max_query_value_bytes: usize,
     /// Networks in CIDR form whose `X-Forwarded-For`, `X-Forwarded-Proto` and `Forwarded` are believed.
     #[schemars(extend("x-env" = "TRUSTED_PROXIES"))]
@@ -69,7 +70,7 @@ impl Default for Config {
             max_request_bytes: 64 * 1024,
             body_timeout_ms: 30_000,
             max_uri_bytes: 8192,
-            max_query_value_bytes: 2048,
+            max_query_value_bytes: 6144,
             trusted_proxies: Vec::new(),
             cors_allowed_origins: Vec::new(),
             csrf: true,
