@@ -60,6 +60,25 @@ impl ChannelConfig {
 /// `INVALID_ENDPOINT` if the configuration names none or one that is no address. Must be called inside a tokio
 /// runtime.
 pub fn channel(config: &ChannelConfig) -> Result<Channel> {
+    connect(config, |endpoint| endpoint)
+}
+
+/// What one stream may have under way unread, bytes.
+const STREAM_WINDOW: u32 = 64 * 1024;
+
+/// As [`channel`], for up to `streams` answers that go on for long. Their flow-control windows add up to that of the
+/// connection (RFC 9113, section 5.2), so that readers who take nothing do not stop the others on it.
+///
+/// # Errors
+/// As [`channel`].
+pub fn stream_channel(config: &ChannelConfig, streams: u32) -> Result<Channel> {
+    let whole = streams.max(1).saturating_mul(STREAM_WINDOW).min(i32::MAX.unsigned_abs());
+    connect(config, |endpoint| {
+        endpoint.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(whole)
+    })
+}
+
+fn connect(config: &ChannelConfig, tune: impl Fn(Endpoint) -> Endpoint) -> Result<Channel> {
     let invalid = |problem: String| Error::invalid_argument("INVALID_ENDPOINT", problem);
     if let Some(problem) = config.validate().into_iter().next() {
         return Err(invalid(problem));
@@ -70,7 +89,7 @@ pub fn channel(config: &ChannelConfig) -> Result<Channel> {
         .map(|address| {
             let endpoint =
                 Endpoint::from_shared(address.clone()).map_err(|error| invalid(error.to_string()))?;
-            Ok(endpoint
+            Ok(tune(endpoint)
                 .connect_timeout(Duration::from_millis(config.connect_timeout_ms))
                 .timeout(Duration::from_millis(config.request_timeout_ms))
                 .tcp_nodelay(true)

@@ -29,7 +29,7 @@ mod token_source;
 pub mod worker;
 
 pub use authorized::Authorized;
-pub use channel::{ChannelConfig, channel};
+pub use channel::{ChannelConfig, channel, stream_channel};
 pub use retry::Backoff;
 pub use status::{from_status, to_status};
 pub use token_source::{ClientCredentials, TokenSource};

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use gatehouse_client::ChannelConfig;
 use gatehouse_core::Environment;
+use gatehouse_gateway::StreamChannels;
 use gatehouse_service::grpc::GrpcConfig;
 use gatehouse_service::revocations::Staleness;
 use gatehouse_service::telemetry::TelemetryConfig;
@@ -14,6 +15,9 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::services::Service;
+
+/// Most connections that a gateway makes for event streams: each takes a file handle on both sides.
+const MAX_STREAM_CONNECTIONS: usize = 2048;
 
 /// Everything that can be set.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -250,6 +254,7 @@ impl Config {
         match service {
             Service::Gateway => {
                 add(problems, "gateway", self.gateway.validate(environment));
+                add(problems, "gateway", self.validate_stream_connections());
                 add(problems, "rate_limits", self.rate_limits.validate(environment));
             }
             Service::Auth => {
@@ -272,6 +277,18 @@ impl Config {
             }
             Service::Optimizer => add(problems, "optimizer", self.optimizer.validate(environment)),
         }
+    }
+
+    fn validate_stream_connections(&self) -> Vec<String> {
+        let (streams, concurrent) = (self.gateway.sse.max_streams, self.grpc.max_concurrent_streams);
+        let needed = StreamChannels::needed(streams, concurrent);
+        if needed <= MAX_STREAM_CONNECTIONS {
+            return Vec::new();
+        }
+        vec![format!(
+            "sse.max_streams: {streams} streams take {needed} connections to the job service, and at most \
+             {MAX_STREAM_CONNECTIONS} are made; allow fewer streams or raise grpc.max_concurrent_streams ({concurrent})"
+        )]
     }
 
     fn validate_own(&self, environment: Environment) -> Vec<String> {

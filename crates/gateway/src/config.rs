@@ -35,7 +35,8 @@ pub struct Config {
     pub body_timeout_ms: u64,
     /// Longest URI, bytes, 256 to 65536.
     pub max_uri_bytes: usize,
-    /// Longest value of one query parameter, bytes, 16 to 65536.
+    /// Longest value of one query parameter as it is sent, bytes, 16 to 65536. An upstream's authorization code comes as
+    /// one, and may have 4096 bytes before it is percent-encoded.
     pub max_query_value_bytes: usize,
     /// Networks in CIDR form whose `X-Forwarded-For`, `X-Forwarded-Proto` and `Forwarded` are believed.
     #[schemars(extend("x-env" = "TRUSTED_PROXIES"))]
@@ -69,7 +70,7 @@ impl Default for Config {
             max_request_bytes: 64 * 1024,
             body_timeout_ms: 30_000,
             max_uri_bytes: 8192,
-            max_query_value_bytes: 2048,
+            max_query_value_bytes: 6144,
             trusted_proxies: Vec::new(),
             cors_allowed_origins: Vec::new(),
             csrf: true,
@@ -98,8 +99,15 @@ pub struct SseConfig {
     /// Longest time to look for the job service again after a stream broke, seconds, 0 to 600. Then the answer
     /// ends, and the reader resumes by itself.
     pub reconnect_for_s: u64,
-    /// Most streams at a time in this process, 1 to 1000000.
+    /// Most streams at a time in this process, 1 to 1000000. They go over connections of their own to the job service,
+    /// one for each half of `grpc.max_concurrent_streams`.
     pub max_streams: usize,
+    /// Most streams at a time of one person or API key in this process, 1 to 100000.
+    pub max_streams_per_caller: usize,
+    /// Most streams at a time of one tenant in this process, 1 to 1000000.
+    pub max_streams_per_tenant: usize,
+    /// Most streams at a time of one job in this process, 1 to 100000.
+    pub max_streams_per_job: usize,
 }
 
 impl Default for SseConfig {
@@ -111,6 +119,9 @@ impl Default for SseConfig {
             retry_ms: 2000,
             reconnect_for_s: 30,
             max_streams: 4096,
+            max_streams_per_caller: 32,
+            max_streams_per_tenant: 512,
+            max_streams_per_job: 128,
         }
     }
 }
@@ -140,6 +151,9 @@ impl Config {
         bounds("sse.retry_ms", self.sse.retry_ms, 100, 60_000);
         bounds("sse.reconnect_for_s", self.sse.reconnect_for_s, 0, 600);
         bounds("sse.max_streams", self.sse.max_streams as u64, 1, 1_000_000);
+        bounds("sse.max_streams_per_caller", self.sse.max_streams_per_caller as u64, 1, 100_000);
+        bounds("sse.max_streams_per_tenant", self.sse.max_streams_per_tenant as u64, 1, 1_000_000);
+        bounds("sse.max_streams_per_job", self.sse.max_streams_per_job as u64, 1, 100_000);
         if !self.require_auth {
             problems.push(
                 "require_auth: must be true: access without a credential is not part of this version".into(),
@@ -240,6 +254,9 @@ mod tests {
         );
         wrong(|config| config.require_auth = false, "require_auth:");
         wrong(|config| config.sse.queue_maxsize = 0, "sse.queue_maxsize:");
+        wrong(|config| config.sse.max_streams_per_caller = 0, "sse.max_streams_per_caller:");
+        wrong(|config| config.sse.max_streams_per_tenant = 1_000_001, "sse.max_streams_per_tenant:");
+        wrong(|config| config.sse.max_streams_per_job = 0, "sse.max_streams_per_job:");
         wrong(|config| config.public_url = "https://a.example/path".into(), "public_url:");
         wrong(|config| config.tls_key_file = "key.pem".into(), "tls_key_file:");
     }

@@ -8,7 +8,6 @@ use gatehouse_core::{Clock, Entropy, Environment, Error, Result};
 use gatehouse_ratelimit::RateLimits;
 use gatehouse_service::{Lifecycle, Readiness, Verifier};
 use ipnet::IpNet;
-use tokio::sync::Semaphore;
 
 use crate::browser::BrowserRules;
 use crate::config::Config;
@@ -16,6 +15,7 @@ use crate::docs::Documents;
 use crate::door::Door;
 use crate::route::{self, Route};
 use crate::routes;
+use crate::streams::Streams;
 use crate::telemetry::HttpMetrics;
 use crate::upstream::Upstreams;
 
@@ -64,8 +64,8 @@ pub(crate) struct Gateway {
     pub(crate) routes: Vec<Arc<Route>>,
     pub(crate) documents: Documents,
     pub(crate) metrics: HttpMetrics,
-    /// One permit for each open event stream.
-    pub(crate) streams: Arc<Semaphore>,
+    /// The open event streams.
+    pub(crate) streams: Streams,
 }
 
 impl Gateway {
@@ -76,6 +76,8 @@ impl Gateway {
         if !problems.is_empty() {
             return Err(Error::invalid_argument("INVALID_CONFIG", problems.join("; ")));
         }
+        let streams = Streams::new(&config.sse, deps.upstreams.job_streams.clone())
+            .map_err(|problem| Error::invalid_argument("INVALID_CONFIG", problem))?;
         let table = routes::table();
         let problems = route::problems(&table);
         if !problems.is_empty() {
@@ -96,7 +98,7 @@ impl Gateway {
         Ok(Arc::new(Self {
             browser: BrowserRules::new(&config, deps.environment),
             trusted_proxies: config.trusted_proxies.iter().filter_map(|net| net.parse().ok()).collect(),
-            streams: Arc::new(Semaphore::new(config.sse.max_streams)),
+            streams,
             documents: Documents::new(&table, &config),
             routes: table.into_iter().map(Arc::new).collect(),
             metrics: HttpMetrics::new(),

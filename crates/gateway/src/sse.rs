@@ -17,13 +17,14 @@ use gatehouse_core::{Clock, Entropy, Error, ErrorCode, Result, Timestamp};
 use gatehouse_proto::job::v1::job_service_client::JobServiceClient;
 use gatehouse_proto::job::v1::{JobEvent, JobEventType, WatchJobEventsRequest, WatchJobEventsResponse};
 use gatehouse_service::Caller;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
 use crate::config::SseConfig;
 use crate::door::Door;
+use crate::streams::StreamPermit;
 use crate::upstream::DeclaredCalls;
 
 /// How long the job service may take to close a stream after `end`.
@@ -86,7 +87,7 @@ pub(crate) struct Pump {
     pub(crate) draining: CancellationToken,
     /// Held for as long as the stream is open.
     #[expect(dead_code, reason = "held, not read")]
-    pub(crate) permit: OwnedSemaphorePermit,
+    pub(crate) permit: StreamPermit,
     /// When the job service's stream was opened last.
     pub(crate) opened_at: Instant,
     /// When it was lost, if nothing has come since.

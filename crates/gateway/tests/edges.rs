@@ -97,6 +97,9 @@ async fn every_route_with_a_caller_reaches_its_service() {
         (get("/v1/connections".into()), 200),
         (post("/v1/connections".into(), r#"{"upstream":"demo"}"#), 201),
         (get("/v1/connections/callback?state=s&code=c&session_state=x".into()), 200),
+        // As long as the token broker takes it, a part of it percent-encoded.
+        (get(format!("/v1/connections/callback?state=s&code={}", "c".repeat(4000))), 200),
+        (get(format!("/v1/connections/callback?state=s&code=4%2F{}%3D", "c".repeat(4092))), 200),
         (get(format!("/v1/connections/{id}")), 200),
         (delete(format!("/v1/connections/{id}")), 200),
         (post("/v1/connections/demo/token".into(), "{}"), 200),

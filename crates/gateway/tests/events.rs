@@ -12,7 +12,7 @@ use gatehouse_core::Error;
 use gatehouse_proto::auth::v1::RevocationKind;
 use gatehouse_proto::job::v1::JobEventType;
 use gatehouse_testkit::eventually;
-use support::World;
+use support::{JOB, World};
 use tonic::Status;
 
 #[derive(Debug, PartialEq)]
@@ -42,7 +42,7 @@ fn parse(text: &str) -> Vec<Event> {
 }
 
 fn path(after: &str) -> String {
-    format!("/v1/jobs/{}/events{after}", support::JOB)
+    format!("/v1/jobs/{}/events{after}", JOB)
 }
 
 /// Reads until `done` says so, or the stream ends.
@@ -277,4 +277,96 @@ async fn streams_are_bounded() {
         world.get(&path("")).bearer_auth(&token).send().await.unwrap().status() == 200
     })
     .await;
+}
+
+/// The answer to `GET` of a job's events, until its head.
+async fn open(world: &World, job: &str, token: &str) -> reqwest::Response {
+    world.get(&format!("/v1/jobs/{job}/events")).bearer_auth(token).send().await.unwrap()
+}
+
+async fn is_refused(answer: reqwest::Response, whose: &str) {
+    assert_eq!(answer.status(), 429);
+    let problem: serde_json::Value = answer.json().await.unwrap();
+    assert_eq!(problem["reason"], "TOO_MANY_STREAMS");
+    assert!(problem["detail"].as_str().unwrap().contains(whose), "{problem}");
+}
+
+const OTHER_JOB: &str = "0190b5c2-7f3e-7a52-9d2c-0b1d7cbb1f5f";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_may_open_streams_without_bound() {
+    let world = World::start_with(|config| {
+        // A reader who went away is noticed by it.
+        config.sse.keep_alive_s = 1;
+        config.sse.max_streams_per_caller = 2;
+        config.sse.max_streams_per_tenant = 3;
+    })
+    .await;
+    let (ada, claims) = world.person(300);
+    let tenant = claims.tid.unwrap();
+    let (bob, _) = world.person_in(tenant, 300);
+    let (eve, _) = world.person(300);
+    let first = open(&world, JOB, &ada).await;
+    let second = open(&world, OTHER_JOB, &ada).await;
+    assert_eq!((first.status().as_u16(), second.status().as_u16()), (200, 200));
+    is_refused(open(&world, JOB, &ada).await, "You have").await;
+    let third = open(&world, JOB, &bob).await;
+    assert_eq!(third.status(), 200);
+    is_refused(open(&world, JOB, &bob).await, "The tenant has").await;
+    let elsewhere = open(&world, JOB, &eve).await;
+    assert_eq!(elsewhere.status(), 200, "another tenant pays for it");
+    let (key, _) = world.api_key();
+    let by_key = || world.get(&path("")).header("x-api-key", &key).send();
+    let held = (by_key().await.unwrap(), by_key().await.unwrap());
+    assert_eq!((held.0.status().as_u16(), held.1.status().as_u16()), (200, 200));
+    is_refused(by_key().await.unwrap(), "You have").await;
+    // What was refused holds nothing, and what is closed is given back.
+    drop(first);
+    eventually(Duration::from_secs(10), || async { open(&world, JOB, &bob).await.status() == 200 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_has_so_many_readers() {
+    let world = World::start_with(|config| {
+        config.sse.keep_alive_s = 1;
+        config.sse.max_streams_per_job = 1;
+    })
+    .await;
+    let (ada, claims) = world.person(300);
+    let first = open(&world, JOB, &ada).await;
+    let (bob, _) = world.person_in(claims.tid.unwrap(), 300);
+    is_refused(open(&world, JOB, &bob).await, "this job").await;
+    assert_eq!(open(&world, OTHER_JOB, &bob).await.status(), 200);
+    // Whoever asks for a job that is not theirs keeps nobody out who may read it.
+    let (eve, _) = world.person(300);
+    assert_eq!(open(&world, JOB, &eve).await.status(), 200);
+    // A refusal by the job service gives the place back.
+    drop(first);
+    eventually(Duration::from_secs(10), || async { world.services.watchers() == 0 }).await;
+    world.fail("WatchJobEvents", to_status(&Error::not_found("JOB_NOT_FOUND", "No such job.")));
+    assert_eq!(open(&world, JOB, &bob).await.status(), 404);
+    assert_eq!(open(&world, JOB, &bob).await.status(), 200);
+}
+
+/// As many streams as a connection takes once kept every tenant's calls to the job service waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn open_streams_keep_no_call_waiting() {
+    let world = World::start_crowded(4).await;
+    let (ada, _) = world.person(300);
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        streams.push(open(&world, JOB, &ada).await);
+    }
+    assert!(streams.iter().all(|stream| stream.status() == 200));
+    // The connection of streams is full: a fifth waits in the gateway.
+    let waiting = tokio::spawn(world.get(&path("")).bearer_auth(&ada).send());
+    let (eve, _) = world.person(300);
+    let call = world.get(&format!("/v1/jobs/{JOB}")).bearer_auth(&eve).send();
+    let answer =
+        tokio::time::timeout(Duration::from_secs(5), call).await.expect("an answer at once").unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!((waiting.is_finished(), world.calls("WatchJobEvents")), (false, 4));
+    drop(streams.pop());
+    let waited = tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("a place").unwrap();
+    assert_eq!(waited.unwrap().status(), 200);
 }

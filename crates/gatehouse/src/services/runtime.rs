@@ -4,7 +4,7 @@
 use gatehouse_client::{Authorized, ClientCredentials, TokenSource, audience, channel};
 use gatehouse_core::{Clock, Entropy, Environment, Secret};
 use gatehouse_db::{Db, MigrationState, Migrations};
-use gatehouse_gateway::Upstreams;
+use gatehouse_gateway::{StreamChannels, Upstreams};
 use gatehouse_outbox::{Outbox, Relay};
 use gatehouse_service::{
     AccessLayer, Doorbell, GrpcServer, KeySet, Lifecycle, Readiness, RevocationFeed, Revocations, Verifier,
@@ -70,11 +70,20 @@ impl Runtime {
         doorbell: Doorbell,
         redis: Option<Secret<String>>,
     ) -> anyhow::Result<Self> {
+        let job_streams = match service {
+            Service::Gateway => StreamChannels::connect(
+                &config.peers.job,
+                config.gateway.sse.max_streams,
+                config.grpc.max_concurrent_streams,
+            )?,
+            _ => StreamChannels::default(),
+        };
         let upstreams = Upstreams {
             auth: channel(&config.peers.auth)?,
             token_broker: channel(&config.peers.token_broker)?,
             job: channel(&config.peers.job)?,
             audit: channel(&config.peers.audit)?,
+            job_streams,
         };
         if config.client.secret_file.as_os_str().is_empty() {
             anyhow::bail!("client.secret_file is not set: name the file with this process's secret");

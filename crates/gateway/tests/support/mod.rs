@@ -16,10 +16,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::EncodePrivateKey as _;
 use futures_util::StreamExt as _;
-use gatehouse_client::{ChannelConfig, ClientCredentials, TokenSource, audience, channel, to_status};
+use gatehouse_client::{
+    ChannelConfig, ClientCredentials, TokenSource, audience, channel, stream_channel, to_status,
+};
 use gatehouse_core::ids::{CredentialId, PersonId, SessionId, TenantId};
 use gatehouse_core::{Clock, Entropy, Environment, Error, Secret};
-use gatehouse_gateway::{Config, Deps, Listeners, RunningGateway, Upstreams, build};
+use gatehouse_gateway::{Config, Deps, Listeners, RunningGateway, StreamChannels, Upstreams, build};
 use gatehouse_proto::audit::v1::audit_service_server::AuditServiceServer;
 use gatehouse_proto::auth::v1::account_service_server::AccountServiceServer;
 use gatehouse_proto::auth::v1::api_key_service_server::ApiKeyServiceServer;
@@ -266,33 +268,41 @@ impl World {
     }
 
     pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
-        Self::start_listening(change, |_| {}, None).await
+        Self::start_listening(change, |_| {}, None, None).await
+    }
+
+    /// Before services that take `streams` streams at a time on each connection, although the gateway expects more.
+    pub(crate) async fn start_crowded(streams: u32) -> Self {
+        Self::start_listening(|config| config.sse.keep_alive_s = 1, |_| {}, None, Some(streams)).await
     }
 
     pub(crate) async fn start_limited(limit: impl FnOnce(&mut Rules)) -> Self {
-        Self::start_listening(|_| {}, limit, None).await
+        Self::start_listening(|_| {}, limit, None, None).await
     }
 
     pub(crate) async fn start_https(folder: &std::path::Path) -> Self {
         let identity = gatehouse_gateway::tls::Identity::development(folder).expect("a certificate");
-        Self::start_listening(|_| {}, |_| {}, Some(identity)).await
+        Self::start_listening(|_| {}, |_| {}, Some(identity), None).await
     }
 
     async fn start_listening(
         change: impl FnOnce(&mut Config),
         limit: impl FnOnce(&mut Rules),
         identity: Option<gatehouse_gateway::tls::Identity>,
+        streams: Option<u32>,
     ) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let services = Shared(Arc::default(), watch::Sender::new(0));
         let behind = Lifecycle::new();
         let mut addresses = Vec::new();
         for _ in 0..4 {
-            addresses.push(serve(&services, &behind).await);
+            addresses.push(serve(&services, &behind, streams).await);
         }
         let to = |index: usize| {
             channel(&ChannelConfig::to(format!("http://{}", addresses[index]))).expect("a channel")
         };
+        let streams_to_job = stream_channel(&ChannelConfig::to(format!("http://{}", addresses[2])), 4096);
+        let job_streams = StreamChannels::new(vec![streams_to_job.expect("a channel")], 4096);
         let (clock, entropy) = (Clock::system(), Entropy::system());
         let keys = KeySet::default();
         keys.replace(&jwks()).expect("keys");
@@ -314,7 +324,7 @@ impl World {
             issuer: ISSUER.into(),
             clock: clock.clone(),
             entropy,
-            upstreams: Upstreams { auth: to(0), token_broker: to(1), job: to(2), audit: to(3) },
+            upstreams: Upstreams { auth: to(0), token_broker: to(1), job: to(2), audit: to(3), job_streams },
             tokens: TokenSource::new(to(0), credentials, clock.clone()),
             verifier: Verifier::new(ISSUER, audience::GATEWAY, keys, revocations.clone(), clock),
             rate_limits: RateLimits::new(limiter, rules, Environment::Dev).expect("rules"),
@@ -339,9 +349,14 @@ impl World {
 
     /// An access token of a person in a tenant, living for `seconds`, and its claims.
     pub(crate) fn person(&self, seconds: i64) -> (String, Claims) {
+        self.person_in(TenantId::new(&Clock::system(), &Entropy::system()), seconds)
+    }
+
+    /// The same in `tenant`.
+    pub(crate) fn person_in(&self, tenant: TenantId, seconds: i64) -> (String, Claims) {
         let (clock, entropy) = (Clock::system(), Entropy::system());
         let mut claims = claims(&PersonId::new(&clock, &entropy).to_string(), audience::GATEWAY, seconds);
-        claims.tid = Some(TenantId::new(&clock, &entropy));
+        claims.tid = Some(tenant);
         claims.sid = Some(SessionId::new(&clock, &entropy));
         let token = sign(&claims);
         self.services.lock().known.insert(token.clone(), claims.clone());
@@ -405,7 +420,7 @@ impl World {
     }
 }
 
-async fn serve(services: &Shared, lifecycle: &Lifecycle) -> SocketAddr {
+async fn serve(services: &Shared, lifecycle: &Lifecycle, streams: Option<u32>) -> SocketAddr {
     let fake = Fake(services.clone());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
@@ -427,11 +442,13 @@ async fn serve(services: &Shared, lifecycle: &Lifecycle) -> SocketAddr {
         request
     });
     let stopping = lifecycle.stopping();
-    let server =
-        tonic::transport::Server::builder().layer(record).add_routes(routes).serve_with_incoming_shutdown(
-            tokio_stream::wrappers::TcpListenerStream::new(listener),
-            async move { stopping.cancelled().await },
-        );
+    let server = tonic::transport::Server::builder()
+        .max_concurrent_streams(streams)
+        .layer(record)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(tokio_stream::wrappers::TcpListenerStream::new(listener), async move {
+            stopping.cancelled().await
+        });
     lifecycle.spawn(async move {
         let _ = server.await;
     });

@@ -9,6 +9,7 @@ use gatehouse_proto::job::v1::job_service_client::JobServiceClient;
 use serde::Deserialize;
 use std::sync::Arc;
 use tokio::time::Instant;
+use tonic::transport::Channel;
 use utoipa::IntoParams;
 
 use crate::context::Context;
@@ -56,15 +57,15 @@ fn cursor(context: &Context) -> Result<i64> {
     if cursor < 0 { Err(wrong("after")) } else { Ok(cursor) }
 }
 
-fn reconnect(context: &Context) -> Option<Reconnect> {
+fn reconnect(context: &Context, channel: Channel) -> Option<Reconnect> {
     let gateway = Arc::clone(&context.gateway);
     let presented = context.caller.as_ref()?.presented.clone();
     let calls = context.route.calls;
     Some(Box::new(move || {
-        let (gateway, presented) = (Arc::clone(&gateway), presented.clone());
+        let (gateway, presented, channel) = (Arc::clone(&gateway), presented.clone(), channel.clone());
         Box::pin(async move {
             let admitted = gateway.door.admit(&presented, Service::Job).await?;
-            let channel = Authorized::with_token(gateway.upstreams.channel(Service::Job), admitted.token);
+            let channel = Authorized::with_token(channel, admitted.token);
             Ok(JobServiceClient::new(DeclaredCalls::new(channel, calls)))
         })
     }))
@@ -75,23 +76,21 @@ fn reconnect(context: &Context) -> Option<Reconnect> {
 /// Event names: `queued`, `started`, `progress`, `notice`, `retrying`, `stalled`, `cancel_requested`, `end`. The id is the event's sequence number, the data a JSON object. Resume with `Last-Event-ID` or `after`. An answer that stops without `end` says why in an event `closed` (without an id): resume.
 #[utoipa::path(get, path = "/v1/jobs/{job_id}/events", operation_id = "watchJobEvents", tag = "jobs", params(("job_id" = String, Path, format = Uuid), ("Last-Event-ID" = Option<i64>, Header), EventsQuery), responses((status = 200, content_type = "text/event-stream", body = String, description = "The events")))]
 async fn handle(context: Context) -> Result<HttpResponse> {
-    let job_id = context.id::<JobId>("job_id")?.to_string();
+    let job_id = context.id::<JobId>("job_id")?;
     let cursor = cursor(&context)?;
     let gateway = &context.gateway;
-    let permit = Arc::clone(&gateway.streams).try_acquire_owned().map_err(|_| {
-        Error::resource_exhausted(
-            "TOO_MANY_STREAMS",
-            "Too many event streams are open. Try again in a moment.",
-        )
-    })?;
     if gateway.lifecycle.stopping().is_cancelled() {
         return Err(Error::unavailable("DRAINING", "This process is going away. Connect again."));
     }
-    let (Some(caller), Some(reconnect)) = (context.caller.clone(), reconnect(&context)) else {
-        return Err(Error::internal("the route lets in callers only"));
-    };
+    let callers_only = || Error::internal("the route lets in callers only");
+    let caller = context.caller.clone().ok_or_else(callers_only)?;
+    let permit = gateway.streams.open(&caller.caller, job_id)?;
+    let reconnect = reconnect(&context, permit.channel()).ok_or_else(callers_only)?;
+    let job_id = job_id.to_string();
+    let channel = Authorized::with_token(permit.channel(), caller.token);
+    let mut jobs = JobServiceClient::new(DeclaredCalls::new(channel, context.route.calls));
     // Opened before the answer begins, so that a refusal is a plain error answer.
-    let stream = sse::open(&mut context.jobs().await?, &job_id, cursor).await?;
+    let stream = sse::open(&mut jobs, &job_id, cursor).await?;
     let pump = Pump {
         job_id,
         cursor,
