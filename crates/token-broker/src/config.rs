@@ -17,8 +17,9 @@ use crate::domain::scopes::Scopes;
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Where an upstream sends the person's browser back to: the gateway's public `/v1/connections/callback`.
-    /// `https` outside dev. Required if any upstream is configured.
+    /// Where an upstream sends the person's browser back to: a page of your product, which passes the query on to the
+    /// gateway's `GET /v1/connections/callback` with the person's access token (only who began a connection may complete
+    /// it). `https` outside dev. Required if any upstream is configured.
     pub callback_url: String,
     /// How long a person may take to consent, seconds, 60 to 3600. Default: 600.
     pub authorization_seconds: u64,
