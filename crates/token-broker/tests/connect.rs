@@ -257,17 +257,17 @@ both_engines! {
             replica.stop().await;
             given.into_inner().grant.unwrap().offline_grant_id
         };
-        let everything: [fn(&Person) -> (RevocationKind, String); 3] = [
-            |person| (RevocationKind::Membership, format!("{}/{}", person.id, person.tenant)),
-            |person| (RevocationKind::Person, person.id.to_string()),
-            |person| (RevocationKind::Tenant, person.tenant.to_string()),
-        ];
-        for named in everything {
+        for kind in [RevocationKind::Membership, RevocationKind::Person, RevocationKind::Tenant] {
             for by_sweep in [false, true] {
                 let (person, bystander) = (Person::new(), Person::new());
                 let (grant, other) = (give(&world, &person).await, give(&world, &bystander).await);
                 assert_eq!(by_grant(&world, &grant).await, "");
-                let ((kind, id), now) = (named(&person), world.clock.now());
+                let now = world.clock.now();
+                let id = match kind {
+                    RevocationKind::Membership => format!("{}/{}", person.id, person.tenant),
+                    RevocationKind::Person => person.id.to_string(),
+                    _ => person.tenant.to_string(),
+                };
                 let entry = Revocation {
                     sequence: 2,
                     kind: kind.into(),
