@@ -9,6 +9,7 @@ use anyhow::Context;
 use gatehouse_core::Environment;
 use gatehouse_service::telemetry::Telemetry;
 use gatehouse_service::{Lifecycle, Readiness, grpc, probes};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
 
@@ -19,6 +20,24 @@ pub(crate) fn block_on<F: Future<Output = anyhow::Result<ExitCode>>>(future: F) 
     // A blocking task that hangs (a name look-up, say) must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(2));
     outcome
+}
+
+/// Calls `reload` at every SIGHUP from now on, until `lifecycle` stops.
+pub(crate) fn at_hangup(lifecycle: &Lifecycle, reload: impl Fn() + Send + 'static) -> anyhow::Result<()> {
+    let mut hangups = signal(SignalKind::hangup()).context("can't listen for SIGHUP")?;
+    let stopping = lifecycle.stopping();
+    lifecycle.spawn(async move {
+        loop {
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                heard = hangups.recv() => match heard {
+                    Some(()) => reload(),
+                    None => return,
+                },
+            }
+        }
+    });
+    Ok(())
 }
 
 /// A process on its feet, before its services start.

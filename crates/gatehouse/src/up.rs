@@ -82,7 +82,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     }
     let process = Process::start("gatehouse", &config, environment).await?;
     let limit = Duration::from_secs(config.drain_timeout_s);
-    let started = Box::pin(start(config, listeners, &process, &folder, environment)).await;
+    let started = Box::pin(start(&args.config, config, listeners, &process, &folder, environment)).await;
     let started = match started {
         Ok(started) => started,
         // What was begun ends in order; the first failure is the one to tell.
@@ -231,6 +231,7 @@ struct Started {
 }
 
 async fn start(
+    args: &ConfigArgs,
     config: Config,
     listeners: Listeners,
     process: &Process,
@@ -258,7 +259,7 @@ async fn start(
         services::start_audit(&audit, listeners.audit),
         services::start_job(&job, listeners.job),
         services::start_token_broker(&broker, listeners.token_broker, true),
-        services::start_gateway(&gateway, listeners.gateway),
+        services::start_gateway(&gateway, listeners.gateway, args),
     )?;
     // The worker comes when the services know auth's keys: before that it would only be sent away.
     let worker = runtime(Service::Optimizer)?;

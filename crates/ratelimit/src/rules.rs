@@ -21,7 +21,7 @@ use crate::redis::RedisOptions;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// How much for whom. Replaced while running when the configuration is reloaded.
+    /// How much for whom. Read again at SIGHUP; wrong ones change nothing.
     pub rules: Rules,
     /// Milliseconds that Redis has to answer a check before it counts as away. 1 to 5000. Default 50.
     pub timeout_ms: u64,

@@ -23,6 +23,9 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use crate::identity::denied;
 use crate::{Verifier, reply};
 
+/// The one method that every server has besides its own.
+const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+
 /// Wraps a gRPC server's routes.
 #[derive(Clone, Debug)]
 pub struct AccessLayer(Arc<Door>);
@@ -108,7 +111,7 @@ impl Door {
     {
         let started = Instant::now();
         let path = request.uri().path().to_owned();
-        let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
+        let (service, method) = self.names(&path);
         let request_id = self.request_id(&request);
         if let Ok(value) = HeaderValue::from_str(&request_id) {
             request.headers_mut().insert(context::REQUEST_ID, value);
@@ -158,6 +161,14 @@ impl Door {
             ],
         );
         response
+    }
+
+    /// Service and method of `path`, for the labels of metrics and the names of spans: whoever makes paths up, and need
+    /// not show a credential for it, must not make labels without bound.
+    fn names<'a>(&self, path: &'a str) -> (&'a str, &'a str) {
+        let known = path == REFLECTION || self.methods.contains_key(path);
+        let names = path.trim_start_matches('/').split_once('/').filter(|_| known);
+        names.unwrap_or(("unknown", "unknown"))
     }
 
     fn admit(&self, path: &str, request: &mut Request<Body>) -> Result<()> {

@@ -218,6 +218,32 @@ async fn a_missing_permission_and_an_unknown_method_are_refused() {
 }
 
 #[tokio::test]
+async fn whoever_makes_methods_up_makes_no_metrics() {
+    let registry = prometheus::Registry::new();
+    let exporter = opentelemetry_prometheus::exporter().with_registry(registry.clone()).build().unwrap();
+    let meters = opentelemetry_sdk::metrics::SdkMeterProvider::builder().with_reader(exporter).build();
+    opentelemetry::global::set_meter_provider(meters);
+    let door = Door::new();
+    for path in ["/made.up/Name", "/gatehouse.job.v1.JobService/MadeUp", "/made", "/"] {
+        assert_eq!(door.knock(path, None).await.unwrap_err().0, ErrorCode::NotFound, "{path}");
+    }
+    door.knock(SUBMIT, None).await.unwrap_err();
+    let mut labels = std::collections::BTreeSet::new();
+    for family in registry.gather().iter().filter(|family| family.name().starts_with("rpc_server")) {
+        for metric in family.get_metric() {
+            let label = |name: &str| {
+                let found = metric.get_label().iter().find(|label| label.name() == name);
+                found.map(|label| label.value().to_owned()).unwrap_or_default()
+            };
+            labels.insert((label("rpc_service"), label("rpc_method")));
+        }
+    }
+    assert!(labels.contains(&("gatehouse.job.v1.JobService".into(), "SubmitJob".into())), "{labels:?}");
+    assert!(labels.contains(&("unknown".into(), "unknown".into())), "{labels:?}");
+    assert!(!format!("{labels:?}").to_lowercase().contains("made"), "{labels:?}");
+}
+
+#[tokio::test]
 async fn each_kind_of_revocation_ends_what_was_issued_before_it() {
     let subjects = [
         (RevocationKind::Session, SESSION.to_owned()),

@@ -7,11 +7,14 @@ use gatehouse_client::audience;
 use gatehouse_core::Environment;
 use gatehouse_gateway::{Deps, Listeners, RunningGateway, tls};
 use gatehouse_ratelimit::{Limiter, RateLimits, SubjectKey};
+use gatehouse_service::config::ConfigError;
 use gatehouse_service::grpc;
 
-use super::Runtime;
+use super::{Runtime, Service};
+use crate::cli::ConfigArgs;
 use crate::config::Config;
 use crate::data_folder::read_secret;
+use crate::process;
 
 /// Binds what the configuration says; `dev_certificate` is the folder of a certificate that is made where none is
 /// configured.
@@ -44,8 +47,12 @@ fn into_std(listener: tokio::net::TcpListener) -> anyhow::Result<TcpListener> {
     Ok(listener.into_std()?)
 }
 
-/// Starts it on `listeners`.
-pub(crate) async fn start(runtime: &Runtime, listeners: Listeners) -> anyhow::Result<RunningGateway> {
+/// Starts it on `listeners`. At SIGHUP it reads `args` again and takes the rate-limit rules from there.
+pub(crate) async fn start(
+    runtime: &Runtime,
+    listeners: Listeners,
+    args: &ConfigArgs,
+) -> anyhow::Result<RunningGateway> {
     let limits = &runtime.config.rate_limits;
     // Every replica must count a subject under one name: the name is keyed with what they share.
     let secret = read_secret(&runtime.config.client.secret_file)?;
@@ -57,8 +64,17 @@ pub(crate) async fn start(runtime: &Runtime, listeners: Listeners) -> anyhow::Re
         }
         None => Limiter::memory(runtime.clock.clone(), key),
     };
-    let rate_limits = RateLimits::new(limiter, limits.rules.clone(), runtime.environment)
-        .map_err(gatehouse_service::config::ConfigError)?;
+    let rate_limits =
+        RateLimits::new(limiter, limits.rules.clone(), runtime.environment).map_err(ConfigError)?;
+    process::at_hangup(&runtime.lifecycle, {
+        let (args, environment, rate_limits) = (args.clone(), runtime.environment, rate_limits.clone());
+        move || match reload_rules(&args, environment, &rate_limits) {
+            Ok(()) => tracing::info!("the configuration was read again: its rate_limits.rules are in force"),
+            Err(error) => {
+                tracing::error!(%error, "the configuration is wrong: the old rate limits stay in force")
+            }
+        }
+    })?;
     let deps = Deps {
         environment: runtime.environment,
         issuer: runtime.issuer(),
@@ -72,4 +88,15 @@ pub(crate) async fn start(runtime: &Runtime, listeners: Listeners) -> anyhow::Re
         lifecycle: runtime.lifecycle.clone(),
     };
     Ok(gatehouse_gateway::build(runtime.config.gateway.clone(), deps, listeners)?)
+}
+
+/// Puts the rules of file and environment as they are now in force, or none of them.
+fn reload_rules(args: &ConfigArgs, environment: Environment, rate_limits: &RateLimits) -> anyhow::Result<()> {
+    let config = args.load()?;
+    let problems = config.validate(environment, &[Service::Gateway]);
+    if !problems.is_empty() {
+        anyhow::bail!(ConfigError(problems));
+    }
+    rate_limits.replace_rules(config.rate_limits.rules, environment).map_err(ConfigError)?;
+    Ok(())
 }

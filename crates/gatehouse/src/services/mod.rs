@@ -81,17 +81,22 @@ pub(crate) fn run(service: Service, args: &ConfigArgs) -> anyhow::Result<ExitCod
     if !problems.is_empty() {
         anyhow::bail!(gatehouse_service::config::ConfigError(problems));
     }
-    process::block_on(serve(service, config, environment))
+    process::block_on(serve(service, args, config, environment))
 }
 
-async fn serve(service: Service, config: Config, environment: Environment) -> anyhow::Result<ExitCode> {
+async fn serve(
+    service: Service,
+    args: &ConfigArgs,
+    config: Config,
+    environment: Environment,
+) -> anyhow::Result<ExitCode> {
     let process = Process::start(service.name(), &config, environment).await?;
     let limit = Duration::from_secs(config.drain_timeout_s);
     let runtime = Runtime::new(service, config, environment, &process)?;
     match service {
         Service::Gateway => {
             let listeners = gateway_listeners(&runtime.config, environment, None).await?;
-            start_gateway(&runtime, listeners).await?;
+            start_gateway(&runtime, listeners, args).await?;
         }
         Service::Auth => {
             let listener = runtime.bind(&runtime.config.listen.auth).await?;

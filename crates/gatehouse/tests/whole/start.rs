@@ -5,10 +5,12 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use gatehouse_testkit::eventually;
+use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::support::{Ended, Gatehouse, answer, ended, folder, good_search, program, run};
+use crate::support::{Ended, Gatehouse, PATIENCE, answer, ended, folder, good_search, program, run};
 
 /// `gatehouse up` on the data in `place`, expected to end by itself.
 async fn up(place: &Path) -> Ended {
@@ -406,4 +408,39 @@ async fn every_command_explains_itself() {
         whole.stdout
     );
     assert!(run(&["--version"]).await.stdout.starts_with("gatehouse "));
+}
+
+#[tokio::test]
+async fn a_hangup_puts_new_rate_limits_in_force_and_wrong_ones_change_nothing() {
+    let place = folder();
+    let file = place.path().join("gatehouse.toml");
+    let write = |capacity: &str| {
+        let text = format!("[rate_limits.rules.ip]\ncapacity = {capacity}\ninterval_s = 60\n");
+        fs::write(&file, text).unwrap();
+    };
+    let log = || fs::read_to_string(place.path().join("gatehouse.log")).unwrap();
+    let errors = || log().lines().filter(|line| line.contains("\"level\":\"ERROR\"")).count();
+    write("500");
+    let gatehouse = Gatehouse::start_with(place.path(), &["--config", file.to_str().unwrap()], &[]).await;
+    let policy = || async {
+        let answer = gatehouse.request(Method::GET, "/openapi.json").send().await.unwrap();
+        answer.headers()["ratelimit-policy"].to_str().unwrap().to_owned()
+    };
+    assert!(policy().await.contains("q=500"), "{}", policy().await);
+    write("600");
+    assert!(policy().await.contains("q=500"), "nothing is read before the signal");
+    gatehouse.signal(Signal::SIGHUP);
+    eventually(PATIENCE, || async { policy().await.contains("q=600") }).await;
+    for (wrong, told) in [(1, "0"), (2, "[")] {
+        write(told);
+        gatehouse.signal(Signal::SIGHUP);
+        eventually(PATIENCE, || async { errors() == wrong }).await;
+        assert!(policy().await.contains("q=600"), "{}", policy().await);
+    }
+    assert!(log().contains("rate_limits.rules.ip"), "the error names the key: {}", log());
+    write("700");
+    gatehouse.signal(Signal::SIGHUP);
+    eventually(PATIENCE, || async { policy().await.contains("q=700") }).await;
+    assert_eq!(errors(), 2);
+    assert!(gatehouse.stop().await.success());
 }
