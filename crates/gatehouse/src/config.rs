@@ -42,7 +42,7 @@ pub(crate) struct Config {
     /// Where each service keeps its data. No two share a database, or on PostgreSQL a schema.
     pub(crate) databases: DatabasesConfig,
     /// Whether, outside dev, gRPC between hosts may go unencrypted by us because something else encrypts it (a service
-    /// mesh, WireGuard). Without it, addresses that are not loopback are refused there: tokens and passwords travel on
+    /// mesh, a tunnel). Without it, addresses that are not loopback are refused there: tokens and passwords travel on
     /// these connections.
     pub(crate) network_is_encrypted: bool,
     /// Bounds of every gRPC server.

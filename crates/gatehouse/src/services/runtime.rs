@@ -46,17 +46,16 @@ impl Runtime {
         } else {
             Some(read_secret(&config.redis.url_file)?)
         };
-        let doorbell = match &redis {
-            Some(url) => Doorbell::redis(url, environment, &process.lifecycle, &Entropy::system())?,
-            None => {
-                if !environment.is_dev() {
-                    tracing::warn!(
-                        "redis.url_file is not set: rate limits count in this process alone, and other replicas are \
-                         woken by polling only"
-                    );
-                }
-                Doorbell::local()
+        let doorbell = if let Some(url) = &redis {
+            Doorbell::redis(url, environment, &process.lifecycle, &Entropy::system())?
+        } else {
+            if !environment.is_dev() {
+                tracing::warn!(
+                    "redis.url_file is not set: rate limits count in this process alone, and other replicas are woken \
+                     by polling only"
+                );
             }
+            Doorbell::local()
         };
         Self::with_doorbell(service, config, environment, process, doorbell, redis)
     }
