@@ -24,7 +24,7 @@ const CLIENTS: [(&str, &str); 6] = [
     ("optimizer", r#""job.jobs.work:optimize:*""#),
 ];
 
-/// A port that was free a moment ago. Should another process take it first, the start fails with PORT_IN_USE.
+/// A port that was free a moment ago. Should another process take it first, the start fails with `PORT_IN_USE`.
 fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
@@ -40,12 +40,14 @@ fn configuration(place: &Path, redis: &Redis) -> PathBuf {
     let run = hex(random.bytes())[..8].to_owned();
     std::fs::write(place.join("redis.url"), redis.url()).unwrap();
     let postgres = Postgres::shared().unwrap().url();
-    let mut text = format!("redis.url_file = {:?}\n", place.join("redis.url"));
-    let _ = writeln!(text, "auth.key_file = {:?}", place.join("auth-keys.json"));
-    let _ = writeln!(text, "audit.subject_keys_dir = {:?}", place.join("subjects"));
-    let _ = writeln!(text, "audit.checkpoint_key_file = {:?}", place.join("checkpoint.key"));
-    let _ = writeln!(text, "secrets.embedded.folder = {:?}", place.join("secrets/objects"));
-    let _ = writeln!(text, "secrets.embedded.key_file = {:?}", place.join("secrets-key.json"));
+    // A JSON string is a TOML basic string.
+    let quoted = |path: PathBuf| serde_json::to_string(&path).unwrap();
+    let mut text = format!("redis.url_file = {}\n", quoted(place.join("redis.url")));
+    let _ = writeln!(text, "auth.key_file = {}", quoted(place.join("auth-keys.json")));
+    let _ = writeln!(text, "audit.subject_keys_dir = {}", quoted(place.join("subjects")));
+    let _ = writeln!(text, "audit.checkpoint_key_file = {}", quoted(place.join("checkpoint.key")));
+    let _ = writeln!(text, "secrets.embedded.folder = {}", quoted(place.join("secrets/objects")));
+    let _ = writeln!(text, "secrets.embedded.key_file = {}", quoted(place.join("secrets-key.json")));
     for service in SERVICES {
         let (section, port) = (service.replace('-', "_"), free_port());
         let _ = writeln!(text, "listen.{section} = \"127.0.0.1:{port}\"");
@@ -58,7 +60,8 @@ fn configuration(place: &Path, redis: &Redis) -> PathBuf {
         std::fs::write(&file, hex(random.bytes()) + &hex(random.bytes())).unwrap();
         let _ = write!(
             text,
-            "[[auth.clients]]\nname = \"{name}\"\nsecret_file = {file:?}\npermissions = [{permissions}]\n"
+            "[[auth.clients]]\nname = \"{name}\"\nsecret_file = {}\npermissions = [{permissions}]\n",
+            quoted(file)
         );
     }
     let file = place.join("gatehouse.toml");
