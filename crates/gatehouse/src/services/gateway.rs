@@ -71,7 +71,7 @@ pub(crate) async fn start(
         move || match reload_rules(&args, environment, &rate_limits) {
             Ok(()) => tracing::info!("the configuration was read again: its rate_limits.rules are in force"),
             Err(error) => {
-                tracing::error!(%error, "the configuration is wrong: the old rate limits stay in force")
+                tracing::error!(%error, "the configuration is wrong: the old rate limits stay in force");
             }
         }
     })?;

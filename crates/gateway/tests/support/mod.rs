@@ -446,7 +446,7 @@ async fn serve(services: &Shared, lifecycle: &Lifecycle, streams: Option<u32>) -
         .layer(record)
         .add_routes(routes)
         .serve_with_incoming_shutdown(tokio_stream::wrappers::TcpListenerStream::new(listener), async move {
-            stopping.cancelled().await
+            stopping.cancelled().await;
         });
     lifecycle.spawn(async move {
         let _ = server.await;
