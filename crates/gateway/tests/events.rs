@@ -42,7 +42,7 @@ fn parse(text: &str) -> Vec<Event> {
 }
 
 fn path(after: &str) -> String {
-    format!("/v1/jobs/{}/events{after}", JOB)
+    format!("/v1/jobs/{JOB}/events{after}")
 }
 
 /// Reads until `done` says so, or the stream ends.
@@ -281,14 +281,14 @@ async fn streams_are_bounded() {
 
 /// The answer to `GET` of a job's events, until its head.
 async fn open(world: &World, job: &str, token: &str) -> reqwest::Response {
-    world.get(&format!("/v1/jobs/{job}/events")).bearer_auth(token).send().await.unwrap()
+    world.get(&format!("/v1/jobs/{job}/events")).bearer_auth(token).send().await.expect("an answer")
 }
 
 async fn is_refused(answer: reqwest::Response, whose: &str) {
     assert_eq!(answer.status(), 429);
-    let problem: serde_json::Value = answer.json().await.unwrap();
+    let problem: serde_json::Value = answer.json().await.expect("JSON");
     assert_eq!(problem["reason"], "TOO_MANY_STREAMS");
-    assert!(problem["detail"].as_str().unwrap().contains(whose), "{problem}");
+    assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains(whose)), "{problem}");
 }
 
 const OTHER_JOB: &str = "0190b5c2-7f3e-7a52-9d2c-0b1d7cbb1f5f";
