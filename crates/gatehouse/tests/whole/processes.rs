@@ -69,8 +69,8 @@ fn configuration(place: &Path, redis: &Redis) -> PathBuf {
     file
 }
 
-/// Starts one process and waits until its `/readyz` is good.
-async fn start(place: &Path, config: &Path, service: &str, number: u32) -> Gatehouse {
+/// Starts one process; `is_ready` waits for it.
+fn start(place: &Path, config: &Path, service: &str, number: u32) -> Gatehouse {
     let (probes, port) = (free_port(), free_port());
     let log = std::fs::File::create(place.join(format!("{service}-{number}.log"))).unwrap();
     let child = program()
@@ -106,10 +106,10 @@ async fn separate_processes_do_the_main_job_on_postgresql_and_redis() {
     let config = configuration(place, &redis);
     let mut processes = Vec::new();
     for service in SERVICES {
-        processes.push(start(place, &config, service, 1).await);
+        processes.push(start(place, &config, service, 1));
     }
-    let (one, two) = (start(place, &config, "gateway", 1).await, start(place, &config, "gateway", 2).await);
-    processes.push(start(place, &config, "optimizer", 1).await);
+    let (one, two) = (start(place, &config, "gateway", 1), start(place, &config, "gateway", 2));
+    processes.push(start(place, &config, "optimizer", 1));
     for process in processes.iter().chain([&one, &two]) {
         is_ready(process).await;
     }
