@@ -163,6 +163,8 @@ const NO_TENANT_DATA: &[(&str, &str)] = &[
 
 /// Statements on tenants' data that look across tenants, and why.
 const ACROSS_TENANTS: &[(&str, &str, &str)] = &[
+    ("audit", "NAMES", "names of logs, for verification; a log is of all tenants"),
+    ("audit", "ROW_WITHOUT_ENTRY", "verification of a whole log"),
     ("auth", "LOOKUP_CREDENTIAL", "what is presented names no tenant yet"),
     ("auth", "PURGE_API_KEYS", "time ends keys of all tenants"),
     ("auth", "LIST_TENANTS_OF_PERSON", "a person asks for their own memberships"),
@@ -174,6 +176,7 @@ const ACROSS_TENANTS: &[(&str, &str, &str)] = &[
     ("job", "COUNT_BY_STATE", "a metric without names"),
     ("token_broker", "PURGE_ACCESS_TOKENS", "time ends those of all tenants"),
     ("token_broker", "PURGE_AUTHORIZATIONS", "time ends those of all tenants"),
+    ("token_broker", "LIST_STANDING_GRANTS", "a sweep; what it finds is handled tenant by tenant"),
     ("token_broker", "LIST_UNSHREDDED", "a sweep; what it finds is handled tenant by tenant"),
     ("token_broker", "LIST_UNFINISHED", "a sweep; what it finds is handled tenant by tenant"),
     ("token_broker", "LIST_INTERRUPTED", "a sweep; what it finds is handled tenant by tenant"),
