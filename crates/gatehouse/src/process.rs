@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use gatehouse_core::Environment;
+use gatehouse_service::lifecycle::Signals;
 use gatehouse_service::telemetry::Telemetry;
 use gatehouse_service::{Lifecycle, Readiness, grpc, probes};
 use tokio::signal::unix::{SignalKind, signal};
@@ -45,6 +46,7 @@ pub(crate) struct Process {
     pub(crate) lifecycle: Lifecycle,
     pub(crate) readiness: Readiness,
     pub(crate) probes_address: SocketAddr,
+    pub(crate) signals: Signals,
     telemetry: Telemetry,
     // Probes answer until everything else has ended.
     probes: Lifecycle,
@@ -65,12 +67,14 @@ impl Process {
         let listener = grpc::bind("probes", &config.probes.address).await?.into_std()?;
         let probes_address = listener.local_addr()?;
         probes::start(listener, &readiness, &telemetry.metrics(), &lifecycle, &probes)?;
-        Ok(Self { lifecycle, readiness, probes_address, telemetry, probes })
+        // Before anything says that it is ready: whoever reads that may send a signal at once.
+        let signals = Lifecycle::signals().context("can't listen for signals")?;
+        Ok(Self { lifecycle, readiness, probes_address, signals, telemetry, probes })
     }
 
     /// Waits for a signal, then drains: no new work, running work finishes, at most `limit`.
-    pub(crate) async fn run_until_signal(self, limit: Duration) -> anyhow::Result<ExitCode> {
-        let signal = Lifecycle::signal().await?;
+    pub(crate) async fn run_until_signal(mut self, limit: Duration) -> anyhow::Result<ExitCode> {
+        let signal = self.signals.recv().await;
         tracing::info!(signal, "stopping: running work finishes first");
         self.finish(limit).await
     }

@@ -80,7 +80,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         // The port is known only now.
         config.token_broker.callback_url = callback(&listeners.gateway.http.local_addr()?.to_string());
     }
-    let process = Process::start("gatehouse", &config, environment).await?;
+    let mut process = Process::start("gatehouse", &config, environment).await?;
     let limit = Duration::from_secs(config.drain_timeout_s);
     let started = Box::pin(start(&args.config, config, listeners, &process, &folder, environment)).await;
     let started = match started {
@@ -91,7 +91,14 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
             return Err(error);
         }
     };
-    if tokio::time::timeout(READY_LIMIT, process.readiness.wait()).await.is_err() {
+    let ready = tokio::select! {
+        ready = tokio::time::timeout(READY_LIMIT, process.readiness.wait()) => ready.is_ok(),
+        signal = process.signals.recv() => {
+            tracing::info!(signal, "stopping before everything was ready");
+            return process.finish(limit).await;
+        }
+    };
+    if !ready {
         let waiting: Vec<_> =
             process.readiness.unmet().into_iter().map(|(name, why)| format!("{name}: {why}")).collect();
         let _ = process.finish(limit).await;

@@ -73,17 +73,32 @@ impl Lifecycle {
         tokio::time::timeout(limit, self.tasks.wait()).await.is_ok()
     }
 
-    /// Resolves at SIGTERM or SIGINT (Ctrl-C), whichever comes first.
+    /// Takes SIGTERM and SIGINT (Ctrl-C) over from the operating system's default, which would end the process at once.
     ///
     /// # Errors
     /// If the operating system refuses to tell of signals.
-    pub async fn signal() -> std::io::Result<&'static str> {
+    pub fn signals() -> std::io::Result<Signals> {
         use tokio::signal::unix::{SignalKind, signal};
-        let (mut terminate, mut interrupt) =
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+}
+
+/// The signals that ask a process to stop; from the moment this exists, none of them is lost or ends the process.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    /// Resolves at the next signal, with its name.
+    pub async fn recv(&mut self) -> &'static str {
         tokio::select! {
-            _ = terminate.recv() => Ok("SIGTERM"),
-            _ = interrupt.recv() => Ok("SIGINT"),
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
         }
     }
 }
