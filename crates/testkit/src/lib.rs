@@ -4,12 +4,14 @@
 //! share a server never meet.
 
 pub mod oauth_provider;
+pub mod port;
 pub mod postgres;
 pub mod redis;
 pub mod test_db;
 pub mod wait;
 
 pub use oauth_provider::OAuthProvider;
+pub use port::free_port;
 pub use postgres::Postgres;
 pub use redis::Redis;
 pub use test_db::TestDb;

@@ -11,7 +11,6 @@
 use std::fmt;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Error, ErrorKind, Write as _};
-use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -21,6 +20,8 @@ use std::time::{Duration, Instant};
 
 use gatehouse_core::Entropy;
 use nix::unistd::{Uid, User};
+
+use crate::free_port;
 
 /// Names a PostgreSQL database that tests may fill, as `postgres://user:password@host:port/database`. The user must be
 /// allowed to create schemas.
@@ -221,8 +222,4 @@ fn find_programs() -> Option<PathBuf> {
 
 fn random_hex<const N: usize>() -> String {
     Entropy::system().bytes::<N>().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
-}
-
-fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }

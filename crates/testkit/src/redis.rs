@@ -10,7 +10,7 @@
 
 use std::fmt;
 use std::io::{self, Error, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 use gatehouse_core::Entropy;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use crate::free_port;
 
 /// Names a Redis server that tests may share, as `redis://:password@host:port/`.
 pub const URL_VARIABLE: &str = "GATEHOUSE_TEST_REDIS_URL";
@@ -275,10 +277,6 @@ fn random_hex<const N: usize>() -> String {
 fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|candidate| candidate.is_file())
-}
-
-fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
 fn read_number(from: &mut impl Read) -> io::Result<i32> {

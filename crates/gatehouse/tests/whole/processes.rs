@@ -1,13 +1,12 @@
 //! Each service as a process of its own, on PostgreSQL and Redis, with two gateways: the way it is deployed.
 
 use std::fmt::Write as _;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use gatehouse_core::Entropy;
-use gatehouse_testkit::{Postgres, Redis, eventually};
+use gatehouse_testkit::{Postgres, Redis, eventually, free_port};
 use reqwest::Method;
 use serde_json::json;
 
@@ -23,11 +22,6 @@ const CLIENTS: [(&str, &str); 6] = [
     ("gateway", r#""auth.tokens.exchange", "auth.origin.assert", "auth.revocations.watch""#),
     ("optimizer", r#""job.jobs.work:optimize:*""#),
 ];
-
-/// A port that was free a moment ago. Should another process take it first, the start fails with `PORT_IN_USE`.
-fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
-}
 
 fn secret(place: &Path, name: &str) -> PathBuf {
     place.join(format!("{name}.secret"))
@@ -49,7 +43,7 @@ fn configuration(place: &Path, redis: &Redis) -> PathBuf {
     let _ = writeln!(text, "secrets.embedded.folder = {}", quoted(place.join("secrets/objects")));
     let _ = writeln!(text, "secrets.embedded.key_file = {}", quoted(place.join("secrets-key.json")));
     for service in SERVICES {
-        let (section, port) = (service.replace('-', "_"), free_port());
+        let (section, port) = (service.replace('-', "_"), free_port().unwrap());
         let _ = writeln!(text, "listen.{section} = \"127.0.0.1:{port}\"");
         let _ = writeln!(text, "peers.{section}.endpoints = [\"http://127.0.0.1:{port}\"]");
         let _ = writeln!(text, "databases.{section}.url = {postgres:?}");
@@ -71,7 +65,7 @@ fn configuration(place: &Path, redis: &Redis) -> PathBuf {
 
 /// Starts one process; `is_ready` waits for it.
 fn start(place: &Path, config: &Path, service: &str, number: u32) -> Gatehouse {
-    let (probes, port) = (free_port(), free_port());
+    let (probes, port) = (free_port().unwrap(), free_port().unwrap());
     let log = std::fs::File::create(place.join(format!("{service}-{number}.log"))).unwrap();
     let child = program()
         .arg(service)

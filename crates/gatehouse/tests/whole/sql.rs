@@ -163,8 +163,6 @@ const NO_TENANT_DATA: &[(&str, &str)] = &[
 
 /// Statements on tenants' data that look across tenants, and why.
 const ACROSS_TENANTS: &[(&str, &str, &str)] = &[
-    ("audit", "NAMES", "names of logs, for verification; a log is of all tenants"),
-    ("audit", "ROW_WITHOUT_ENTRY", "verification of a whole log"),
     ("auth", "LOOKUP_CREDENTIAL", "what is presented names no tenant yet"),
     ("auth", "PURGE_API_KEYS", "time ends keys of all tenants"),
     ("auth", "LIST_TENANTS_OF_PERSON", "a person asks for their own memberships"),
@@ -186,6 +184,8 @@ const ACROSS_TENANTS: &[(&str, &str, &str)] = &[
         "the only process of an installation starts, so none of its leases is held",
     ),
     ("token_broker", "FIND_GRANT", "an internal service shows a grant's id, and the grant says whose it is"),
+    ("audit", "NAMES", "names of logs, for verification; a log is of all tenants"),
+    ("audit", "ROW_WITHOUT_ENTRY", "verification of a whole log"),
     ("audit", "ROWS_FROM", "the proof of a log reads it whole"),
     ("audit", "PRUNE_ROWS", "time ends a log's entries, whose they are"),
     ("audit", "ERASE_ACTOR", "a person is erased wherever they acted"),
