@@ -72,10 +72,26 @@ impl Process {
         Ok(Self { lifecycle, readiness, probes_address, signals, telemetry, probes })
     }
 
-    /// Waits for a signal, then drains: no new work, running work finishes, at most `limit`.
-    pub(crate) async fn run_until_signal(mut self, limit: Duration) -> anyhow::Result<ExitCode> {
-        let signal = self.signals.recv().await;
+    /// Waits for a signal, then drains: for `delay` everything goes on as before but `/readyz`, then there is no new
+    /// work, and running work finishes, at most `limit`. A second signal ends the delay.
+    pub(crate) async fn run_until_signal(
+        mut self,
+        delay: Duration,
+        limit: Duration,
+    ) -> anyhow::Result<ExitCode> {
+        let stopping = self.lifecycle.stopping();
+        let signal = tokio::select! {
+            signal = self.signals.recv() => signal,
+            // A part of it can't go on.
+            () = stopping.cancelled() => "none",
+        };
         tracing::info!(signal, "stopping: running work finishes first");
+        self.lifecycle.leave();
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            _ = self.signals.recv() => {}
+            () = stopping.cancelled() => {}
+        }
         self.finish(limit).await
     }
 

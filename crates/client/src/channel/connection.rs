@@ -44,8 +44,7 @@ impl Connection {
     pub(super) async fn open(settings: &Settings, target: &Target) -> io::Result<Self> {
         let tcp = TcpStream::connect(target.address).await?;
         tcp.set_nodelay(true)?;
-        let endpoint = &target.endpoint;
-        let transport = settings.connector.secure(tcp, &endpoint.host, endpoint.is_https()).await?;
+        let transport = settings.connector.secure(tcp, &target.endpoint.host).await?;
         let spoke = CancellationToken::new();
         let transport =
             TokioIo::new(Listening { transport, spoke: spoke.clone(), heard: false, broken: false });
