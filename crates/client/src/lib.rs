@@ -30,8 +30,8 @@ pub mod worker;
 
 pub use authorized::Authorized;
 pub use channel::{
-    Channel, ChannelBuilder, ChannelConfig, Connector, Repeatable, Resolver, Securing, Transport, channel,
-    stream_channel,
+    Channel, ChannelBuilder, ChannelConfig, Connector, NOT_BEGUN, Repeatable, Resolver, Securing, Transport,
+    channel, stream_channel,
 };
 pub use retry::Backoff;
 pub use status::{from_status, to_status};

@@ -91,6 +91,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
             return Err(error);
         }
     };
+    process.started.ready();
     let ready = tokio::select! {
         ready = tokio::time::timeout(READY_LIMIT, process.readiness.wait()) => ready.is_ok(),
         signal = process.signals.recv() => {

@@ -1,7 +1,7 @@
 //! A channel to all replicas of a service.
 //!
 //! Invariants: a call goes only to a replica that has spoken HTTP/2 on an open connection, so one that is dead, frozen
-//! or on its way out takes none; a call that provably reached no replica is sent again, over each connection at most
+//! or on its way out takes none; a call that provably no replica has begun is sent again, over each connection at most
 //! once; one that may have reached one is sent again only if its contract says that this does no harm
 //! (`idempotency_level` in the proto, or [`Repeatable`]); everything that waits has a bound. Failures are answers with
 //! a status of ours, never transport errors.
@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use gatehouse_core::{Entropy, Error, Result};
 use http::header::USER_AGENT;
-use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, Version};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -49,6 +49,10 @@ const MAX_REPEATS: usize = 2;
 /// What a caller is told to wait when no replica is there.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("gatehouse/", env!("CARGO_PKG_VERSION")));
+
+/// Stands in an answer `UNAVAILABLE` of a replica that has done nothing and will do nothing on this call: another may be
+/// asked, whatever the call is.
+pub const NOT_BEGUN: HeaderName = HeaderName::from_static("gatehouse-not-begun");
 
 /// In a request's extensions: this call may be made twice, though its method does not say so of every call (it carries
 /// an idempotency key, say).
@@ -199,12 +203,18 @@ async fn send(pool: &Arc<Pool>, request: Request<Body>, place: Place) -> Result<
     let body = Replay::new(body);
     let mut tried: Vec<Arc<Connection>> = Vec::new();
     let mut repeats = 0;
+    let mut refused = None;
     loop {
-        let Some(connection) = pool.pick(&tried).await else { return Err(away()) };
+        let picked = match &refused {
+            Some(_) => pool.choose(&tried),
+            None => pool.pick(&tried).await,
+        };
+        let Some(connection) = picked else { return refused.ok_or_else(away) };
         let Some(attempt) = body.attempt() else { return Err(broken()) };
         let mut head = head.clone();
         head.uri = at(&connection.target.endpoint, &head.uri)?;
         match connection.send(Request::from_parts(head, attempt)).await {
+            Ok((response, _)) if is_not_begun(response.headers()) => refused = Some(response.map(Body::new)),
             Ok((response, replica)) => {
                 body.settle();
                 return Ok(response.map(|body| Body::new(Answer { body, places: (place, replica) })));
@@ -220,9 +230,13 @@ async fn send(pool: &Arc<Pool>, request: Request<Body>, place: Place) -> Result<
         }
         tried.push(connection);
         if tried.len() >= MAX_SENDS {
-            return Err(away());
+            return refused.ok_or_else(away);
         }
     }
+}
+
+fn is_not_begun(headers: &HeaderMap) -> bool {
+    headers.contains_key(NOT_BEGUN) && headers.get("grpc-status").is_some_and(|status| status == "14")
 }
 
 fn away() -> Error {

@@ -117,5 +117,6 @@ async fn serve(
         }
         Service::Optimizer => start_optimizer(&runtime),
     }
+    process.started.ready();
     process.run_until_signal(delay, limit).await
 }

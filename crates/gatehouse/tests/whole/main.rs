@@ -6,6 +6,7 @@ mod bad_input;
 mod docs;
 mod other_tenants;
 mod processes;
+mod replicas;
 mod sql;
 mod start;
 mod support;
