@@ -554,6 +554,10 @@ fn add(problems: &mut Vec<String>, section: &str, found: Vec<String>) {
 }
 
 #[cfg(test)]
+#[path = "config_file_tests.rs"]
+mod file_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gatehouse_core::Environment;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::domain::JobState;
 
@@ -14,7 +14,8 @@ use crate::domain::JobState;
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The kinds of jobs that can be submitted, by name (lower-case letters, digits, `-`, `_`, at most 64), each with
-    /// its bounds. Default: `optimize`.
+    /// its bounds. Those written here come to the default, `optimize`, which is switched off by `enabled = false` only.
+    #[serde(deserialize_with = "with_the_default_kinds")]
     pub kinds: BTreeMap<String, KindConfig>,
     /// How long a worker may be out of touch before its jobs are given to others, milliseconds, 300 to 600000. Workers
     /// are told to send a heartbeat three times as often.
@@ -47,6 +48,8 @@ pub struct Config {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct KindConfig {
+    /// Whether jobs of it may be submitted or tried again. Those that are queued or running go on. Default true.
+    pub enabled: bool,
     /// Largest input, bytes, 1 to 1048576.
     pub max_input_bytes: u32,
     /// Largest result, bytes, 1 to 2097152.
@@ -63,12 +66,25 @@ pub struct KindConfig {
     pub max_queued_per_tenant: u32,
 }
 
+fn default_kinds() -> BTreeMap<String, KindConfig> {
+    BTreeMap::from([("optimize".to_owned(), KindConfig::default())])
+}
+
+/// The kinds that are written, and the default ones that are not.
+fn with_the_default_kinds<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, KindConfig>, D::Error> {
+    let mut kinds = default_kinds();
+    kinds.extend(BTreeMap::<String, KindConfig>::deserialize(deserializer)?);
+    Ok(kinds)
+}
+
 const DAY_S: u64 = 24 * 3600;
 
 impl Default for Config {
     fn default() -> Self {
         Self {
-            kinds: BTreeMap::from([("optimize".to_owned(), KindConfig::default())]),
+            kinds: default_kinds(),
             lease_ttl_ms: 15_000,
             lease_batch: 50,
             poll_interval_ms: 1_000,
@@ -86,6 +102,7 @@ impl Default for Config {
 impl Default for KindConfig {
     fn default() -> Self {
         Self {
+            enabled: true,
             max_input_bytes: 64 * 1024,
             max_result_bytes: 1024 * 1024,
             max_attempts: 5,
@@ -160,6 +177,13 @@ impl Config {
     }
 }
 
+impl Config {
+    /// The bounds of a kind whose jobs may be submitted.
+    pub(crate) fn enabled_kind(&self, kind: &str) -> Option<&KindConfig> {
+        self.kinds.get(kind).filter(|bounds| bounds.enabled)
+    }
+}
+
 impl KindConfig {
     pub(crate) fn retry_pause(&self) -> Duration {
         Duration::from_millis(self.retry_pause_ms)
@@ -169,6 +193,18 @@ impl KindConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kind_of_ones_own_takes_no_other_away() {
+        let read = |text: &str| serde_json::from_str::<Config>(text).expect("a configuration");
+        let config = read(r#"{"kinds": {"other": {"max_attempts": 2}}}"#);
+        assert!(config.enabled_kind("optimize").is_some(), "the default kind is gone");
+        assert_eq!(config.enabled_kind("other").map(|kind| kind.max_attempts), Some(2));
+        let config = read(r#"{"kinds": {"optimize": {"enabled": false}}}"#);
+        assert!(config.enabled_kind("optimize").is_none());
+        let shown = serde_json::to_string(&config).expect("JSON");
+        assert!(read(&shown).enabled_kind("optimize").is_none(), "what is shown is another configuration");
+    }
 
     #[test]
     fn problems_name_the_field() {

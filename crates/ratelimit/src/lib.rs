@@ -24,6 +24,7 @@ mod memory;
 mod quota;
 mod redis;
 mod rules;
+mod written;
 
 pub use bucket::{Bucket, Dimension, InvalidCost, SubjectKey};
 pub use decision::{DecidedBy, Decision, Standing};

@@ -12,7 +12,7 @@ pub const MAX_INTERVAL: Duration = Duration::from_hours(30 * 24);
 /// The shortest interval: 1 ms.
 pub const MIN_INTERVAL: Duration = Duration::from_millis(1);
 
-/// A quota as an operator writes it: `capacity` requests each `interval_s` seconds.
+/// A quota: `capacity` requests each `interval_s` seconds. In the rules, either alone takes the other from the default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct QuotaConfig {

@@ -71,8 +71,8 @@ impl Config {
     }
 }
 
-/// How much for whom.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// How much for whom. Read, it stands key by key over the defaults (see the module `written`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rules {
     /// Requests that may come within `interval_s`, over everything and again for each route. 1 to 1000000000.
@@ -90,10 +90,12 @@ pub struct Rules {
     pub api_key: QuotaConfig,
     /// Each tenant. Default 6000 in 60 s.
     pub tenant: QuotaConfig,
-    /// Routes with another limit than `capacity` in `interval_s`, by their name.
+    /// Routes with another limit than `capacity` in `interval_s`, by their name. Of a limit, here and below, the half that
+    /// is not written is as for all others.
     pub routes: BTreeMap<String, QuotaConfig>,
     /// Classes of endpoints with stricter limits for each address and person. Default: `job-create` 30 in 60 s
-    /// for each address, `sign-in` 20 in 60 s for each address.
+    /// for each address, `sign-in` 20 in 60 s for each address. What is not written here stays: a class loses its limits
+    /// by an empty table only (`sign-in = {}`).
     pub classes: BTreeMap<String, ClassRules>,
     /// Tenants with limits of their own, by their id.
     #[schemars(with = "BTreeMap<String, TenantRules>")]

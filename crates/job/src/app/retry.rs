@@ -30,7 +30,7 @@ impl App {
         let audit = self.0.outbox.event("job.jobs.retry").by(caller).target("job", id.as_uuid());
         let retried = run_tx!(self.0.db, "job.retry", |tx| {
             let Some(found) = jobs::lookup(tx, tenant, id).await? else { return Ok(Retried::NotFound) };
-            let Some(bounds) = self.0.config.kinds.get(&found.kind) else { return Ok(Retried::KindGone) };
+            let Some(bounds) = self.0.config.enabled_kind(&found.kind) else { return Ok(Retried::KindGone) };
             let (_, last_turn) = jobs::queue_of(tx, tenant, &found.kind).await?;
             let turn = fair_turn(now, last_turn, self.0.config.fair_share());
             let Some(job) = jobs::retry(tx, tenant, id, now, turn, bounds.max_attempts).await? else {

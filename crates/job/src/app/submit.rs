@@ -109,8 +109,9 @@ impl App {
     }
 
     pub(crate) fn kind(&self, kind: &str) -> Result<&KindConfig> {
-        self.0.config.kinds.get(kind).ok_or_else(|| {
-            let known: Vec<_> = self.0.config.kinds.keys().map(String::as_str).collect();
+        self.0.config.enabled_kind(kind).ok_or_else(|| {
+            let enabled = self.0.config.kinds.iter().filter(|(_, bounds)| bounds.enabled);
+            let known: Vec<_> = enabled.map(|(name, _)| name.as_str()).collect();
             let shown: String = kind.chars().take(64).collect();
             Error::not_found(
                 "KIND_NOT_FOUND",
