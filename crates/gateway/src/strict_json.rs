@@ -1,12 +1,17 @@
 //! JSON read without mercy: what a body may not contain is found before any type is tried.
 //!
 //! `serde_json` alone takes the last of two equal keys in free-form values, and strings of any length. Here
-//! both are refused, as is nesting beyond [`MAX_DEPTH`], with the path of the offender.
+//! both are refused, as is nesting beyond [`MAX_DEPTH`], with the path of the offender. Derived types take an array of
+//! their fields for an object; here an object is one.
 
 use std::fmt;
 
 use gatehouse_core::{Error, Result};
-use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::value::{MapDeserializer, SeqDeserializer};
+use serde::de::{
+    self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor,
+};
+use serde::forward_to_deserialize_any;
 use serde_json::{Map, Number, Value};
 
 /// The deepest nesting of arrays and objects that a body may have.
@@ -21,7 +26,7 @@ const MAX_DETAIL_CHARS: usize = 200;
 /// `BODY_NOT_UTF8`, `MALFORMED_JSON`, or `INVALID_FIELD` with the path of the first wrong field.
 pub(crate) fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     let value = value_from_slice(bytes)?;
-    serde_path_to_error::deserialize(value).map_err(|error| {
+    serde_path_to_error::deserialize(Exact(value)).map_err(|error| {
         let path = error.path().to_string();
         field_error(&path, &public_detail(&error.inner().to_string()))
     })
@@ -86,6 +91,78 @@ fn public_detail(message: &str) -> String {
         _ => message.to_owned(),
     };
     cleaned.chars().filter(|c| !c.is_control()).take(MAX_DETAIL_CHARS).collect()
+}
+
+/// A value, of which only objects become structs, however deep they lie.
+struct Exact(Value);
+
+impl<'de> IntoDeserializer<'de, serde_json::Error> for Exact {
+    type Deserializer = Self;
+
+    fn into_deserializer(self) -> Self {
+        self
+    }
+}
+
+impl<'de> Deserializer<'de> for Exact {
+    type Error = serde_json::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        match self.0 {
+            Value::Array(items) => {
+                let mut items = SeqDeserializer::new(items.into_iter().map(Exact));
+                let value = visitor.visit_seq(&mut items)?;
+                items.end()?;
+                Ok(value)
+            }
+            Value::Object(fields) => {
+                let mut fields =
+                    MapDeserializer::new(fields.into_iter().map(|(key, value)| (key, Exact(value))));
+                let value = visitor.visit_map(&mut fields)?;
+                fields.end()?;
+                Ok(value)
+            }
+            plain => plain.deserialize_any(visitor),
+        }
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        _fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        if self.0.is_array() {
+            return Err(de::Error::custom("expected an object, found an array"));
+        }
+        self.deserialize_any(visitor)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        if self.0.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        self.0.deserialize_enum(name, variants, visitor)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
+        tuple_struct map identifier ignored_any
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -222,6 +299,10 @@ mod tests {
             (b"{\"name\":NaN}", "MALFORMED_JSON", ""),
             (b"\xff", "BODY_NOT_UTF8", ""),
             (b"[]", "INVALID_FIELD", "body"),
+            (b"[\"a\"]", "INVALID_FIELD", "body"),
+            (b"[\"a\",[]]", "INVALID_FIELD", "body"),
+            (b"{\"name\":\"a\",\"parts\":[[1]]}", "INVALID_FIELD", "parts[0]"),
+            (b"{\"name\":\"a\",\"parts\":{\"size\":1}}", "INVALID_FIELD", "parts"),
             (b"{}", "INVALID_FIELD", "body"),
             (b"{\"name\":1}", "INVALID_FIELD", "name"),
             (b"{\"name\":null}", "INVALID_FIELD", "name"),

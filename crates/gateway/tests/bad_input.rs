@@ -58,6 +58,8 @@ async fn wrong_json_is_refused_with_the_field_and_never_submitted() {
         (b"\xc3\x28".to_vec(), "BODY_NOT_UTF8", ""),
         (b"null".to_vec(), "INVALID_FIELD", "body"),
         (b"[]".to_vec(), "INVALID_FIELD", "body"),
+        (br#"["x^2",[{"name":"x","lower":0,"upper":1}],null,null,null]"#.to_vec(), "INVALID_FIELD", "body"),
+        (with(&|body| body["variables"] = json!([["x", 0, 1]])), "INVALID_FIELD", "variables[0]"),
         (with(&|body| body["extra"] = 1.into()), "INVALID_FIELD", "extra"),
         (with(&|body| body["objective"] = 1.into()), "INVALID_FIELD", "objective"),
         (with(&|body| body["objective"] = " ".into()), "INVALID_FIELD", "objective"),
