@@ -221,7 +221,12 @@ impl Reader {
         let value = fields.get(name)?;
         let found = value.as_u64().filter(|number| (least..=most).contains(number));
         if found.is_none() {
-            self.wrong(name, format!("an integer from {least} to {most} is expected"));
+            let range = if most == u64::MAX {
+                format!("of {least} or more")
+            } else {
+                format!("from {least} to {most}")
+            };
+            self.wrong(name, format!("an integer {range} is expected"));
         }
         found
     }
@@ -336,7 +341,7 @@ mod tests {
                 "variables[0]",
                 "\"step\"",
             ),
-            (&with("\"x\"", &ok, r#", "max_iterations": 0"#), "max_iterations", "from 1"),
+            (&with("\"x\"", &ok, r#", "max_iterations": 0"#), "max_iterations", "of 1 or more"),
             (&with("\"x\"", &ok, r#", "max_iterations": 1.5"#), "max_iterations", "integer"),
             (&with("\"x\"", &ok, r#", "max_iterations": -1"#), "max_iterations", "integer"),
             (&with("\"x\"", &ok, r#", "seed": 9007199254740992"#), "seed", "9007199254740991"),

@@ -31,7 +31,7 @@ pub(super) struct OptimizeBody {
     /// Bounded by `MAX_ITERATIONS`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
-    max_iterations: Option<u32>,
+    max_iterations: Option<u64>,
     /// The same seed gives the same run.
     #[serde(skip_serializing_if = "Option::is_none")]
     seed: Option<u64>,

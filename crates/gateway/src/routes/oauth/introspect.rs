@@ -44,7 +44,9 @@ struct IntrospectForm {
     request_body(content = IntrospectForm, content_type = "application/x-www-form-urlencoded"),
     responses(
         (status = 200, body = Value, description = "`active`, and the claims if it is"),
+        (status = 400, body = OAuthProblem, description = "Refused"),
         (status = 401, body = OAuthProblem, description = "The client is not known"),
+        (status = 415, body = OAuthProblem, description = "The body is no form"),
     )
 )]
 async fn handle(mut context: Context) -> Result<HttpResponse> {

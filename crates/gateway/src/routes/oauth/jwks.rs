@@ -21,7 +21,7 @@ pub(super) fn route() -> Route {
 /// The public keys that access tokens are signed with, as a JWK set (RFC 7517, RFC 8037).
 #[utoipa::path(
     get, path = "/.well-known/jwks.json", operation_id = "jwks", tag = "oauth",
-    responses((status = 200, body = Value, description = "The key set"))
+    responses((status = 200, body = Value, content_type = "application/jwk-set+json", description = "The key set"))
 )]
 async fn handle(context: Context) -> Result<HttpResponse> {
     let keys = context.tokens().await?.get_jwks(GetJwksRequest {}).await.map_err(from_status)?.into_inner();

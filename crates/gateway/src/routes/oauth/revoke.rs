@@ -39,6 +39,7 @@ struct RevokeForm {
     responses(
         (status = 200, description = "It is live no more"),
         (status = 400, body = OAuthProblem, description = "Refused"),
+        (status = 415, body = OAuthProblem, description = "The body is no form"),
     )
 )]
 async fn handle(mut context: Context) -> Result<HttpResponse> {

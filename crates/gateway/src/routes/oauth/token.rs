@@ -65,6 +65,7 @@ struct OAuthToken {
         (status = 200, body = OAuthToken, description = "The token"),
         (status = 400, body = OAuthProblem, description = "Refused"),
         (status = 401, body = OAuthProblem, description = "The client is not known"),
+        (status = 415, body = OAuthProblem, description = "The body is no form"),
     )
 )]
 async fn handle(mut context: Context) -> Result<HttpResponse> {
