@@ -24,7 +24,9 @@ fn what_is_written_comes_to_the_defaults_and_is_shown_as_it_is_read() {
     let freed =
         load("[rate_limits.rules.classes]\nsign-in = {}\n[job.kinds.optimize]\nenabled = false\n", &[]);
     assert!(freed.rate_limits.rules.classes["sign-in"].ip.is_none());
-    for config in [config, freed] {
+    let all_freed = load("", &[("GATEHOUSE_RATE_LIMITS__RULES__CLASSES", "{}")]);
+    assert!(all_freed.rate_limits.rules.classes.is_empty());
+    for config in [config, freed, all_freed] {
         let shown = toml::to_string_pretty(&config).unwrap();
         let again = load(&shown, &[]);
         assert_eq!(again.rate_limits, config.rate_limits, "{shown}");

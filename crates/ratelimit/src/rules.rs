@@ -95,7 +95,7 @@ pub struct Rules {
     pub routes: BTreeMap<String, QuotaConfig>,
     /// Classes of endpoints with stricter limits for each address and person. Default: `job-create` 30 in 60 s
     /// for each address, `sign-in` 20 in 60 s for each address. What is not written here stays: a class loses its limits
-    /// by an empty table only (`sign-in = {}`).
+    /// by an empty table only (`sign-in = {}`; `classes = {}` frees all).
     pub classes: BTreeMap<String, ClassRules>,
     /// Tenants with limits of their own, by their id.
     #[schemars(with = "BTreeMap<String, TenantRules>")]

@@ -1,5 +1,5 @@
 //! Rules as an operator writes them: only what differs. Key by key they stand over the defaults, so that what is not
-//! named stays as it was; a limit is taken away only by an empty table for its class.
+//! named stays as it was; limits are taken away only by an empty table: of a class, or of all classes.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ struct WrittenRules {
     api_key: WrittenQuota,
     tenant: WrittenQuota,
     routes: BTreeMap<String, WrittenQuota>,
-    classes: BTreeMap<String, WrittenClass>,
+    classes: Option<BTreeMap<String, WrittenClass>>,
     tenants: BTreeMap<Uuid, WrittenTenant>,
 }
 
@@ -84,7 +84,10 @@ impl From<WrittenRules> for Rules {
         rules.tenant = written.tenant.over(rules.tenant);
         let general = QuotaConfig::new(rules.capacity, rules.interval_s);
         rules.routes.extend(written.routes.into_iter().map(|(name, quota)| (name, quota.over(general))));
-        for (name, class) in written.classes {
+        if written.classes.as_ref().is_some_and(BTreeMap::is_empty) {
+            rules.classes.clear();
+        }
+        for (name, class) in written.classes.unwrap_or_default() {
             let class = class.over(rules.classes.get(&name).copied().unwrap_or_default(), &rules);
             rules.classes.insert(name, class);
         }
@@ -156,6 +159,9 @@ mod tests {
         let rules = read(json!({"classes": {"sign-in": {}}}));
         assert_eq!(rules.classes["sign-in"], ClassRules::default());
         assert!(rules.classes["job-create"].ip.is_some());
+        assert_eq!(read(serde_json::to_value(&rules).unwrap()), rules);
+        let rules = read(json!({"classes": {}}));
+        assert!(rules.classes.is_empty());
         assert_eq!(read(serde_json::to_value(&rules).unwrap()), rules);
         assert_eq!(read(serde_json::to_value(Rules::default()).unwrap()), Rules::default());
     }
