@@ -109,11 +109,22 @@ impl BrowserRules {
         if let Some(own) = &self.public_origin {
             return own == origin;
         }
+        // In dev only, and there the gateway listens on loopback. A page of another name that was made to lead here is
+        // no page of ours (DNS rebinding).
         let scheme = if client.https { "https" } else { "http" };
         headers
             .get(header::HOST)
             .and_then(|host| host.to_str().ok())
-            .is_some_and(|host| format!("{scheme}://{host}") == origin)
+            .is_some_and(|host| format!("{scheme}://{host}") == origin && is_loopback(origin))
+    }
+}
+
+fn is_loopback(origin: &str) -> bool {
+    match Url::parse(origin).ok().as_ref().and_then(Url::host) {
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        None => false,
     }
 }
 
@@ -159,7 +170,11 @@ mod tests {
 
     #[test]
     fn foreign_pages_change_nothing() {
-        let config = Config { cors_allowed_origins: vec!["https://app.example".into()], ..Config::default() };
+        let config = Config {
+            cors_allowed_origins: vec!["https://app.example".into()],
+            public_url: "http://api.example".into(),
+            ..Config::default()
+        };
         let host = ("host", "api.example");
         for (headers, passes) in [
             (vec![host], true),
@@ -174,6 +189,17 @@ mod tests {
             (vec![host, ("sec-fetch-site", "none")], true),
         ] {
             assert_eq!(verdict(&headers, &config), passes, "{headers:?}");
+        }
+        // Without an address of our own, in dev, a name that was made to lead here is not ours.
+        let dev = Config::default();
+        for (host, origin, passes) in [
+            ("localhost:8080", "http://localhost:8080", true),
+            ("127.0.0.1:8080", "http://127.0.0.1:8080", true),
+            ("[::1]:8080", "http://[::1]:8080", true),
+            ("evil.example:8080", "http://evil.example:8080", false),
+            ("localhost:8080", "http://localhost:9090", false),
+        ] {
+            assert_eq!(verdict(&[("host", host), ("origin", origin)], &dev), passes, "{origin}");
         }
         let off = Config { csrf: false, ..Config::default() };
         assert!(verdict(&[("origin", "https://evil.example")], &off));

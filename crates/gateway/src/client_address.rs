@@ -1,12 +1,15 @@
 //! Which address a request comes from, and over what scheme.
 //!
-//! Invariant: a header is believed only as far as an unbroken chain of trusted proxies vouches for it, read
-//! from our end: anyone can write the other end.
+//! Invariant: a header is believed only if it is the one that the trusted proxies write (of any other, all is the
+//! client's), and only as far as an unbroken chain of them vouches for it, read from our end: anyone can write the
+//! other end.
 
 use std::net::IpAddr;
 
 use actix_web::http::header::HeaderMap;
 use ipnet::IpNet;
+
+use crate::config::ProxyHeader;
 
 /// Where a request came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,16 +20,24 @@ pub(crate) struct ClientAddress {
     pub(crate) https: bool,
 }
 
-/// The client of a request that `peer` sent over `tls` or not.
+/// The client of a request that `peer` sent over `tls` or not; `trusted` proxies write `header`.
 #[must_use]
-pub(crate) fn resolve(peer: IpAddr, tls: bool, headers: &HeaderMap, trusted: &[IpNet]) -> ClientAddress {
+pub(crate) fn resolve(
+    peer: IpAddr,
+    tls: bool,
+    headers: &HeaderMap,
+    trusted: &[IpNet],
+    header: ProxyHeader,
+) -> ClientAddress {
     let is_trusted = |ip: IpAddr| trusted.iter().any(|net| net.contains(&ip));
     let peer = peer.to_canonical();
     if !is_trusted(peer) {
         return ClientAddress { ip: peer, https: tls };
     }
-    let (hops, proto) =
-        if headers.contains_key("forwarded") { forwarded(headers) } else { x_forwarded(headers) };
+    let (hops, proto) = match header {
+        ProxyHeader::XForwardedFor => x_forwarded(headers),
+        ProxyHeader::Forwarded => forwarded(headers),
+    };
     let mut ip = peer;
     for hop in hops.iter().rev() {
         // A hop that is no address ("unknown", "_hidden") ends what can be known.
@@ -91,6 +102,10 @@ mod tests {
     use super::*;
 
     fn resolved(peer: &str, headers: &[(&str, &str)]) -> (String, bool) {
+        resolved_by(ProxyHeader::XForwardedFor, peer, headers)
+    }
+
+    fn resolved_by(header: ProxyHeader, peer: &str, headers: &[(&str, &str)]) -> (String, bool) {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(
@@ -100,7 +115,7 @@ mod tests {
         }
         let trusted: Vec<IpNet> =
             ["10.0.0.0/8", "fd00::/8"].iter().map(|net| net.parse().expect("a network")).collect();
-        let found = resolve(peer.parse().expect("an address"), false, &map, &trusted);
+        let found = resolve(peer.parse().expect("an address"), false, &map, &trusted, header);
         (found.ip.to_string(), found.https)
     }
 
@@ -123,8 +138,13 @@ mod tests {
     }
 
     #[test]
-    fn the_standard_header_is_read_too() {
-        let headers = [("forwarded", r#"for=1.1.1.1, for="[2001:db8::17]:4711";proto=https"#)];
-        assert_eq!(resolved("fd00::1", &headers), ("2001:db8::17".into(), true));
+    fn one_header_counts_and_the_other_does_not() {
+        let headers = [
+            ("forwarded", r#"for=1.1.1.1, for="[2001:db8::17]:4711";proto=https"#),
+            ("x-forwarded-for", "8.8.8.8"),
+        ];
+        assert_eq!(resolved_by(ProxyHeader::Forwarded, "fd00::1", &headers), ("2001:db8::17".into(), true));
+        assert_eq!(resolved("fd00::1", &headers), ("8.8.8.8".into(), false));
+        assert_eq!(resolved("fd00::1", &headers[..1]), ("fd00::1".into(), false));
     }
 }

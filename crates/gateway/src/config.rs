@@ -22,8 +22,8 @@ pub struct Config {
     pub tls_key_file: String,
     /// Threads that serve requests; 0 takes one for each core, 256 at most.
     pub workers: usize,
-    /// The address that clients know this gateway by, without a path: `https://api.example.com`. Empty takes that
-    /// of the request.
+    /// The address that clients know this gateway by, without a path: `https://api.example.com`. Needed outside dev;
+    /// there, empty takes that of the request.
     pub public_url: String,
     /// Whether every route that is not public needs a credential. Must be true in this version.
     #[schemars(extend("x-env" = "REQUIRE_AUTH"))]
@@ -38,9 +38,16 @@ pub struct Config {
     /// Longest value of one query parameter as it is sent, bytes, 16 to 65536. An upstream's authorization code comes as
     /// one, and may have 4096 bytes before it is percent-encoded.
     pub max_query_value_bytes: usize,
-    /// Networks in CIDR form whose `X-Forwarded-For`, `X-Forwarded-Proto` and `Forwarded` are believed.
+    /// Most requests at a time over one HTTP/2 connection, 1 to 100000; more are refused, and a client with twice as
+    /// many is cut off. A proxy in front may need more than a client.
+    pub max_requests_per_connection: usize,
+    /// Networks in CIDR form, those of the proxies in front, whose word on a request's client is believed: the header
+    /// `trusted_proxy_header`.
     #[schemars(extend("x-env" = "TRUSTED_PROXIES"))]
     pub trusted_proxies: Vec<String>,
+    /// The header that those proxies write: `x-forwarded-for` (with `X-Forwarded-Proto`) or `forwarded` (RFC 7239). The
+    /// other one is ignored: a proxy that does not write it passes on what a client made up.
+    pub trusted_proxy_header: ProxyHeader,
     /// Origins whose pages may call this API, such as `https://app.example.com`. Empty denies all; `*` allows all
     /// and is warned of in prod. In dev, empty allows `http://localhost:3000`.
     #[schemars(extend("x-env" = "CORS_ALLOWED_ORIGINS"))]
@@ -71,7 +78,9 @@ impl Default for Config {
             body_timeout_ms: 30_000,
             max_uri_bytes: 8192,
             max_query_value_bytes: 6144,
+            max_requests_per_connection: 256,
             trusted_proxies: Vec::new(),
+            trusted_proxy_header: ProxyHeader::default(),
             cors_allowed_origins: Vec::new(),
             csrf: true,
             exchange_cache_seconds: 60,
@@ -80,6 +89,17 @@ impl Default for Config {
             sse: SseConfig::default(),
         }
     }
+}
+
+/// The header in which proxies say whom they speak for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProxyHeader {
+    /// `X-Forwarded-For`, and `X-Forwarded-Proto` beside it.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
 }
 
 /// Server-sent events.
@@ -142,6 +162,7 @@ impl Config {
         bounds("body_timeout_ms", self.body_timeout_ms, 100, 600_000);
         bounds("max_uri_bytes", self.max_uri_bytes as u64, 256, 65_536);
         bounds("max_query_value_bytes", self.max_query_value_bytes as u64, 16, 65_536);
+        bounds("max_requests_per_connection", self.max_requests_per_connection as u64, 1, 100_000);
         bounds("exchange_cache_seconds", self.exchange_cache_seconds, 1, 60);
         bounds("exchange_cache_entries", self.exchange_cache_entries as u64, 16, 1_000_000);
         bounds("drain_timeout_s", self.drain_timeout_s, 1, 600);
@@ -171,7 +192,14 @@ impl Config {
                 ));
             }
         }
-        if !self.public_url.is_empty() && !is_origin(&self.public_url) {
+        if self.public_url.is_empty() {
+            if !environment.is_dev() {
+                problems.push(format!(
+                    "public_url: needed in {environment}, such as https://api.example.com: what a request says of our \
+                     address, its sender chose"
+                ));
+            }
+        } else if !is_origin(&self.public_url) {
             problems
                 .push("public_url: must be an origin such as https://api.example.com, without a path".into());
         }
@@ -230,10 +258,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_defaults_hold_in_every_environment() {
+    fn the_defaults_hold_in_every_environment_with_an_address() {
+        assert_eq!(Config::default().validate(Environment::Dev), Vec::<String>::new());
         for environment in [Environment::Dev, Environment::Staging, Environment::Prod] {
-            assert_eq!(Config::default().validate(environment), Vec::<String>::new());
+            assert_eq!(public().validate(environment), Vec::<String>::new());
         }
+        for environment in [Environment::Staging, Environment::Prod] {
+            let problems = Config::default().validate(environment);
+            assert!(problems.len() == 1 && problems[0].starts_with("public_url: "), "{problems:?}");
+        }
+    }
+
+    fn public() -> Config {
+        Config { public_url: "https://api.example.com".into(), ..Config::default() }
+    }
+
+    #[test]
+    fn the_header_of_the_proxies_is_named_as_it_is_written() {
+        let read = |text: &str| serde_json::from_str::<ProxyHeader>(text).ok();
+        assert_eq!(read("\"x-forwarded-for\""), Some(ProxyHeader::XForwardedFor));
+        assert_eq!(read("\"forwarded\""), Some(ProxyHeader::Forwarded));
+        assert_eq!(read("\"both\""), None);
     }
 
     #[test]
@@ -263,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_star_in_production_is_warned_of() {
-        let config = Config { cors_allowed_origins: vec!["*".into()], ..Config::default() };
+        let config = Config { cors_allowed_origins: vec!["*".into()], ..public() };
         assert!(config.validate(Environment::Prod).is_empty());
         assert_eq!(config.warnings(Environment::Prod).len(), 1);
         assert!(config.warnings(Environment::Dev).is_empty());

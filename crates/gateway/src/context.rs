@@ -137,7 +137,7 @@ impl Context {
         }
     }
 
-    /// The address that clients know this gateway by: as configured, else as the request says.
+    /// The address that clients know this gateway by: as configured, else (in dev) as the request says.
     pub(crate) fn base_url(&self) -> String {
         if !self.gateway.config.public_url.is_empty() {
             return self.gateway.config.public_url.clone();

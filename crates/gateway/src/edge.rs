@@ -12,7 +12,8 @@ use std::time::Instant;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use actix_web::http::{ConnectionType, Method, StatusCode};
+use actix_web::http::uri::Authority;
+use actix_web::http::{ConnectionType, Method, StatusCode, Version};
 use actix_web::middleware::Next;
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, guard, web};
 use bytes::Bytes;
@@ -23,6 +24,7 @@ use tracing::Instrument as _;
 
 use crate::browser::{BrowserRules, add_security_headers};
 use crate::client_address;
+use crate::connection::Connection;
 use crate::context::{Context, RequestInfo, Unread};
 use crate::credential;
 use crate::door::Admitted;
@@ -79,7 +81,13 @@ pub(crate) async fn surround<B: MessageBody + 'static>(
     let id = request_id::choose(presented, &gateway.clock, &gateway.entropy);
     let peer = request.peer_addr().map_or_else(|| [0, 0, 0, 0].into(), |address| address.ip());
     let tls = request.app_config().secure();
-    let client = client_address::resolve(peer, tls, request.headers(), &gateway.trusted_proxies);
+    let client = client_address::resolve(
+        peer,
+        tls,
+        request.headers(),
+        &gateway.trusted_proxies,
+        gateway.config.trusted_proxy_header,
+    );
     let info = RequestInfo { request_id: id.clone(), client };
     request.extensions_mut().insert(info);
     let method = request.method().as_str().to_owned();
@@ -87,7 +95,16 @@ pub(crate) async fn surround<B: MessageBody + 'static>(
     let span = telemetry::request_span(&method, request.path(), &id, request.headers());
     gateway.metrics.began(&method);
 
-    let checked = check_every_request(&gateway, &request, client);
+    let connection = request.conn_data::<Connection>().cloned();
+    let (underway, begun) = connection.as_ref().map(Connection::begin).unzip();
+    let http1 = request.version() < Version::HTTP_2;
+    if let Some(connection) = &connection
+        && http1
+        && request.head().connection_type() == ConnectionType::Close
+    {
+        connection.close();
+    }
+    let checked = begun.unwrap_or(Ok(())).and_then(|()| check_every_request(&gateway, &request, client));
     let answered = call_context::with_request_id(id.clone(), async {
         match checked {
             Ok(()) => next.call(request).await.map(ServiceResponse::map_into_left_body),
@@ -113,6 +130,12 @@ pub(crate) async fn surround<B: MessageBody + 'static>(
         // The next request is to find another process; a connection that closes under it would cost it an answer.
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
+    if let Some(connection) = &connection
+        && http1
+        && response.response().head().connection_type() == ConnectionType::Close
+    {
+        connection.close();
+    }
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&id) {
         headers.insert(HeaderName::from_static(request_id::HEADER), value);
@@ -135,7 +158,10 @@ pub(crate) async fn surround<B: MessageBody + 'static>(
         let client = client.ip.to_string();
         span.in_scope(|| tracing::info!(target: "gatehouse_gateway::access", route, status, took_ms, client, "answered"));
     }
-    Ok(response)
+    Ok(response.map_body(|_, body| match underway {
+        Some(underway) => underway.carry(body.boxed()),
+        None => body.boxed(),
+    }))
 }
 
 fn check_every_request(
@@ -157,7 +183,30 @@ fn check_every_request(
             ));
         }
     }
+    check_host(request.headers())?;
     gateway.browser.check_origin(request.method(), request.headers(), client)
+}
+
+/// A request names one host, and that as an authority without a user (RFC 9112, section 3.2). Links are made of it.
+fn check_host(headers: &HeaderMap) -> Result<()> {
+    let mut hosts = headers.get_all(header::HOST);
+    let Some(host) = hosts.next() else { return Ok(()) };
+    let good = host.is_empty()
+        || host.to_str().is_ok_and(|text| {
+            !text.contains('@') && text.parse::<Authority>().is_ok_and(|authority| !has_bad_port(&authority))
+        });
+    if good && hosts.next().is_none() {
+        return Ok(());
+    }
+    Err(Error::invalid_argument(
+        "INVALID_HOST",
+        "Send one Host header: a name or an address, and a port if need be.",
+    ))
+}
+
+fn has_bad_port(authority: &Authority) -> bool {
+    let after_host = authority.as_str().get(authority.host().len()..).unwrap_or_default();
+    !after_host.is_empty() && authority.port_u16().is_none()
 }
 
 /// One routed request.

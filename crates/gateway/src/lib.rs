@@ -17,11 +17,13 @@
 mod browser;
 mod client_address;
 mod config;
+mod connection;
 mod context;
 mod credential;
 mod docs;
 mod door;
 mod edge;
+mod frames;
 mod gateway;
 mod limits;
 mod oauth_error;
@@ -40,7 +42,7 @@ mod upstream;
 
 mod reference;
 
-pub use config::{Config, SseConfig};
+pub use config::{Config, ProxyHeader, SseConfig};
 pub use gateway::Deps;
 pub use reference::{openapi_json, routes_markdown};
 pub use server::{Listeners, RunningGateway, build};

@@ -164,7 +164,9 @@ impl Route {
             Some(RpcAccess::Permission(permission)) => Some(permission.clone()),
             _ => None,
         };
-        self.calls.iter().filter_map(permission).collect()
+        let mut permissions: Vec<String> = self.calls.iter().filter_map(permission).collect();
+        permissions.dedup();
+        permissions
     }
 }
 

@@ -13,6 +13,7 @@ use actix_web::{App, HttpRequest, HttpServer, web};
 use gatehouse_core::{Error, Result};
 
 use crate::config::Config;
+use crate::connection::Connection;
 use crate::edge;
 use crate::gateway::{Deps, Gateway};
 use crate::tls;
@@ -67,7 +68,11 @@ pub fn build(config: Config, deps: Deps, listeners: Listeners) -> Result<Running
     let lifecycle = deps.lifecycle.clone();
     // A reader that takes nothing at all is cut off by the kernel; one that takes too little, by `sse`.
     let stuck_after = Duration::from_secs(config.sse.backpressure_fail_timeout_s).max(Duration::from_secs(5));
+    // A place in the queue is given up first; then a reader has as long again to take why.
+    let untaken_after = 2 * Duration::from_secs(config.sse.backpressure_fail_timeout_s);
+    let most = config.max_requests_per_connection;
     let gateway = Gateway::new(config, deps)?;
+    let trusted = gateway.trusted_proxies.clone();
     let factory = move || {
         let gateway = Arc::clone(&gateway);
         let (around, fallback) = (Arc::clone(&gateway), Arc::clone(&gateway));
@@ -85,7 +90,10 @@ pub fn build(config: Config, deps: Deps, listeners: Listeners) -> Result<Running
         .keep_alive(Duration::from_secs(75))
         .client_request_timeout(Duration::from_secs(10))
         .client_disconnect_timeout(Duration::from_secs(2))
-        .on_connect(move |connection, _| tls::bound_stuck_writes(connection, stuck_after));
+        .on_connect(move |io, data| {
+            tls::bound_stuck_writes(io, stuck_after);
+            data.insert(Connection::new(io, most, untaken_after, &trusted));
+        });
     let http = listeners.http.local_addr().map_err(Error::internal)?;
     server = server.listen(listeners.http).map_err(Error::internal)?;
     let mut https = None;

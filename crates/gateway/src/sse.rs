@@ -2,12 +2,13 @@
 //!
 //! A pump reads from the job service into a bounded queue; the answer's body takes from it as fast as the socket
 //! does. So a slow reader slows the pump, the pump slows the gRPC stream, and nothing grows. The pump outlives
-//! breaks of the job service: it asks again from the last event that it queued.
+//! breaks of the job service: it asks again from the last event that it queued. It stays until the body has gone, and
+//! gives up what waits for a reader who does not take it.
 //!
 //! Invariants: events come once, in order; an answer that ends without an `end` event has delivered a prefix, and the
-//! reader resumes from its last id without a gap.
+//! reader resumes from its last id without a gap; the place of a stream is taken for as long as its answer is there.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,13 +18,13 @@ use gatehouse_core::{Clock, Entropy, Error, ErrorCode, Result, Timestamp};
 use gatehouse_proto::job::v1::job_service_client::JobServiceClient;
 use gatehouse_proto::job::v1::{JobEvent, JobEventType, WatchJobEventsRequest, WatchJobEventsResponse};
 use gatehouse_service::Caller;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
 use crate::config::SseConfig;
 use crate::door::Door;
+use crate::frames::{Frames, Next};
 use crate::streams::StreamPermit;
 use crate::upstream::DeclaredCalls;
 
@@ -31,6 +32,8 @@ use crate::upstream::DeclaredCalls;
 const AFTER_END: Duration = Duration::from_secs(2);
 /// A stream of the job service that held for this long was a good one.
 const LIVED: Duration = Duration::from_secs(5);
+/// How often is looked whether the reader still reads and may.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Why an answer ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,21 +88,15 @@ pub(crate) struct Pump {
     pub(crate) clock: Clock,
     pub(crate) entropy: Entropy,
     pub(crate) draining: CancellationToken,
-    /// Held for as long as the stream is open.
-    #[expect(dead_code, reason = "held, not read")]
-    pub(crate) permit: StreamPermit,
+    /// Held for as long as there is an answer or a stream of the job service.
+    pub(crate) permit: Arc<StreamPermit>,
     /// When the job service's stream was opened last.
     pub(crate) opened_at: Instant,
     /// When it was lost, if nothing has come since.
     pub(crate) lost_at: Option<Instant>,
 }
 
-struct Frame {
-    bytes: Bytes,
-    queued_at: Instant,
-}
-
-type Last = Arc<Mutex<Option<Ending>>>;
+type Queue = Arc<Frames<Ending>>;
 
 /// Opens a stream of events after `cursor`.
 ///
@@ -120,51 +117,54 @@ impl Pump {
         self,
         stream: Streaming<WatchJobEventsResponse>,
     ) -> impl Stream<Item = Result<Bytes, std::io::Error>> + use<> {
-        let (sender, receiver) = mpsc::channel(self.config.queue_maxsize);
-        let last: Last = Arc::default();
+        let frames = Frames::new(self.config.queue_maxsize);
+        let too_old = Duration::from_secs(self.config.backpressure_fail_timeout_s);
         let body = Body {
-            receiver,
-            last: Arc::clone(&last),
+            frames: Arc::clone(&frames),
             keep_alive: Duration::from_secs(self.config.keep_alive_s),
-            too_old: Duration::from_secs(self.config.backpressure_fail_timeout_s),
+            too_old,
             retry_ms: self.config.retry_ms,
             state: BodyState::Opening,
+            _permit: Arc::clone(&self.permit),
         };
         let id = gatehouse_client::context::request_id().unwrap_or_default();
         let pump = gatehouse_client::context::with_request_id(id, async move {
-            let ending = self.run(stream, sender).await;
-            if let Some(ending) = ending {
-                tracing::debug!(reason = ending.reason(), "an event stream ended");
-                *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(ending);
+            let Some(ending) = self.run(stream, &frames).await else { return };
+            tracing::debug!(reason = ending.reason(), "an event stream ended");
+            frames.end(ending);
+            // The reader may take the rest, in as much time as for all else.
+            while !frames.give_up_after(too_old, Ending::SlowConsumer) {
+                tokio::select! {
+                    () = frames.reader_left() => return,
+                    () = tokio::time::sleep(LOOK) => {}
+                }
             }
+            tracing::debug!("what waited for the reader of an event stream was given up");
         });
         tokio::spawn(tracing::Instrument::in_current_span(pump));
         futures_util::stream::unfold(body, Body::next)
     }
 
     /// `None` if the reader went away.
-    async fn run(
-        mut self,
-        mut stream: Streaming<WatchJobEventsResponse>,
-        sender: mpsc::Sender<Frame>,
-    ) -> Option<Ending> {
+    async fn run(mut self, mut stream: Streaming<WatchJobEventsResponse>, frames: &Queue) -> Option<Ending> {
         let draining = self.draining.clone();
         let mut revocations = self.door.revocations_changed();
         let expiry = self.ends_at.map(|end| Instant::now() + end.since(self.clock.now()));
-        let mut look = tokio::time::interval(Duration::from_secs(1));
+        let mut look = tokio::time::interval(LOOK);
+        let too_old = Duration::from_secs(self.config.backpressure_fail_timeout_s);
         let patience = Duration::from_secs(self.config.reconnect_for_s);
         let mut backoff =
             Backoff::new(Duration::from_millis(50), Duration::from_secs(2), self.entropy.clone());
         let (door, caller) = (self.door.clone(), self.caller.clone());
-        let mut ended = false;
         let work = async {
             loop {
-                match self.read(&mut stream, &sender, &mut ended).await {
+                match self.read(&mut stream, frames).await {
                     Some(Broken::Ending(ending)) => return Some(ending),
                     Some(Broken::ReaderGone) => return None,
-                    None if ended => return Some(Ending::Finished),
+                    // The service ends a stream well only after the last event: a drain is an error.
+                    None => return Some(Ending::Finished),
                     // It broke, or the service drains: another replica has the rest.
-                    Some(Broken::Upstream) | None => {}
+                    Some(Broken::Upstream) => {}
                 }
                 stream = match self.take_up_again(patience, &mut backoff).await {
                     Ok(stream) => stream,
@@ -176,11 +176,13 @@ impl Pump {
         loop {
             tokio::select! {
                 ending = &mut work => return ending,
-                () = sender.closed() => return None,
+                () = frames.reader_left() => return None,
                 () = draining.cancelled() => return Some(Ending::Draining),
                 () = at(expiry) => return Some(Ending::CredentialExpired),
                 _ = revocations.changed() => {}
-                _ = look.tick() => {}
+                _ = look.tick() => if frames.give_up_after(too_old, Ending::SlowConsumer) {
+                    return Some(Ending::SlowConsumer);
+                },
             }
             match door.check_still_live(&caller) {
                 Ok(()) => {}
@@ -204,12 +206,11 @@ impl Pump {
     async fn read(
         &mut self,
         stream: &mut Streaming<WatchJobEventsResponse>,
-        sender: &mpsc::Sender<Frame>,
-        ended: &mut bool,
+        frames: &Queue,
     ) -> Option<Broken> {
-        let too_long = Duration::from_secs(self.config.backpressure_fail_timeout_s);
+        let mut ended = false;
         loop {
-            let message = if *ended {
+            let message = if ended {
                 match tokio::time::timeout(AFTER_END, stream.message()).await {
                     Ok(message) => message,
                     Err(_) => return Some(Broken::Ending(Ending::Finished)),
@@ -227,13 +228,10 @@ impl Pump {
                 if event.sequence <= self.cursor {
                     continue;
                 }
-                let frame = Frame { bytes: encode(&event), queued_at: Instant::now() };
-                match tokio::time::timeout(too_long, sender.send(frame)).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(_)) => return Some(Broken::ReaderGone),
-                    Err(_) => return Some(Broken::Ending(Ending::SlowConsumer)),
+                if !frames.add(encode(&event)).await {
+                    return Some(Broken::ReaderGone);
                 }
-                *ended = event.r#type() == JobEventType::End;
+                ended = event.r#type() == JobEventType::End;
                 self.cursor = event.sequence;
                 self.lost_at = None;
             }
@@ -291,12 +289,18 @@ async fn at(instant: Option<Instant>) {
 }
 
 struct Body {
-    receiver: mpsc::Receiver<Frame>,
-    last: Last,
+    frames: Queue,
     keep_alive: Duration,
     too_old: Duration,
     retry_ms: u64,
     state: BodyState,
+    _permit: Arc<StreamPermit>,
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        self.frames.leave();
+    }
 }
 
 #[derive(PartialEq, Eq)]
@@ -307,34 +311,35 @@ enum BodyState {
 }
 
 impl Body {
+    /// Asked for more, the reader has taken what it was given.
     async fn next(mut self) -> Option<(Result<Bytes, std::io::Error>, Self)> {
+        self.frames.taken();
+        let bytes = self.compose().await?;
+        self.frames.given();
+        Some((Ok(bytes), self))
+    }
+
+    async fn compose(&mut self) -> Option<Bytes> {
         match self.state {
             BodyState::Done => return None,
             BodyState::Opening => {
                 self.state = BodyState::Flowing;
-                let hello = format!("retry: {}\n\n", self.retry_ms);
-                return Some((Ok(Bytes::from(hello)), self));
+                return Some(Bytes::from(format!("retry: {}\n\n", self.retry_ms)));
             }
             BodyState::Flowing => {}
         }
-        let ending = match tokio::time::timeout(self.keep_alive, self.receiver.recv()).await {
-            Err(_) => return Some((Ok(Bytes::from_static(b": keep-alive\n\n")), self)),
-            // It waited too long for this reader: the reader is cut off before it, and resumes with it.
-            Ok(Some(frame)) if frame.queued_at.elapsed() > self.too_old => Some(Ending::SlowConsumer),
-            Ok(Some(frame)) => return Some((Ok(frame.bytes), self)),
-            Ok(None) => *self.last.lock().unwrap_or_else(PoisonError::into_inner),
+        // A reader who is cut off resumes with what was given up.
+        let next = self.frames.next(self.too_old, Ending::SlowConsumer);
+        let ending = match tokio::time::timeout(self.keep_alive, next).await {
+            Err(_) => return Some(Bytes::from_static(b": keep-alive\n\n")),
+            Ok(Next::Frame(bytes)) => return Some(bytes),
+            Ok(Next::End(ending)) => ending,
         };
-        self.receiver.close();
         self.state = BodyState::Done;
-        match ending {
-            Some(Ending::Finished) => None,
-            ending => {
-                let reason = ending.map_or("INTERNAL", Ending::reason);
-                let goodbye =
-                    format!("retry: {}\nevent: closed\ndata: {{\"reason\":\"{reason}\"}}\n\n", self.retry_ms);
-                Some((Ok(Bytes::from(goodbye)), self))
-            }
-        }
+        (ending != Ending::Finished).then(|| {
+            let (retry_ms, reason) = (self.retry_ms, ending.reason());
+            Bytes::from(format!("retry: {retry_ms}\nevent: closed\ndata: {{\"reason\":\"{reason}\"}}\n\n"))
+        })
     }
 }
 

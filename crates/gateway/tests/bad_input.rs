@@ -256,6 +256,54 @@ async fn long_bodies_are_refused_before_they_are_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_list_is_no_object() {
+    let world = World::start().await;
+    let body = json!(["ada@example.com", "password", "tenant"]);
+    let answer = world.post("/v1/auth/sign-in").json(&body).send().await.unwrap();
+    let problem = problem(answer, 400, "a list").await;
+    assert_eq!(problem["errors"][0]["field"], "body", "{problem}");
+    assert_eq!(problem["errors"][0]["detail"], "expected an object, found an array", "{problem}");
+    assert_eq!(world.calls("SignIn"), 0);
+}
+
+/// RFC 9112, section 9.6: whoever says `close` sends nothing after that request, and nothing after it is done.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_done_after_the_last_request_of_a_connection() {
+    let world = World::start().await;
+    let body = r#"{"email":"a@b.c","password":"p"}"#;
+    let register = |connection: &str| {
+        format!(
+            "POST /v1/auth/register HTTP/1.1\r\nhost: x\r\nconnection: {connection}\r\ncontent-type: \
+             application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let pipelined =
+        register("keep-alive") + &register("close") + &register("close") + &register("keep-alive");
+    let answer = tokio::task::block_in_place(|| raw(&world, &[pipelined.as_bytes()]));
+    assert_eq!(answer.matches("HTTP/1.1 201").count(), 2, "{answer}");
+    assert_eq!(world.calls("Register"), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_none_is_refused() {
+    let world = World::start().await;
+    for host in ["a/b", "a b", "me@here", "x:y:z", "\"x\"", "<x>"] {
+        let request = format!("GET /healthz HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        let answer = tokio::task::block_in_place(|| raw(&world, &[request.as_bytes()]));
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("INVALID_HOST"), "{host}: {answer}");
+    }
+    let twice = b"GET /healthz HTTP/1.1\r\nhost: a\r\nhost: b\r\nconnection: close\r\n\r\n";
+    let answer = tokio::task::block_in_place(|| raw(&world, &[twice]));
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    for host in ["a.example", "a.example:443", "[::1]:8080", ""] {
+        let request = format!("GET /healthz HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        let answer = tokio::task::block_in_place(|| raw(&world, &[request.as_bytes()]));
+        assert!(answer.starts_with("HTTP/1.1 200"), "{host}: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_does_not_arrive_is_not_waited_for() {
     let world = World::start_with(|config| config.body_timeout_ms = 200).await;
     let (token, _) = world.person(300);

@@ -258,6 +258,45 @@ async fn hsts_comes_only_over_https_and_clients_only_from_trusted_proxies() {
     assert_eq!(world.services.lock().origins[0].ip, "1.2.3.4");
 }
 
+/// A proxy that writes `X-Forwarded-For` passes on what else a client sends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_chooses_no_address_by_the_header_that_the_proxy_does_not_write() {
+    let world = World::start_with(|config| config.trusted_proxies = vec!["127.0.0.0/8".into()]).await;
+    let body = serde_json::json!({"email": "a@b.c", "password": "p"});
+    let sign_in = world.post("/v1/auth/sign-in").header("x-forwarded-for", "1.2.3.4").json(&body);
+    sign_in.header("forwarded", "for=6.6.6.6;proto=https").send().await.unwrap();
+    assert_eq!(world.services.lock().origins[0].ip, "1.2.3.4");
+}
+
+/// Whoever asks chooses the Host; what is made of it is for nobody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn metadata_made_of_the_request_is_kept_by_nobody() {
+    let world = World::start().await;
+    let address = "/.well-known/oauth-authorization-server";
+    let answer = world.get(address).header("host", "evil.example").send().await.unwrap();
+    assert_eq!(answer.headers()["cache-control"], "no-store");
+    let world = World::start_with(|config| config.public_url = "https://api.example.com".into()).await;
+    let answer = world.get(address).header("host", "evil.example").send().await.unwrap();
+    assert_eq!(answer.headers()["cache-control"], "public, max-age=300");
+    let metadata: Value = answer.json().await.unwrap();
+    assert_eq!(metadata["token_endpoint"], "https://api.example.com/oauth2/token");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_oauth_routes_document_how_they_refuse_and_what_they_send() {
+    let world = World::start().await;
+    let document: Value = world.get("/openapi.json").send().await.unwrap().json().await.unwrap();
+    for path in ["/oauth2/token", "/oauth2/introspect", "/oauth2/revoke"] {
+        for status in ["400", "415"] {
+            assert!(document["paths"][path]["post"]["responses"][status].is_object(), "{path} {status}");
+        }
+        let answer = world.post(path).body("x").send().await.unwrap();
+        assert_eq!(answer.status(), 415, "{path}");
+    }
+    let keys = &document["paths"]["/.well-known/jwks.json"]["get"]["responses"]["200"]["content"];
+    assert!(keys["application/jwk-set+json"].is_object(), "{keys}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_refuses_with_the_wait_and_charges_before_the_exchange() {
     let world = World::start_limited(|rules| {

@@ -114,6 +114,48 @@ async fn a_reader_resumes_after_the_last_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reader_who_has_it_all_is_told_to_stop() {
+    let world = World::start_with(|config| config.sse.reconnect_for_s = 1).await;
+    let (token, _) = world.person(300);
+    let resume =
+        |after: &'static str| world.get(&path("")).header("last-event-id", after).bearer_auth(&token);
+    world.event(JobEventType::Queued, "{}");
+    // The job goes on: nothing new yet is no end.
+    let waiting = resume("1").send().await.unwrap();
+    assert_eq!(waiting.status(), 200);
+    world.event(JobEventType::End, "{}");
+    let (events, ended) = read_until(waiting, |_| false).await;
+    assert!(ended && ids(&events) == [2], "{events:?}");
+    // An EventSource comes back after any end but this one (HTML standard, section 9.2.3).
+    let over = resume("2").send().await.unwrap();
+    assert_eq!((over.status().as_u16(), over.bytes().await.unwrap().len()), (204, 0));
+    let (beyond, by_query) =
+        (resume("3").send().await.unwrap(), world.get(&path("?after=3")).bearer_auth(&token));
+    for (answer, field) in [(beyond, "Last-Event-ID"), (by_query.send().await.unwrap(), "after")] {
+        assert_eq!(answer.status(), 400);
+        let problem: serde_json::Value = answer.json().await.unwrap();
+        assert_eq!(
+            (&problem["reason"], &problem["errors"][0]["field"]),
+            (&"INVALID_FIELD".into(), &field.into())
+        );
+    }
+}
+
+/// The job service ends a stream well only after the last event there is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_ends_well_is_not_looked_for_again() {
+    let world = World::start_with(|config| config.sse.reconnect_for_s = 30).await;
+    let (token, _) = world.person(300);
+    world.event(JobEventType::Progress, "{}");
+    world.services.lock().breaks.push_back((1, None));
+    let answer = world.get(&path("")).bearer_auth(&token).send().await.unwrap();
+    let (events, ended) = read_until(answer, |_| false).await;
+    assert!(ended && ids(&events) == [1], "{events:?}");
+    assert!(events.iter().all(|event| event.name != "closed"), "{events:?}");
+    assert_eq!(world.calls("WatchJobEvents"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_gateway_finds_the_job_service_again_without_gap_or_repeat() {
     let world = World::start().await;
     let (token, _) = world.person(300);
@@ -123,11 +165,11 @@ async fn the_gateway_finds_the_job_service_again_without_gap_or_repeat() {
     world.event(JobEventType::End, "{}");
     {
         let mut script = world.services.lock();
-        // Repeats from the first each time; breaks by status, by a plain end, by refusal.
+        // Repeats from the first each time; breaks by status, by refusal.
         script.repeats = true;
         script.breaks.extend([
             (3, Some(Status::unavailable("gone"))),
-            (9, None),
+            (9, Some(to_status(&Error::unavailable("SERVICE_STOPPING", "Draining.")))),
             (12, Some(Status::unknown("h2 protocol error"))),
             (15, Some(Status::internal("oops"))),
         ]);

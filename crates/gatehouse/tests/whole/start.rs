@@ -164,7 +164,7 @@ async fn the_environment_must_be_said_and_up_is_for_dev() {
 async fn production_names_everything_that_is_missing_at_once() {
     let place = folder();
     let services: &[(&str, &[&str])] = &[
-        ("gateway", &["client.secret_file"]),
+        ("gateway", &["client.secret_file", "gateway.public_url"]),
         ("auth", &["client.secret_file", "databases.auth.url", "auth.key_file"]),
         ("token-broker", &["client.secret_file", "databases.token_broker.url", "secrets.embedded.key_file"]),
         ("job", &["client.secret_file", "databases.job.url"]),

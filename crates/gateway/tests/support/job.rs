@@ -26,8 +26,14 @@ impl job_service_server::JobService for Fake {
 
     async fn get_job(&self, request: Request<GetJobRequest>) -> Result<Response<GetJobResponse>, Status> {
         self.enter("GetJob").await?;
-        drop(request);
-        Ok(Response::new(GetJobResponse { job: Some(Job::default()) }))
+        let job_id = request.into_inner().job_id;
+        let script = self.0.lock();
+        let last_sequence = script.events.last().map_or(0, |event| event.sequence);
+        let ended = script.events.last().is_some_and(|event| event.r#type() == JobEventType::End);
+        let state = if ended { JobState::Succeeded } else { JobState::Running };
+        drop(script);
+        let job = Job { job_id, state: state as i32, last_sequence, ..Job::default() };
+        Ok(Response::new(GetJobResponse { job: Some(job) }))
     }
 
     async fn list_jobs(

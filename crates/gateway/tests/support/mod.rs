@@ -281,8 +281,12 @@ impl World {
     }
 
     pub(crate) async fn start_https(folder: &std::path::Path) -> Self {
+        Self::start_https_with(folder, |_| {}).await
+    }
+
+    pub(crate) async fn start_https_with(folder: &std::path::Path, change: impl FnOnce(&mut Config)) -> Self {
         let identity = gatehouse_gateway::tls::Identity::development(folder).expect("a certificate");
-        Self::start_listening(|_| {}, |_| {}, Some(identity), None).await
+        Self::start_listening(change, |_| {}, Some(identity), None).await
     }
 
     async fn start_listening(

@@ -2,10 +2,11 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::{ConnectionType, Version, header};
-use gatehouse_client::{Authorized, Channel};
+use gatehouse_client::{Authorized, Channel, from_status};
 use gatehouse_core::ids::JobId;
 use gatehouse_core::{Error, Result};
 use gatehouse_proto::job::v1::job_service_client::JobServiceClient;
+use gatehouse_proto::job::v1::{GetJobRequest, JobState};
 use serde::Deserialize;
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -19,7 +20,7 @@ use crate::upstream::DeclaredCalls;
 pub(super) fn route() -> Route {
     Route::new::<__path_handle>(
         Access::Caller(Service::Job),
-        &["/gatehouse.job.v1.JobService/WatchJobEvents"],
+        &["/gatehouse.job.v1.JobService/GetJob", "/gatehouse.job.v1.JobService/WatchJobEvents"],
         LimitClass::Stream,
         handler!(handle),
     )
@@ -47,14 +48,37 @@ pub(super) struct EventsQuery {
     after: i64,
 }
 
-fn cursor(context: &Context) -> Result<i64> {
+/// The last event that the reader has, and the field that says so.
+fn cursor(context: &Context) -> Result<(i64, &'static str)> {
     let query: EventsQuery = context.query()?;
     let wrong = |field| Error::invalid_field(field, "must be the number of an event, 0 or more");
-    let cursor = match context.header("last-event-id", 20)? {
-        Some(text) => text.parse().map_err(|_| wrong("Last-Event-ID"))?,
-        None => query.after,
+    let (cursor, field) = match context.header("last-event-id", 20)? {
+        Some(text) => (text.parse().map_err(|_| wrong("Last-Event-ID"))?, "Last-Event-ID"),
+        None => (query.after, "after"),
     };
-    if cursor < 0 { Err(wrong("after")) } else { Ok(cursor) }
+    if cursor < 0 { Err(wrong(field)) } else { Ok((cursor, field)) }
+}
+
+/// Whether a reader who has the events up to `cursor` has all that there will be.
+///
+/// # Errors
+/// `INVALID_FIELD` if there is no such event yet; what the job service answers.
+async fn has_all(context: &Context, job_id: &str, cursor: i64, field: &'static str) -> Result<bool> {
+    if cursor == 0 {
+        return Ok(false);
+    }
+    let request = GetJobRequest { job_id: job_id.to_owned() };
+    let answer = context.jobs().await?.get_job(request).await.map_err(from_status)?.into_inner();
+    let job = answer.job.ok_or_else(|| Error::internal("the job service answered without a job"))?;
+    if cursor > job.last_sequence {
+        let last = job.last_sequence;
+        return Err(Error::invalid_field(
+            field,
+            format!("the job has no event {cursor}; its last is {last}"),
+        ));
+    }
+    let ended = matches!(job.state(), JobState::Succeeded | JobState::Failed | JobState::Cancelled);
+    Ok(ended && cursor == job.last_sequence)
 }
 
 fn reconnect(context: &Context, channel: Channel) -> Option<Reconnect> {
@@ -73,18 +97,21 @@ fn reconnect(context: &Context, channel: Channel) -> Option<Reconnect> {
 
 /// A job's events as server-sent events: those so far, then live ones, until `end`.
 ///
-/// Event names: `queued`, `started`, `progress`, `notice`, `retrying`, `stalled`, `cancel_requested`, `end`. The id is the event's sequence number, the data a JSON object. Resume with `Last-Event-ID` or `after`. An answer that stops without `end` says why in an event `closed` (without an id): resume.
-#[utoipa::path(get, path = "/v1/jobs/{job_id}/events", operation_id = "watchJobEvents", tag = "jobs", params(("job_id" = String, Path, format = Uuid), ("Last-Event-ID" = Option<i64>, Header), EventsQuery), responses((status = 200, content_type = "text/event-stream", body = String, description = "The events")))]
+/// Event names: `queued`, `started`, `progress`, `notice`, `retrying`, `stalled`, `cancel_requested`, `end`. The id is the event's sequence number, the data a JSON object. Resume with `Last-Event-ID` or `after`. An answer that stops without `end` says why in an event `closed` (without an id): resume. Who resumes after `end` gets 204, at which an `EventSource` stops.
+#[utoipa::path(get, path = "/v1/jobs/{job_id}/events", operation_id = "watchJobEvents", tag = "jobs", params(("job_id" = String, Path, format = Uuid), ("Last-Event-ID" = Option<i64>, Header), EventsQuery), responses((status = 200, content_type = "text/event-stream", body = String, description = "The events"), (status = 204, description = "The job has ended, and there is no event after the one named")))]
 async fn handle(context: Context) -> Result<HttpResponse> {
     let job_id = context.id::<JobId>("job_id")?;
-    let cursor = cursor(&context)?;
+    let (cursor, field) = cursor(&context)?;
     let gateway = &context.gateway;
     if gateway.lifecycle.stopping().is_cancelled() {
         return Err(Error::unavailable("DRAINING", "This process is going away. Connect again."));
     }
     let callers_only = || Error::internal("the route lets in callers only");
     let caller = context.caller.clone().ok_or_else(callers_only)?;
-    let permit = gateway.streams.open(&caller.caller, job_id)?;
+    if has_all(&context, &job_id.to_string(), cursor, field).await? {
+        return Ok(HttpResponse::NoContent().insert_header((header::CACHE_CONTROL, "no-store")).finish());
+    }
+    let permit = Arc::new(gateway.streams.open(&caller.caller, job_id)?);
     let reconnect = reconnect(&context, permit.channel()).ok_or_else(callers_only)?;
     let job_id = job_id.to_string();
     let channel = Authorized::with_token(permit.channel(), caller.token);

@@ -63,7 +63,10 @@ async fn handle_environment(context: Context) -> Result<HttpResponse> {
 
 fn answer(context: &Context) -> HttpResponse {
     let base = context.base_url();
-    HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "public, max-age=300")).json(Metadata {
+    // What is made of one request is for no other.
+    let of_the_request = context.gateway.config.public_url.is_empty();
+    let cache = if of_the_request { "no-store" } else { "public, max-age=300" };
+    HttpResponse::Ok().insert_header((header::CACHE_CONTROL, cache)).json(Metadata {
         issuer: context.gateway.issuer.clone(),
         token_endpoint: format!("{base}/oauth2/token"),
         introspection_endpoint: format!("{base}/oauth2/introspect"),

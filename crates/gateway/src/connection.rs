@@ -1,0 +1,207 @@
+//! What has to be known of a connection beyond its requests one by one.
+//!
+//! Invariants: nothing is done after a request or an answer that says `Connection: close` (RFC 9112, section 9.6); over
+//! one HTTP/2 connection no more requests are at work or on their way back than the bound; no answer waits for good
+//! for a client that grants it no window (RFC 9113, section 5.2), with its memory.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::net::Shutdown;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::task::{self, Poll, ready};
+use std::time::Duration;
+
+use actix_tls::accept::rustls_0_23::TlsStream;
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::rt::net::TcpStream;
+use bytes::Bytes;
+use gatehouse_core::{Error, Result};
+use ipnet::IpNet;
+use socket2::{SockRef, Socket};
+use tokio::time::Instant;
+
+/// A piece of an answer: what has to leave within the time that a client is given.
+const PIECE_BYTES: usize = 16 * 1024;
+/// How often answers are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// One connection. Cheap to clone; clones share it. Stands in the connection's data.
+#[derive(Clone)]
+pub(crate) struct Connection(Rc<Shared>);
+
+struct Shared {
+    /// Most requests at a time; HTTP/2 only, as HTTP/1.1 has one.
+    most: Option<usize>,
+    /// How long a client may leave a piece of an answer lying.
+    patience: Duration,
+    /// To end the connection with; only where ending it harms nobody but the client.
+    socket: Option<Socket>,
+    /// Whether the last request has come.
+    closing: Cell<bool>,
+    open: Cell<usize>,
+    answers: RefCell<Vec<Weak<Progress>>>,
+    watched: Cell<bool>,
+}
+
+/// A request at work or its answer on the way.
+pub(crate) struct Underway {
+    connection: Connection,
+    progress: Rc<Progress>,
+}
+
+#[derive(Default)]
+struct Progress {
+    /// Since when the connection has a piece that did not leave.
+    given_at: Cell<Option<Instant>>,
+}
+
+impl Connection {
+    /// The connection behind `io`, which is what actix-web shows of a new one: a TCP or TLS stream.
+    pub(crate) fn new(io: &dyn Any, most: usize, patience: Duration, trusted: &[IpNet]) -> Self {
+        let tls = io.downcast_ref::<TlsStream<TcpStream>>().map(|stream| stream.get_ref());
+        let http2 = tls.filter(|(_, session)| session.alpn_protocol() == Some(b"h2"));
+        // Over a proxy's connection come the requests of others.
+        let of_client = |socket: &&TcpStream| {
+            socket.peer_addr().is_ok_and(|peer| {
+                let peer = peer.ip().to_canonical();
+                !trusted.iter().any(|net| net.contains(&peer))
+            })
+        };
+        let socket = http2.map(|(socket, _)| socket).filter(of_client);
+        let socket = socket.and_then(|socket| match SockRef::from(socket).try_clone() {
+            Ok(socket) => Some(socket),
+            Err(error) => {
+                tracing::debug!(%error, "a connection can't be ended by force");
+                None
+            }
+        });
+        Self(Rc::new(Shared {
+            most: http2.map(|_| most),
+            patience,
+            socket,
+            closing: Cell::new(false),
+            open: Cell::new(0),
+            answers: RefCell::default(),
+            watched: Cell::new(false),
+        }))
+    }
+
+    /// Notes that no request comes after this one.
+    pub(crate) fn close(&self) {
+        self.0.closing.set(true);
+    }
+
+    /// Begins a request.
+    ///
+    /// # Errors
+    /// `CONNECTION_CLOSING` after the last one, `TOO_MANY_REQUESTS` over the bound.
+    pub(crate) fn begin(&self) -> (Underway, Result<()>) {
+        let open = self.0.open.get() + 1;
+        self.0.open.set(open);
+        let underway = Underway { connection: self.clone(), progress: Rc::default() };
+        (underway, self.check(open))
+    }
+
+    fn check(&self, open: usize) -> Result<()> {
+        if self.0.closing.get() {
+            return Err(Error::invalid_argument(
+                "CONNECTION_CLOSING",
+                "A request before this one closed the connection; nothing was done. Send it over another.",
+            ));
+        }
+        let Some(most) = self.0.most.filter(|most| open > *most) else { return Ok(()) };
+        if open > 2 * most {
+            self.cut_off("so many requests at a time");
+        }
+        Err(Error::resource_exhausted(
+            "TOO_MANY_REQUESTS",
+            format!("At most {most} requests at a time go over one connection. Wait for some to end."),
+        ))
+    }
+
+    fn cut_off(&self, why: &str) {
+        if let Some(socket) = &self.0.socket {
+            tracing::info!(why, "a connection is cut off");
+            if let Err(error) = socket.shutdown(Shutdown::Both) {
+                tracing::debug!(%error, "the connection was gone already");
+            }
+        }
+    }
+
+    /// Whether an answer waits for a client that does not take it.
+    fn is_stuck(&self) -> bool {
+        let stuck = |since: Instant| since.elapsed() > self.0.patience;
+        let mut answers = self.0.answers.borrow_mut();
+        answers.retain(|answer| answer.strong_count() > 0);
+        answers.iter().filter_map(Weak::upgrade).any(|answer| answer.given_at.get().is_some_and(stuck))
+    }
+
+    /// Looks at the answers for as long as there are any.
+    async fn watch(self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if self.is_stuck() {
+                self.cut_off("an answer was not taken");
+                break;
+            }
+            if self.0.answers.borrow().is_empty() {
+                break;
+            }
+        }
+        self.0.watched.set(false);
+    }
+}
+
+impl Underway {
+    /// `body`, which ends the request when it is dropped.
+    pub(crate) fn carry(self, body: BoxBody) -> BoxBody {
+        let connection = &self.connection;
+        if connection.0.most.is_none() || matches!(body.size(), BodySize::None | BodySize::Sized(0)) {
+            return body;
+        }
+        connection.0.answers.borrow_mut().push(Rc::downgrade(&self.progress));
+        if connection.0.socket.is_some() && !connection.0.watched.replace(true) {
+            actix_web::rt::spawn(connection.clone().watch());
+        }
+        BoxBody::new(Carried { body, rest: Bytes::new(), underway: self })
+    }
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        let open = &self.connection.0.open;
+        open.set(open.get() - 1);
+    }
+}
+
+struct Carried {
+    body: BoxBody,
+    rest: Bytes,
+    underway: Underway,
+}
+
+impl MessageBody for Carried {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut task::Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        let this = &mut *self;
+        this.underway.progress.given_at.set(None);
+        if this.rest.is_empty() {
+            match ready!(Pin::new(&mut this.body).poll_next(context)) {
+                Some(Ok(chunk)) => this.rest = chunk,
+                end => return Poll::Ready(end),
+            }
+        }
+        let piece = this.rest.split_to(this.rest.len().min(PIECE_BYTES));
+        this.underway.progress.given_at.set(Some(Instant::now()));
+        Poll::Ready(Some(Ok(piece)))
+    }
+}
