@@ -96,7 +96,7 @@ fn public_detail(message: &str) -> String {
 /// A value, of which only objects become structs, however deep they lie.
 struct Exact(Value);
 
-impl<'de> IntoDeserializer<'de, serde_json::Error> for Exact {
+impl IntoDeserializer<'_, serde_json::Error> for Exact {
     type Deserializer = Self;
 
     fn into_deserializer(self) -> Self {

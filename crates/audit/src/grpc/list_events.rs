@@ -20,18 +20,9 @@ pub(super) async fn handle(app: &App, request: Request<ListEventsRequest>) -> Re
             .filter(|size| *size <= 200)
             .ok_or_else(|| Error::invalid_field("page_size", "must be from 1 to 200, or 0 for 50"))?,
     };
-    for (field, text) in [
-        ("action", &request.action),
-        ("actor", &request.actor),
-        ("target", &request.target),
-        ("request_id", &request.request_id),
-    ] {
-        if text.len() > 200 {
-            return Err(Error::invalid_field(field, "must be at most 200 bytes"));
-        }
-        if text.contains('\0') {
-            return Err(Error::invalid_field(field, "must not contain the character NUL"));
-        }
+    let texts = [&request.action, &request.actor, &request.target, &request.request_id];
+    if texts.iter().any(|text| text.len() > 200 || text.contains('\0')) {
+        return Err(Error::invalid_field("filter", "must be at most 200 characters"));
     }
     let query = Query {
         page_size,
