@@ -309,6 +309,21 @@ impl Load {
         }
         count
     }
+
+    /// Waits until the audit log has one event of each job that was accepted, as the newest pages tell.
+    pub(crate) async fn all_jobs_are_audited(&self) {
+        let jobs = self.book().jobs.lock().unwrap().clone();
+        for (session, job) in jobs {
+            let path = format!("/v1/audit/events?action=job.jobs.submit&target={job}");
+            eventually(PATIENCE, || async {
+                let page = self.api.get(&session, &path).await?;
+                let events = page["events"].as_array().unwrap().len();
+                assert!(events <= 1, "{job} was audited {events} times: {page}");
+                (events == 1).then_some(())
+            })
+            .await;
+        }
+    }
 }
 
 /// What takes how long; for the log of the test.
