@@ -19,6 +19,7 @@ const STEPS: u64 = 30;
 
 /// A request that did not go as it should.
 #[derive(Clone, Debug)]
+#[expect(dead_code, reason = "a failed test shows all of it")]
 pub(crate) struct Failure {
     pub(crate) began: Instant,
     pub(crate) what: String,
@@ -314,7 +315,7 @@ impl Load {
     pub(crate) async fn all_jobs_are_audited(&self) {
         let jobs = self.book().jobs.lock().unwrap().clone();
         for (session, job) in jobs {
-            let path = format!("/v1/audit/events?action=job.jobs.submit&target={job}");
+            let path = format!("/v1/audit/events?action=job.jobs.submit&target=job/{job}");
             eventually(PATIENCE, || async {
                 let page = self.api.get(&session, &path).await?;
                 let events = page["events"].as_array().unwrap().len();
