@@ -38,6 +38,7 @@ pub use connector::{Connector, Securing, Transport};
 use pool::{Pool, Settings, Windows};
 pub use resolver::Resolver;
 
+use crate::tls::ClientTls;
 use crate::to_status;
 
 /// What one stream may have under way unread, bytes.
@@ -111,7 +112,7 @@ impl ChannelBuilder {
         self
     }
 
-    /// How connections are secured; [`Connector::plain`] unless told otherwise.
+    /// How connections are secured; unless told otherwise, as the configuration's `tls` says.
     #[must_use]
     pub fn connector(mut self, connector: Connector) -> Self {
         self.connector = connector;
@@ -137,7 +138,7 @@ impl ChannelBuilder {
         let endpoints: Vec<_> =
             self.config.endpoints.iter().filter_map(|text| Endpoint::parse(text)).collect();
         if endpoints.iter().any(Endpoint::is_https) && !self.connector.is_tls() {
-            return Err(invalid("endpoints: https needs TLS to be set up".to_owned()));
+            return Err(invalid("endpoints: https needs this process to have certificates: set tls.cert_file, key_file and ca_file".to_owned()));
         }
         let runtime = Handle::try_current().map_err(Error::internal)?;
         let stopped = CancellationToken::new();
@@ -162,7 +163,7 @@ impl Channel {
         ChannelBuilder {
             config: config.clone(),
             windows: None,
-            connector: Connector::plain(),
+            connector: config.tls.as_ref().map_or_else(Connector::plain, ClientTls::connector),
             resolver: Resolver::system(),
         }
     }
