@@ -2,14 +2,13 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::{ConnectionType, Version, header};
-use gatehouse_client::Authorized;
+use gatehouse_client::{Authorized, Channel};
 use gatehouse_core::ids::JobId;
 use gatehouse_core::{Error, Result};
 use gatehouse_proto::job::v1::job_service_client::JobServiceClient;
 use serde::Deserialize;
 use std::sync::Arc;
 use tokio::time::Instant;
-use tonic::transport::Channel;
 use utoipa::IntoParams;
 
 use crate::context::Context;
