@@ -120,7 +120,7 @@ both_engines! {
 
     /// Far more than one message can hold: 4 MiB is what clients take.
     async fn a_snapshot_of_any_size_comes_in_parts(db: TestDb) {
-        const ENTRIES: i64 = 40_000;
+        const ENTRIES: i64 = 60_000;
         let cluster = Cluster::start(&db, 0).await;
         let now = cluster.clock.now();
         let (not_before, expires_at) = (now.as_micros(), now.plus(Duration::from_hours(1)).as_micros());
