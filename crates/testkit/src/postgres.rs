@@ -30,21 +30,27 @@ pub const URL_VARIABLE: &str = "GATEHOUSE_TEST_POSTGRES_URL";
 /// `initdb` and the start together; about 2 s on an idle machine, and test machines are rarely idle.
 const START_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// The watcher. `$1`: the folder of the programs; `$2`: its own folder; `$3`: the port. Everything that it starts
-/// has a parent-death signal too, so that even killing the watcher leaves no server behind.
+/// What a test server runs with: nothing of it has to survive.
+const FOR_TESTS: &[&str] =
+    &["fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=64MB"];
+
+/// The watcher. `$1`: the folder of the programs; `$2`: its own folder; `$3`: the port; the rest: options of the
+/// server. Everything that it starts has a parent-death signal too, so that even killing the watcher leaves no server
+/// behind.
 const WATCHER: &str = r#"
 trap '' INT TERM HUP
+programs=$1 folder=$2 port=$3
+shift 3
 with() {
   signal=$1; shift
   if command -v setpriv >/dev/null 2>&1; then exec setpriv --pdeathsig "$signal" "$@"; else exec "$@"; fi
 }
 (
   trap - INT TERM HUP
-  exec >"$2/log" 2>&1
-  (with KILL "$1/initdb" -D "$2/data" -U gatehouse --pwfile="$2/password" -A scram-sha-256 -E UTF8 --locale=C.UTF-8 --no-sync) &&
-  with QUIT "$1/postgres" -D "$2/data" -p "$3" -c listen_addresses=127.0.0.1 -c unix_socket_directories="$2" \
-    -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c shared_buffers=64MB -c max_connections=400 \
-    -c deadlock_timeout=100ms -c log_min_messages=fatal
+  exec >"$folder/log" 2>&1
+  (with KILL "$programs/initdb" -D "$folder/data" -U gatehouse --pwfile="$folder/password" -A scram-sha-256 -E UTF8 --locale=C.UTF-8 --no-sync) &&
+  with QUIT "$programs/postgres" -D "$folder/data" -p "$port" -c listen_addresses=127.0.0.1 \
+    -c unix_socket_directories="$folder" -c max_connections=400 -c deadlock_timeout=100ms -c log_min_messages=fatal "$@"
 ) &
 server=$!
 read -r word
@@ -52,7 +58,7 @@ read -r word
 kill -TERM "$server" 2>/dev/null
 kill -QUIT "$server" 2>/dev/null
 wait "$server" 2>/dev/null
-rm -rf "$2"
+rm -rf "$folder"
 "#;
 
 /// A PostgreSQL server for tests. Dropping it ends it, unless it is one that [`URL_VARIABLE`] names.
@@ -75,6 +81,15 @@ impl Postgres {
     /// The binaries are not installed (the message says what to install), or the server did not come up (the message
     /// holds its log).
     pub fn start() -> io::Result<Self> {
+        Self::start_with(FOR_TESTS)
+    }
+
+    /// As [`Postgres::start`], with `settings` (`name=value`) instead of those that make tests fast: with none, commits
+    /// are as durable as those of an installed server.
+    ///
+    /// # Errors
+    /// As [`Postgres::start`].
+    pub fn start_with(settings: &[&str]) -> io::Result<Self> {
         let programs = find_programs().ok_or_else(|| {
             Error::new(
                 ErrorKind::NotFound,
@@ -87,7 +102,7 @@ impl Postgres {
         let mut last = Error::other("PostgreSQL was never started");
         // Between asking the system for a free port and the server taking it, another process may: try another.
         for _ in 0..3 {
-            match start_on(&programs, free_port()?) {
+            match start_on(&programs, free_port()?, settings) {
                 Ok(started) => return Ok(started),
                 Err(error) => last = error,
             }
@@ -130,7 +145,7 @@ impl Drop for Server {
     }
 }
 
-fn start_on(programs: &Path, port: u16) -> io::Result<Postgres> {
+fn start_on(programs: &Path, port: u16, settings: &[&str]) -> io::Result<Postgres> {
     let password = random_hex::<16>();
     let folder = std::env::temp_dir().join(format!("gatehouse-postgres-{}", random_hex::<8>()));
     let user = unprivileged_user()?;
@@ -154,6 +169,7 @@ fn start_on(programs: &Path, port: u16) -> io::Result<Postgres> {
         .arg(programs)
         .arg(&folder)
         .arg(port.to_string())
+        .args(settings.iter().flat_map(|setting| ["-c", setting]))
         .current_dir("/")
         .env_clear()
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")

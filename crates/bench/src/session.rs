@@ -1,0 +1,189 @@
+//! One session of measuring: the throwaway servers, the processes under load, and how hard to load them.
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use anyhow::{Context as _, Result};
+use gatehouse_testkit::{OAuthProvider, Postgres, Redis};
+use tempfile::TempDir;
+
+use crate::cluster::{Cluster, Engine};
+use crate::figure::Run;
+use crate::load::Times;
+use crate::processes::Processes;
+use crate::raw::{self, BareServers};
+
+/// As an installed server has it: a commit that was answered survives a power cut.
+const DURABLE: &[&str] =
+    &["fsync=on", "synchronous_commit=on", "full_page_writes=on", "shared_buffers=256MB"];
+
+/// A PostgreSQL of our own.
+pub(crate) struct Database {
+    pub(crate) url: String,
+    _server: Postgres,
+}
+
+/// What is running, and how it is loaded.
+pub(crate) struct Session {
+    pub(crate) times: Times,
+    /// Callers at once, where nothing else is said.
+    pub(crate) callers: usize,
+    /// Connections that the callers of one gRPC service share.
+    pub(crate) connections: usize,
+    /// Streams that events are delivered to.
+    pub(crate) streams: usize,
+    /// Streams that only stand there, for their memory.
+    pub(crate) idle_streams: usize,
+    place: TempDir,
+    database: Option<Database>,
+    redis: Option<Redis>,
+    bare: Option<BareServers>,
+    provider: Option<OAuthProvider>,
+    clusters: BTreeMap<Engine, Cluster>,
+    processes: OnceLock<Processes>,
+}
+
+/// What a session needs to be running.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Needs {
+    pub(crate) database: bool,
+    pub(crate) redis: bool,
+    pub(crate) bare: bool,
+    pub(crate) separate: bool,
+    pub(crate) embedded: bool,
+    /// Settings of PostgreSQL beyond the durable ones.
+    pub(crate) settings: &'static [&'static str],
+}
+
+impl Needs {
+    /// Both.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            database: self.database || other.database,
+            redis: self.redis || other.redis,
+            bare: self.bare || other.bare,
+            separate: self.separate || other.separate,
+            embedded: self.embedded || other.embedded,
+            settings: if self.settings.is_empty() { other.settings } else { self.settings },
+        }
+    }
+}
+
+impl Session {
+    /// Starts what is needed.
+    ///
+    /// # Errors
+    /// What did not start, and why.
+    pub(crate) async fn start(times: Times, idle_streams: usize, needs: Needs) -> Result<Self> {
+        let place = tempfile::tempdir()?;
+        let database = if needs.database || needs.separate {
+            let settings = [DURABLE, needs.settings].concat();
+            let server = tokio::task::spawn_blocking(move || Postgres::start_with(&settings)).await??;
+            Some(Database { url: server.url().to_owned(), _server: server })
+        } else {
+            None
+        };
+        let redis = (needs.redis || needs.separate).then(Redis::start).transpose()?;
+        let mut session = Self {
+            times,
+            callers: 64,
+            connections: 4,
+            streams: 256,
+            idle_streams,
+            place,
+            database,
+            redis,
+            bare: if needs.bare { Some(BareServers::start().await?) } else { None },
+            provider: None,
+            clusters: BTreeMap::new(),
+            processes: OnceLock::new(),
+        };
+        if needs.separate || needs.embedded {
+            session.provider = Some(OAuthProvider::start(crate::cluster::provider_options()).await?);
+        }
+        for (wanted, engine) in [(needs.separate, Engine::Postgres), (needs.embedded, Engine::Sqlite)] {
+            if wanted {
+                let provider = session.provider.as_ref().context("there is no provider")?;
+                let folder = session.place.path().join(engine.name());
+                let stores = session.database.as_ref().zip(session.redis.as_ref());
+                let stores = stores.map(|(database, redis)| (database.url.as_str(), redis.url()));
+                let cluster = Cluster::start(engine, &folder, stores, provider).await?;
+                session.clusters.insert(engine, cluster);
+            }
+        }
+        Ok(session)
+    }
+
+    /// The processes whose time is told apart.
+    pub(crate) fn processes(&self) -> &Processes {
+        self.processes.get_or_init(|| {
+            let mut processes = Processes::default();
+            for cluster in self.clusters.values() {
+                cluster.name_processes(&mut processes);
+            }
+            if let Some((Some(rpc), Some(proxy))) = self.bare.as_ref().map(BareServers::ids) {
+                processes.name(rpc, "bare-rpc");
+                processes.name(proxy, "bare-proxy");
+            }
+            processes
+        })
+    }
+
+    /// The PostgreSQL.
+    ///
+    /// # Errors
+    /// If the session has none.
+    pub(crate) fn postgres(&self) -> Result<&Database> {
+        self.database.as_ref().context("this session has no PostgreSQL")
+    }
+
+    /// The address of Redis.
+    ///
+    /// # Errors
+    /// If the session has none.
+    pub(crate) fn redis_url(&self) -> Result<&str> {
+        self.redis.as_ref().map(Redis::url).context("this session has no Redis")
+    }
+
+    /// The bare servers.
+    ///
+    /// # Panics
+    /// If the session was started without.
+    pub(crate) fn bare(&self) -> &BareServers {
+        self.bare.as_ref().expect("whoever measures bare servers asks for them")
+    }
+
+    /// The services on `engine`.
+    ///
+    /// # Errors
+    /// If the session has none.
+    pub(crate) fn cluster(&self, engine: Engine) -> Result<&Cluster> {
+        self.clusters.get(&engine).with_context(|| format!("no services run on {}", engine.name()))
+    }
+
+    /// Measures the limit `key`, unless this run has it.
+    ///
+    /// # Errors
+    /// If it can't be measured here.
+    pub(crate) async fn limit(&self, key: &'static str, run: &mut Run) -> Result<()> {
+        if run.contains_key(key) {
+            return Ok(());
+        }
+        for (key, sample) in raw::measure(self, key).await? {
+            crate::progress::measured(key, &sample);
+            run.insert(key, sample);
+        }
+        Ok(())
+    }
+
+    /// Stops the services in order.
+    ///
+    /// # Errors
+    /// One that did not end by itself, or not well.
+    pub(crate) async fn stop(self) -> Result<()> {
+        for cluster in self.clusters.into_values() {
+            cluster.stop().await?;
+        }
+        Ok(())
+    }
+}
