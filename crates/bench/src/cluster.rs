@@ -342,10 +342,10 @@ fn write_config(
         }
     }
     // Everything comes from one address and asks as often as it can: the limits are counted, and never reached.
-    let most = "{ capacity = 1000000000, interval_s = 1 }";
+    let most = "{ capacity = 1000000000, interval_s = 1000 }";
     writeln!(
         text,
-        "rate_limits.rules = {{ capacity = 1000000000, interval_s = 1, classes = {{}}, ip = {most}, person = {most}, api_key = {most}, tenant = {most} }}"
+        "rate_limits.rules = {{ capacity = 1000000000, interval_s = 1000, classes = {{}}, ip = {most}, person = {most}, api_key = {most}, tenant = {most} }}"
     )?;
     // A busy machine must not turn a figure of Redis into one of the fallback.
     writeln!(text, "rate_limits.timeout_ms = 1000")?;

@@ -58,13 +58,13 @@ pub(crate) async fn run(operations: u32, markdown: Option<&Path>) -> Result<()> 
     let watch = Watch::new(&session).await?;
     let mut text = String::new();
     let person = Person::new(cluster).await?;
-    let mut refreshers = auth::Refresher::several(cluster, 1, 1).await?;
-    watch.count(&mut text, "refresh", operations, &mut refreshers[0]).await?;
+    let mut refresher = auth::Refresher::new(cluster.channel("auth")?, &person);
+    watch.count(&mut text, "refresh", operations, &mut refresher).await?;
     watch.count(&mut text, "sign-in", operations, &mut auth::SignerIn::new(cluster, &person)?).await?;
     watch
         .count(&mut text, "token exchange", operations, &mut auth::Exchanger::new(cluster, &person)?)
         .await?;
-    let mut connections = gateway::callers(cluster, 1).await?;
+    let mut connections = gateway::callers(cluster, std::slice::from_ref(&person), 1).await?;
     watch.count(&mut text, "pipeline request", operations, &mut connections[0]).await?;
     watch
         .count(
@@ -82,7 +82,7 @@ pub(crate) async fn run(operations: u32, markdown: Option<&Path>) -> Result<()> 
             &mut broker::Asker::connected(cluster, 600).await?,
         )
         .await?;
-    let (mut submitters, hands) = job::submitters(cluster, 1).await?;
+    let (mut submitters, hands) = job::submitters(cluster, std::slice::from_ref(&person), 1).await?;
     watch.count(&mut text, "job, submit to finish", operations, &mut submitters[0]).await?;
     job::all_finished(submitters).await?;
     hands.stop().await?;

@@ -1,7 +1,7 @@
 //! One session of measuring: the throwaway servers, the processes under load, and how hard to load them.
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context as _, Result};
 use gatehouse_testkit::{OAuthProvider, Postgres, Redis};
@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use crate::cluster::{Cluster, Engine};
 use crate::figure::Run;
 use crate::load::Times;
+use crate::people::Person;
 use crate::processes::Processes;
 use crate::raw::{self, BareServers};
 
@@ -40,6 +41,7 @@ pub(crate) struct Session {
     bare: Option<BareServers>,
     provider: Option<OAuthProvider>,
     clusters: BTreeMap<Engine, Cluster>,
+    people: Mutex<BTreeMap<Engine, Vec<Person>>>,
     processes: OnceLock<Processes>,
 }
 
@@ -96,6 +98,7 @@ impl Session {
             bare: if needs.bare { Some(BareServers::start().await?) } else { None },
             provider: None,
             clusters: BTreeMap::new(),
+            people: Mutex::default(),
             processes: OnceLock::new(),
         };
         if needs.separate || needs.embedded {
@@ -159,6 +162,34 @@ impl Session {
     /// If the session has none.
     pub(crate) fn cluster(&self, engine: Engine) -> Result<&Cluster> {
         self.clusters.get(&engine).with_context(|| format!("no services run on {}", engine.name()))
+    }
+
+    /// So many people on `engine`: hashing their passwords takes seconds, so they are made once.
+    ///
+    /// # Errors
+    /// What auth answered.
+    pub(crate) async fn people(&self, engine: Engine, count: usize) -> Result<Vec<Person>> {
+        let mut people = self.known(|known| known.get(&engine).cloned().unwrap_or_default());
+        if people.len() < count {
+            let more = Person::several(self.cluster(engine)?, count - people.len()).await?;
+            people.extend(more);
+            self.known(|known| known.insert(engine, people.clone()));
+        }
+        people.truncate(count);
+        Ok(people)
+    }
+
+    /// Keeps the refresh tokens that people have now: those from before end their sessions.
+    pub(crate) fn keep_refresh_tokens(&self, engine: Engine, tokens: impl Iterator<Item = String>) {
+        self.known(|known| {
+            for (person, token) in known.entry(engine).or_default().iter_mut().zip(tokens) {
+                person.refresh_token = token;
+            }
+        });
+    }
+
+    fn known<T>(&self, look: impl FnOnce(&mut BTreeMap<Engine, Vec<Person>>) -> T) -> T {
+        look(&mut self.people.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Measures the limit `key`, unless this run has it.

@@ -76,9 +76,10 @@ fn ratio(figure: &Figure) -> String {
     }
 }
 
-/// The dearest first.
+/// The dearest first; a fiftieth of the whole and less is what the background does.
 fn cost(figure: &Figure) -> String {
-    let mut spent: Vec<_> = figure.cpu_us.iter().collect();
+    let whole: f64 = figure.cpu_us.values().sum();
+    let mut spent: Vec<_> = figure.cpu_us.iter().filter(|(_, us)| **us > whole / 50.0).collect();
     spent.sort_unstable_by(|left, right| right.1.total_cmp(left.1));
     let spent: Vec<_> = spent.into_iter().map(|(name, us)| format!("{name} {}", number(*us))).collect();
     spent.join(", ")

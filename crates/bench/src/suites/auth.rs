@@ -24,8 +24,7 @@ pub(crate) async fn measure(session: &Session, run: &mut Run) -> Result<()> {
     for (engine, key) in modes("auth.refresh", "auth.refresh@sqlite") {
         held(session, run, key, refresh(session, engine)).await?;
     }
-    let cluster = session.cluster(Engine::Postgres)?;
-    let person = Person::new(cluster).await?;
+    let person = session.people(Engine::Postgres, 1).await?.swap_remove(0);
     held(session, run, "auth.sign-in", sign_in(session, &person)).await?;
     session.limit("raw.ed25519-sign", run).await?;
     held(session, run, "auth.verify", verify(session, &person)).await?;
@@ -39,18 +38,8 @@ pub(crate) struct Refresher {
 }
 
 impl Refresher {
-    /// So many people, each with a session.
-    pub(crate) async fn several(cluster: &Cluster, callers: usize, connections: usize) -> Result<Vec<Self>> {
-        let mut channels = Vec::new();
-        for _ in 0..connections {
-            channels.push(cluster.channel("auth")?);
-        }
-        let people = Person::several(cluster, callers).await?;
-        let refreshers = people.into_iter().enumerate().map(|(place, person)| Self {
-            accounts: AccountServiceClient::new(channels[place % channels.len()].clone()),
-            token: person.refresh_token,
-        });
-        Ok(refreshers.collect())
+    pub(crate) fn new(channel: Channel, person: &Person) -> Self {
+        Self { accounts: AccountServiceClient::new(channel), token: person.refresh_token.clone() }
     }
 }
 
@@ -65,8 +54,16 @@ impl Caller for Refresher {
 
 async fn refresh(session: &Session, engine: Engine) -> Result<Sample> {
     let cluster = session.cluster(engine)?;
-    let callers = Refresher::several(cluster, session.callers, session.connections).await?;
-    Ok(drive(callers, session.times, session.processes()).await?.0)
+    let channels = (0..session.connections).map(|_| cluster.channel("auth")).collect::<Result<Vec<_>>>()?;
+    let people = session.people(engine, session.callers).await?;
+    let callers = people
+        .iter()
+        .enumerate()
+        .map(|(place, person)| Refresher::new(channels[place % channels.len()].clone(), person))
+        .collect();
+    let (sample, callers) = drive(callers, session.times, session.processes()).await?;
+    session.keep_refresh_tokens(engine, callers.into_iter().map(|caller| caller.token));
+    Ok(sample)
 }
 
 /// Somebody who signs in again and again.

@@ -26,9 +26,8 @@ pub(crate) async fn measure(session: &Session, run: &mut Run) -> Result<()> {
     held(session, run, "gateway.pipeline-cpu", async { Ok(Sample { value: own, ..Sample::default() }) }).await
 }
 
-/// A connection of each of a few people.
-pub(crate) async fn callers(cluster: &Cluster, callers: usize) -> Result<Vec<Connection>> {
-    let people = Person::several(cluster, 8).await?;
+/// So many connections of these people.
+pub(crate) async fn callers(cluster: &Cluster, people: &[Person], callers: usize) -> Result<Vec<Connection>> {
     let mut connections = Vec::new();
     for place in 0..callers {
         let token = &people[place % people.len()].access_token;
@@ -42,6 +41,7 @@ pub(crate) async fn callers(cluster: &Cluster, callers: usize) -> Result<Vec<Con
 }
 
 async fn pipeline(session: &Session, engine: Engine) -> Result<Sample> {
-    let callers = callers(session.cluster(engine)?, session.callers).await?;
+    let people = session.people(engine, 8).await?;
+    let callers = callers(session.cluster(engine)?, &people, session.callers).await?;
     Ok(drive(callers, session.times, session.processes()).await?.0)
 }

@@ -85,10 +85,14 @@ impl Caller for Submitter {
 ///
 /// # Errors
 /// What auth answered.
-pub(crate) async fn submitters(cluster: &Cluster, count: usize) -> Result<(Vec<Submitter>, Hands)> {
+pub(crate) async fn submitters(
+    cluster: &Cluster,
+    people: &[Person],
+    count: usize,
+) -> Result<(Vec<Submitter>, Hands)> {
     let mut clients = Vec::new();
-    for person in Person::several(cluster, PEOPLE.min(count)).await? {
-        clients.push(jobs_as(cluster, &person).await?);
+    for person in people {
+        clients.push(jobs_as(cluster, person).await?);
     }
     let (mut senders, mut submitters) = (Vec::new(), Vec::new());
     for place in 0..count {
@@ -129,7 +133,8 @@ pub(crate) async fn all_finished(submitters: Vec<Submitter>) -> Result<()> {
 }
 
 async fn jobs(session: &Session, engine: Engine) -> Result<Sample> {
-    let (submitters, hands) = submitters(session.cluster(engine)?, session.callers).await?;
+    let people = session.people(engine, PEOPLE).await?;
+    let (submitters, hands) = submitters(session.cluster(engine)?, &people, session.callers).await?;
     let (sample, submitters) = drive(submitters, session.times, session.processes()).await?;
     all_finished(submitters).await?;
     hands.stop().await?;

@@ -11,7 +11,7 @@ use crate::load::{Caller, drive};
 use crate::session::Session;
 
 /// A limit that is never reached.
-const QUOTA: QuotaConfig = QuotaConfig::new(1_000_000_000, 60);
+const QUOTA: QuotaConfig = QuotaConfig::new(1_000_000_000, 1_000);
 
 pub(crate) async fn measure(session: &Session, run: &mut Run) -> Result<()> {
     held(session, run, "ratelimit.redis", decisions(session, None)).await?;

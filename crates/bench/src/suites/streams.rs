@@ -41,7 +41,7 @@ async fn submit(cluster: &Cluster, person: &Person) -> Result<String> {
 
 async fn deliveries(session: &Session) -> Result<Sample> {
     let cluster = session.cluster(Engine::Postgres)?;
-    let person = Person::new(cluster).await?;
+    let person = session.people(Engine::Postgres, 1).await?.swap_remove(0);
     let job = submit(cluster, &person).await?;
     let delivered = Delivered::default();
     let request = get(cluster.gateway, &format!("/v1/jobs/{job}/events"), Some(&person.access_token));
@@ -109,7 +109,7 @@ async fn wait_until(condition: impl Fn() -> bool) -> Result<()> {
 /// What one idle stream takes, KiB: gateway, job service. Fresh ones: memory once taken is not given back.
 async fn memory(session: &Session) -> Result<(f64, f64)> {
     let cluster = session.cluster(Engine::Postgres)?;
-    let person = Person::new(cluster).await?;
+    let person = session.people(Engine::Postgres, 1).await?.swap_remove(0);
     // Nobody works on it, so nothing happens after its first event.
     let job = submit(cluster, &person).await?;
     let pair = cluster.fresh_pair().await?;
