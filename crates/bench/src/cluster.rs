@@ -105,7 +105,7 @@ impl Cluster {
         for port in &mut ports {
             *port = free_port()?;
         }
-        let config = write_config(engine, folder, stores, provider, &ports, gateway)?;
+        let config = write_config(engine, folder, stores, provider, ports, gateway)?;
         let mut cluster = Self {
             engine,
             program,
@@ -311,7 +311,7 @@ fn write_config(
     folder: &Path,
     stores: Option<(&str, &str)>,
     provider: &OAuthProvider,
-    ports: &[u16; 4],
+    ports: [u16; 4],
     gateway: u16,
 ) -> Result<PathBuf> {
     let random = Entropy::system();

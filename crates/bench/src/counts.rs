@@ -23,8 +23,7 @@ const NEEDS: Needs = Needs {
     database: true,
     redis: true,
     bare: false,
-    separate: true,
-    embedded: false,
+    services: &[Engine::Postgres],
     settings: &[
         "shared_preload_libraries=pg_stat_statements",
         "pg_stat_statements.max=10000",

@@ -51,8 +51,8 @@ pub(crate) struct Needs {
     pub(crate) database: bool,
     pub(crate) redis: bool,
     pub(crate) bare: bool,
-    pub(crate) separate: bool,
-    pub(crate) embedded: bool,
+    /// Which services; the separate ones bring PostgreSQL and Redis.
+    pub(crate) services: &'static [Engine],
     /// Settings of PostgreSQL beyond the durable ones.
     pub(crate) settings: &'static [&'static str],
 }
@@ -64,8 +64,7 @@ impl Needs {
             database: self.database || other.database,
             redis: self.redis || other.redis,
             bare: self.bare || other.bare,
-            separate: self.separate || other.separate,
-            embedded: self.embedded || other.embedded,
+            services: if self.services.len() < other.services.len() { other.services } else { self.services },
             settings: if self.settings.is_empty() { other.settings } else { self.settings },
         }
     }
@@ -78,14 +77,15 @@ impl Session {
     /// What did not start, and why.
     pub(crate) async fn start(times: Times, idle_streams: usize, needs: Needs) -> Result<Self> {
         let place = tempfile::tempdir()?;
-        let database = if needs.database || needs.separate {
+        let separate = needs.services.contains(&Engine::Postgres);
+        let database = if needs.database || separate {
             let settings = [DURABLE, needs.settings].concat();
             let server = tokio::task::spawn_blocking(move || Postgres::start_with(&settings)).await??;
             Some(Database { url: server.url().to_owned(), _server: server })
         } else {
             None
         };
-        let redis = (needs.redis || needs.separate).then(Redis::start).transpose()?;
+        let redis = (needs.redis || separate).then(Redis::start).transpose()?;
         let mut session = Self {
             times,
             callers: 64,
@@ -101,18 +101,16 @@ impl Session {
             people: Mutex::default(),
             processes: OnceLock::new(),
         };
-        if needs.separate || needs.embedded {
+        if !needs.services.is_empty() {
             session.provider = Some(OAuthProvider::start(crate::cluster::provider_options()).await?);
         }
-        for (wanted, engine) in [(needs.separate, Engine::Postgres), (needs.embedded, Engine::Sqlite)] {
-            if wanted {
-                let provider = session.provider.as_ref().context("there is no provider")?;
-                let folder = session.place.path().join(engine.name());
-                let stores = session.database.as_ref().zip(session.redis.as_ref());
-                let stores = stores.map(|(database, redis)| (database.url.as_str(), redis.url()));
-                let cluster = Cluster::start(engine, &folder, stores, provider).await?;
-                session.clusters.insert(engine, cluster);
-            }
+        for engine in needs.services {
+            let provider = session.provider.as_ref().context("there is no provider")?;
+            let folder = session.place.path().join(engine.name());
+            let stores = session.database.as_ref().zip(session.redis.as_ref());
+            let stores = stores.map(|(database, redis)| (database.url.as_str(), redis.url()));
+            let cluster = Cluster::start(*engine, &folder, stores, provider).await?;
+            session.clusters.insert(*engine, cluster);
         }
         Ok(session)
     }

@@ -51,7 +51,7 @@ pub(crate) async fn remove(tx: &mut Tx, ids: &[Uuid]) -> Result<()> {
             tx.execute(&REMOVE_EVENT, params![id]).await?;
         } else if let Some(last) = ids.last() {
             let several = ids.iter().chain(std::iter::repeat(last)).take(REMOVED_AT_ONCE);
-            tx.execute(&REMOVE_EVENTS, several.map(|id| id.into_value()).collect()).await?;
+            tx.execute(&REMOVE_EVENTS, several.map(Param::into_value).collect()).await?;
         }
     }
     Ok(())

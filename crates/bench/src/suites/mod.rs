@@ -36,7 +36,8 @@ pub(crate) const ALL: [Suite; 7] =
 impl Suite {
     /// What must run.
     pub(crate) fn needs(self) -> Needs {
-        let services = Needs { separate: true, embedded: true, bare: true, ..Needs::default() };
+        let services =
+            Needs { services: &[Engine::Postgres, Engine::Sqlite], bare: true, ..Needs::default() };
         match self {
             Self::Raw => Needs { database: true, redis: true, bare: true, ..Needs::default() },
             Self::Ratelimit => Needs { redis: true, ..Needs::default() },
