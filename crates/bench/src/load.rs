@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::figure::{Sample, median};
 use crate::processes::{Processes, Spent};
@@ -58,6 +58,7 @@ pub(crate) async fn drive<C: Caller>(
         })
         .collect();
     let counted = window(times, processes, || units.load(Ordering::Relaxed), Some(&measuring)).await;
+    // A call that failed is told before the silence that followed it.
     stop.store(true, Ordering::Relaxed);
     let (mut callers, mut waits) = (Vec::new(), Vec::new());
     for task in tasks {
@@ -91,6 +92,11 @@ pub(crate) async fn window(
     }
     tokio::time::sleep(times.measure).await;
     let (done, took) = (units().saturating_sub(before), began.elapsed());
+    ensure!(
+        done > 0,
+        "nothing was done in {} s: measure for longer (--seconds)",
+        times.measure.as_secs_f64()
+    );
     let cpu_us = each(&spent, &processes.spent()?, done);
     Ok(Sample { value: rate(done, took), cpu_us, ..Sample::default() })
 }
