@@ -10,7 +10,7 @@
 
 use std::fmt;
 use std::fs::{DirBuilder, OpenOptions};
-use std::io::{self, Error, ErrorKind, Write as _};
+use std::io::{self, BufRead as _, BufReader, Error, ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use gatehouse_core::Entropy;
 use nix::unistd::{Uid, User};
 
-use crate::free_port;
+use crate::{free_port, lasting_port};
 
 /// Names a PostgreSQL database that tests may fill, as `postgres://user:password@host:port/database`. The user must be
 /// allowed to create schemas.
@@ -34,6 +34,10 @@ const START_TIMEOUT: Duration = Duration::from_mins(2);
 const FOR_TESTS: &[&str] =
     &["fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=64MB"];
 
+/// What one runs with that is stopped and started again: the machine goes on, the server's commits are in its files.
+const LASTING: &[&str] =
+    &["fsync=off", "synchronous_commit=on", "full_page_writes=off", "shared_buffers=64MB"];
+
 /// The watcher. `$1`: the folder of the programs; `$2`: its own folder; `$3`: the port; the rest: options of the
 /// server. Everything that it starts has a parent-death signal too, so that even killing the watcher leaves no server
 /// behind.
@@ -45,15 +49,24 @@ with() {
   signal=$1; shift
   if command -v setpriv >/dev/null 2>&1; then exec setpriv --pdeathsig "$signal" "$@"; else exec "$@"; fi
 }
+serve() {
+  with QUIT "$programs/postgres" -D "$folder/data" -p "$port" -c listen_addresses=127.0.0.1 \
+    -c unix_socket_directories="$folder" -c max_connections=400 -c deadlock_timeout=100ms -c log_min_messages=fatal "$@"
+}
 (
   trap - INT TERM HUP
   exec >"$folder/log" 2>&1
   (with KILL "$programs/initdb" -D "$folder/data" -U gatehouse --pwfile="$folder/password" -A scram-sha-256 -E UTF8 --locale=C.UTF-8 --no-sync) &&
-  with QUIT "$programs/postgres" -D "$folder/data" -p "$port" -c listen_addresses=127.0.0.1 \
-    -c unix_socket_directories="$folder" -c max_connections=400 -c deadlock_timeout=100ms -c log_min_messages=fatal "$@"
+  serve "$@"
 ) &
 server=$!
-read -r word
+while read -r word; do
+  case $word in
+    stop) kill -INT "$server"; wait "$server"; echo stopped ;;
+    crash) kill -QUIT "$server"; wait "$server"; echo stopped ;;
+    start) rm -f "$folder/data/postmaster.pid"; (trap - INT TERM HUP; exec >"$folder/log" 2>&1; serve "$@") & server=$!; echo started ;;
+  esac
+done
 # The first is for a folder still being made, the second ends the server without waiting for its clients.
 kill -TERM "$server" 2>/dev/null
 kill -QUIT "$server" 2>/dev/null
@@ -71,7 +84,22 @@ struct Server {
     watcher: Child,
     /// Open as long as the server shall live; this process's end closes it.
     lifeline: Option<ChildStdin>,
-    _output: ChildStdout,
+    output: BufReader<ChildStdout>,
+    folder: PathBuf,
+    port: u16,
+}
+
+impl Server {
+    /// Has the watcher do something and waits until it is done.
+    fn tell(&mut self, word: &str) -> io::Result<()> {
+        let lifeline = self.lifeline.as_mut().ok_or_else(|| Error::other("the watcher was told to end"))?;
+        writeln!(lifeline, "{word}")?;
+        let mut done = String::new();
+        if self.output.read_line(&mut done)? == 0 {
+            return Err(Error::other("the watcher has ended"));
+        }
+        Ok(())
+    }
 }
 
 impl Postgres {
@@ -81,7 +109,7 @@ impl Postgres {
     /// The binaries are not installed (the message says what to install), or the server did not come up (the message
     /// holds its log).
     pub fn start() -> io::Result<Self> {
-        Self::start_with(FOR_TESTS)
+        Self::start_as(FOR_TESTS, free_port)
     }
 
     /// As [`Postgres::start`], with `settings` (`name=value`) instead of those that make tests fast: with none, commits
@@ -90,6 +118,18 @@ impl Postgres {
     /// # Errors
     /// As [`Postgres::start`].
     pub fn start_with(settings: &[&str]) -> io::Result<Self> {
+        Self::start_as(settings, free_port)
+    }
+
+    /// As [`Postgres::start`], one that keeps what it committed when it is stopped, even if by [`Postgres::crash`].
+    ///
+    /// # Errors
+    /// As [`Postgres::start`].
+    pub fn start_lasting() -> io::Result<Self> {
+        Self::start_as(LASTING, lasting_port)
+    }
+
+    fn start_as(settings: &[&str], port: fn() -> io::Result<u16>) -> io::Result<Self> {
         let programs = find_programs().ok_or_else(|| {
             Error::new(
                 ErrorKind::NotFound,
@@ -102,7 +142,7 @@ impl Postgres {
         let mut last = Error::other("PostgreSQL was never started");
         // Between asking the system for a free port and the server taking it, another process may: try another.
         for _ in 0..3 {
-            match start_on(&programs, free_port()?, settings) {
+            match start_on(&programs, port()?, settings) {
                 Ok(started) => return Ok(started),
                 Err(error) => last = error,
             }
@@ -122,6 +162,42 @@ impl Postgres {
             _ => Self::start().map_err(|error| error.to_string()),
         });
         shared.as_ref().map_err(|error| Error::other(error.clone()))
+    }
+
+    /// Stops the server in order: its clients are sent away at once, running transactions are rolled back.
+    ///
+    /// # Errors
+    /// It is a shared one, which is not this test's to stop, or its watcher is gone.
+    pub fn stop(&mut self) -> io::Result<()> {
+        self.own()?.tell("stop")
+    }
+
+    /// Stops the server as a crash would: it recovers from its log at the next start. Only one of
+    /// [`Postgres::start_lasting`] has all commits then.
+    ///
+    /// # Errors
+    /// As [`Postgres::stop`].
+    pub fn crash(&mut self) -> io::Result<()> {
+        self.own()?.tell("crash")
+    }
+
+    /// Starts a stopped server again, on the same port and data, and waits until it takes connections.
+    ///
+    /// # Errors
+    /// As [`Postgres::stop`], or it did not come up.
+    pub fn start_again(&mut self) -> io::Result<()> {
+        let server = self.own()?;
+        server.tell("start")?;
+        // Clients that come too early are refused with a FATAL of their own.
+        wait_until_ready(&server.folder, server.port, "PANIC")
+    }
+
+    fn own(&mut self) -> io::Result<&mut Server> {
+        self.server.as_mut().ok_or_else(|| {
+            Error::other(
+                "a shared PostgreSQL is not this test's to stop: start one with Postgres::start_lasting()",
+            )
+        })
     }
 
     /// Where it listens, password included.
@@ -182,14 +258,16 @@ fn start_on(programs: &Path, port: u16, settings: &[&str]) -> io::Result<Postgre
     let (Some(lifeline), Some(output)) = (watcher.stdin.take(), watcher.stdout.take()) else {
         return Err(Error::other("the watcher has no pipes"));
     };
-    let server = Server { watcher, lifeline: Some(lifeline), _output: output };
-    wait_until_ready(&folder, port)?;
+    let (lifeline, output) = (Some(lifeline), BufReader::new(output));
+    let server = Server { watcher, lifeline, output, folder: folder.clone(), port };
+    wait_until_ready(&folder, port, "FATAL")?;
     let url = format!("postgres://gatehouse:{password}@127.0.0.1:{port}/postgres");
     Ok(Postgres { url, server: Some(server) })
 }
 
 /// The server writes its state into `postmaster.pid`: line 1 its process id, line 8 `ready` once it takes connections.
-fn wait_until_ready(folder: &Path, port: u16) -> io::Result<()> {
+/// `failure` in its log means that it will not.
+fn wait_until_ready(folder: &Path, port: u16, failure: &str) -> io::Result<()> {
     let deadline = Instant::now() + START_TIMEOUT;
     let log = || std::fs::read_to_string(folder.join("log")).unwrap_or_default();
     loop {
@@ -198,7 +276,7 @@ fn wait_until_ready(folder: &Path, port: u16) -> io::Result<()> {
             return Ok(());
         }
         let log_now = log();
-        if log_now.contains("FATAL") || log_now.contains("initdb: error") || Instant::now() >= deadline {
+        if log_now.contains(failure) || log_now.contains("initdb: error") || Instant::now() >= deadline {
             return Err(Error::other(format!(
                 "PostgreSQL did not come up on port {port}; its log:\n{log_now}"
             )));

@@ -2,7 +2,7 @@
 
 use gatehouse_core::ids::{PersonId, TenantId};
 use gatehouse_core::{Error, Result, Secret};
-use gatehouse_db::run_tx;
+use gatehouse_db::{read_tx, run_tx};
 
 use super::App;
 use super::tenants::found;
@@ -33,6 +33,10 @@ impl App {
         let email =
             Email::parse(address).map_err(|error| Error::invalid_field("email", error.to_string()))?;
         let name = text::name("tenant_name", tenant_name)?;
+        // At every start but the first: no hash, and no memory for one.
+        if read_tx!(self.0.db, "auth.bootstrap.lookup", |tx| { bootstrap::is_claimed(tx).await })? {
+            return Ok(None);
+        }
         // 120 random bits in letters that nobody mistakes for one another.
         let password = Secret::new(
             self.0
