@@ -2,7 +2,7 @@
 //!
 //! Operations run one after the other on servers that do nothing else. What the background does in that time
 //! (relays, polls, sweeps, heartbeats) is in the counts, as it is in the load; statements that come less than once in
-//! twenty operations are left out.
+//! two operations are summed, not listed.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -208,7 +208,7 @@ fn tell(text: &mut String, name: &str, operations: f64, before: &Sums, after: &S
         each(before.wal_bytes, after.wal_bytes),
         if redis.is_empty() { "none".to_owned() } else { redis.join(", ") }
     );
-    for (what, calls) in statements {
+    for (what, calls) in statements.into_iter().filter(|(_, calls)| *calls >= 0.5) {
         let _ = writeln!(text, "- {calls:.2} × `{}`", what.replace('`', "'"));
     }
     text.push('\n');
