@@ -2,13 +2,14 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo up test build lint fmt bench-start soak clean
+.PHONY: help demo up test build lint fmt bench bench-start bench-micro bench-counts bench-compare soak clean
+.PHONY: bench-auth bench-gateway bench-ratelimit bench-broker bench-job bench-audit bench-raw
 
 # Options of the thing run: make demo ARGS=--json
 ARGS ?=
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # All cargo calls here share one profile and name no package, so that features are resolved over the whole workspace each
 # time: what one target built, the next one uses.
@@ -35,6 +36,47 @@ lint: ## Check formatting, lints, dependencies, contracts and secrets
 
 fmt: ## Format the code
 	cargo fmt --all
+
+bench: ## Measure everything against what this machine can do, some ten minutes (ARGS='--runs 5 --markdown docs/benchmarks.md')
+	$(call bench,all)
+
+bench-auth: ## Measure refreshes, sign-ins, verifications, exchanges
+	$(call bench,auth)
+
+bench-gateway: ## Measure requests through the pipeline, and their processor time
+	$(call bench,gateway)
+
+bench-ratelimit: ## Measure decisions of the rate limiter
+	$(call bench,ratelimit)
+
+bench-broker: ## Measure brokered tokens, cached and refreshed
+	$(call bench,broker)
+
+bench-job: ## Measure jobs end to end, event streams and their memory
+	$(call bench,job)
+
+bench-audit: ## Measure appends to the audit log, and proving it
+	$(call bench,audit)
+
+bench-raw: ## Measure what this machine can do
+	$(call bench,raw)
+
+# Built as everything else is, with no package named; what was measured is kept, and compared with next time.
+define bench
+cargo build --locked --release --bin gatehouse --bin gatehouse-bench
+@target/release/gatehouse-bench $(1) --save target/bench/last.json $(ARGS)
+endef
+
+bench-compare: ## Compare the last run with the one before it (ARGS='OLD.json NEW.json' for others)
+	@cargo run --locked --quiet --release --bin gatehouse-bench -- compare $(or $(ARGS),target/bench/before.json)
+
+bench-counts: ## Count statements, commits, syncs and Redis calls of each operation (ARGS='--markdown docs/benchmarks.md')
+	cargo build --locked --release --bin gatehouse --bin gatehouse-bench
+	@target/release/gatehouse-bench counts $(ARGS)
+
+bench-micro: ## The limiter alone, and auth within one process
+	cargo run --locked --release --example rate
+	cargo test --locked --release --workspace --test auth figures -- --ignored --nocapture
 
 bench-start: ## Measure the start, idle memory and size of the release build
 	cargo build --locked --release --bin gatehouse --bin gatehouse-demo
