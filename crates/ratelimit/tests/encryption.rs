@@ -30,7 +30,10 @@ async fn only_a_server_that_our_authority_vouches_for_is_used() {
     // Away, as if it did not answer: another authority, none, another name, no TLS where TLS is.
     assert_eq!(mode(redis.url(), others.clone()).await, Mode::LocalShare);
     assert_eq!(mode(redis.url(), None).await, Mode::LocalShare);
-    assert_eq!(mode(&redis.url().replace("127.0.0.1", "[::ffff:127.0.0.1]"), ours.clone()).await, Mode::LocalShare);
+    assert_eq!(
+        mode(&redis.url().replace("127.0.0.1", "[::ffff:127.0.0.1]"), ours.clone()).await,
+        Mode::LocalShare
+    );
     assert_eq!(mode(&redis.url().replace("rediss", "redis"), None).await, Mode::LocalShare);
     // What can't work is told at once.
     for (url, ca_file) in [(redis.url(), Some("/nowhere.pem".into())), ("redis://127.0.0.1:1/", ours)] {
