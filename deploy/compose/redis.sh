@@ -1,0 +1,23 @@
+#!/bin/sh
+# Starts Redis for Gatehouse: TLS only, a user for each process, nothing kept. It holds rate limits and rings doorbells; all
+# truth is in PostgreSQL.
+set -eu
+umask 077
+
+users=/run/redis/users.acl
+bells='resetchannels &gatehouse:* -@all +auth +hello +ping +client|setinfo +client|setname +publish +psubscribe +punsubscribe +subscribe +unsubscribe'
+{
+    echo 'user default off'
+    # For the health check; it can do nothing else.
+    echo 'user health on nopass resetchannels -@all +ping'
+    for name in auth token-broker job audit; do
+        echo "user $name on >$(cat "/secrets/$name.password") $bells"
+    done
+    echo "user gateway on >$(cat /secrets/gateway.password) $bells" \
+        '~{gatehouse-* +eval +evalsha +script|load +time +get +set +del'
+} >"$users"
+
+# The tag of the limits' keys never runs out of time that is worth more than memory: what is full soonest goes first.
+exec redis-server --aclfile "$users" --save '' --appendonly no --dir /run/redis \
+    --maxmemory 128mb --maxmemory-policy volatile-ttl \
+    TLS_ARGS
