@@ -7,21 +7,28 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tonic::transport::{Channel, Endpoint};
 
+use crate::tls::ClientTls;
+
 /// How to reach one service.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ChannelConfig {
-    /// Addresses of the replicas, `http://host:port` or `https://host:port`. Calls spread over all of them.
+    /// Addresses of the replicas, `http://host:port` or `https://host:port`. Calls spread over all of them. Where this
+    /// process has certificates (section `tls`), connections are TLS whichever of the two is written; where it has
+    /// none, `https` is refused.
     pub endpoints: Vec<String>,
     /// How long to wait for a connection, milliseconds, 1 to 60000.
     pub connect_timeout_ms: u64,
     /// How long a call may take before its first answer, milliseconds, 1 to 600000. Streams may go on for longer.
     pub request_timeout_ms: u64,
+    /// How to encrypt, and who must answer; none: in the clear. Set by the process, not by configuration.
+    #[serde(skip)]
+    pub tls: Option<ClientTls>,
 }
 
 impl Default for ChannelConfig {
     fn default() -> Self {
-        Self { endpoints: Vec::new(), connect_timeout_ms: 2_000, request_timeout_ms: 10_000 }
+        Self { endpoints: Vec::new(), connect_timeout_ms: 2_000, request_timeout_ms: 10_000, tls: None }
     }
 }
 
@@ -30,6 +37,12 @@ impl ChannelConfig {
     #[must_use]
     pub fn to(endpoint: impl Into<String>) -> Self {
         Self { endpoints: vec![endpoint.into()], ..Self::default() }
+    }
+
+    /// The same over TLS, to the service that `tls` names.
+    #[must_use]
+    pub fn with_tls(self, tls: ClientTls) -> Self {
+        Self { tls: Some(tls), ..self }
     }
 
     /// What is wrong with it, each as a sentence that begins with the field; empty if nothing is.
@@ -87,8 +100,8 @@ fn connect(config: &ChannelConfig, tune: impl Fn(Endpoint) -> Endpoint) -> Resul
         .endpoints
         .iter()
         .map(|address| {
-            let endpoint =
-                Endpoint::from_shared(address.clone()).map_err(|error| invalid(error.to_string()))?;
+            let address = plain_address(address, config.tls.is_some())?;
+            let endpoint = Endpoint::from_shared(address).map_err(|error| invalid(error.to_string()))?;
             Ok(tune(endpoint)
                 .connect_timeout(Duration::from_millis(config.connect_timeout_ms))
                 .timeout(Duration::from_millis(config.request_timeout_ms))
@@ -99,9 +112,28 @@ fn connect(config: &ChannelConfig, tune: impl Fn(Endpoint) -> Endpoint) -> Resul
                 .keep_alive_while_idle(true))
         })
         .collect::<Result<Vec<_>>>()?;
+    if let Some(tls) = &config.tls {
+        // One connection, to the first address that answers.
+        let first = endpoints.first().ok_or_else(|| invalid("no address".to_owned()))?;
+        return Ok(first.connect_with_connector_lazy(tls.connector()));
+    }
     match <[Endpoint; 1]>::try_from(endpoints) {
         Ok([only]) => Ok(only.connect_lazy()),
         Err(several) => Ok(Channel::balance_list(several.into_iter())),
+    }
+}
+
+/// `address` as an [`Endpoint`] takes it beside a connector of ours: tonic would want to do the TLS of `https` itself.
+fn plain_address(address: &str, has_tls: bool) -> Result<String> {
+    match (address.strip_prefix("https://"), has_tls) {
+        (None, _) => Ok(address.to_owned()),
+        (Some(rest), true) => Ok(format!("http://{rest}")),
+        (Some(_), false) => Err(Error::invalid_argument(
+            "INVALID_ENDPOINT",
+            format!(
+                "{address} wants TLS, and this process has no certificate: set tls.cert_file, key_file and ca_file"
+            ),
+        )),
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! Invariants: a token is fetched for one audience and sent to no other service; nothing here retries a call that
 //! may have had an effect; every call carries the request id and the W3C trace context of the task that makes it.
+//! Between hosts, give each [`ChannelConfig`] a [`tls::ClientTls`].
 //!
 //! To extend: wrap a generated client of `gatehouse-proto` around a [`Authorized`] channel:
 //!
@@ -25,6 +26,7 @@ mod channel;
 pub mod context;
 mod retry;
 pub mod status;
+pub mod tls;
 mod token_source;
 pub mod worker;
 

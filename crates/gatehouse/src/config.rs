@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use gatehouse_client::ChannelConfig;
+use gatehouse_client::tls::{TlsFiles, is_trust_domain};
 use gatehouse_core::Environment;
 use gatehouse_gateway::StreamChannels;
 use gatehouse_service::grpc::GrpcConfig;
@@ -35,6 +36,8 @@ pub(crate) struct Config {
     pub(crate) redis: RedisConfig,
     /// Who this process is to the other services.
     pub(crate) client: ClientConfig,
+    /// Certificates for the connections between services.
+    pub(crate) tls: TlsConfig,
     /// Where the services listen.
     pub(crate) listen: ListenConfig,
     /// Where the services are.
@@ -42,8 +45,8 @@ pub(crate) struct Config {
     /// Where each service keeps its data. No two share a database, or on PostgreSQL a schema.
     pub(crate) databases: DatabasesConfig,
     /// Whether, outside dev, gRPC between hosts may go unencrypted by us because something else encrypts it (a service
-    /// mesh, a tunnel). Without it, addresses that are not loopback are refused there: tokens and passwords travel on
-    /// these connections.
+    /// mesh, a tunnel). Without it or the section `tls`, addresses that are not loopback are refused there: tokens and
+    /// passwords travel on these connections.
     pub(crate) network_is_encrypted: bool,
     /// Bounds of every gRPC server.
     pub(crate) grpc: GrpcConfig,
@@ -78,6 +81,7 @@ impl Default for Config {
             probes: ProbesConfig::default(),
             redis: RedisConfig::default(),
             client: ClientConfig::default(),
+            tls: TlsConfig::default(),
             listen: ListenConfig::default(),
             peers: PeersConfig::default(),
             databases: DatabasesConfig::default(),
@@ -126,6 +130,84 @@ pub(crate) struct RedisConfig {
 pub(crate) struct ClientConfig {
     /// File with this process's secret, as auth's `clients` have it. The name is the service's own.
     pub(crate) secret_file: PathBuf,
+}
+
+/// Certificates for gRPC between services (mutual TLS 1.3). With them every gRPC server wants a client certificate and
+/// every channel shows one, and each method is called by those services only that its contract names.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct TlsConfig {
+    /// PEM file with this service's certificate and those between it and the authority. It names the service as
+    /// `spiffe://<trust domain>/<service>`; `gatehouse certs` makes such. Renewed files are read again by themselves.
+    /// Default: none, no TLS.
+    pub(crate) cert_file: PathBuf,
+    /// PEM file with its private key.
+    pub(crate) key_file: PathBuf,
+    /// PEM file with the certificates of the authorities that vouch for the other services.
+    pub(crate) ca_file: PathBuf,
+    /// Only certificates of this trust domain are believed. Default: `<environment>.gatehouse.internal`.
+    pub(crate) trust_domain: String,
+}
+
+impl TlsConfig {
+    /// Whether TLS is on.
+    pub(crate) fn is_on(&self) -> bool {
+        [&self.cert_file, &self.key_file, &self.ca_file].iter().any(|file| !file.as_os_str().is_empty())
+    }
+
+    /// What the certificates are read from, where TLS is on.
+    pub(crate) fn files(&self, environment: Environment) -> Option<TlsFiles> {
+        self.is_on().then(|| TlsFiles {
+            certificate: self.cert_file.clone(),
+            key: self.key_file.clone(),
+            authorities: self.ca_file.clone(),
+            trust_domain: if self.trust_domain.is_empty() {
+                default_trust_domain(environment)
+            } else {
+                self.trust_domain.clone()
+            },
+        })
+    }
+
+    fn validate(&self, environment: Environment) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.is_on() {
+            for (key, file) in
+                [("cert_file", &self.cert_file), ("key_file", &self.key_file), ("ca_file", &self.ca_file)]
+            {
+                if file.as_os_str().is_empty() {
+                    problems.push(format!("{key}: is not set; cert_file, key_file and ca_file go together"));
+                }
+            }
+        }
+        let domain = &self.trust_domain;
+        if !domain.is_empty() && !is_trust_domain(domain) {
+            problems.push(format!(
+                "trust_domain: {domain:?} is none; use lower-case letters, digits, dots and hyphens, such as {}",
+                default_trust_domain(environment)
+            ));
+        }
+        // What one environment made is worthless in another.
+        let named = domain.split('.').next().and_then(|first| first.parse::<Environment>().ok());
+        if let Some(other) = named.filter(|other| *other != environment) {
+            problems.push(format!(
+                "trust_domain: {domain} is of the environment {other}, and this is {environment}"
+            ));
+        }
+        // With the authority's key a process can be any service.
+        if !environment.is_dev() && self.ca_file.with_extension("key").exists() {
+            problems.push(format!(
+                "ca_file: the authority's private key lies beside it ({}); give the service a folder without it",
+                self.ca_file.with_extension("key").display()
+            ));
+        }
+        problems
+    }
+}
+
+/// The trust domain of an environment, unless one is configured.
+pub(crate) fn default_trust_domain(environment: Environment) -> String {
+    format!("{environment}.gatehouse.internal")
 }
 
 /// Where the services listen for gRPC, each `ip:port`; port 0 takes a free one.
@@ -219,8 +301,9 @@ impl Config {
     /// Everything that forbids a process with `services` to start, each a sentence that begins with the key.
     pub(crate) fn validate(&self, environment: Environment, services: &[Service]) -> Vec<String> {
         let mut problems = Vec::new();
-        let sections: [(&str, Vec<String>); 4] = [
+        let sections: [(&str, Vec<String>); 5] = [
             ("", self.validate_own(environment)),
+            ("tls", self.tls.validate(environment)),
             ("telemetry", self.telemetry.validate()),
             ("grpc", self.grpc.validate()),
             ("outbox", self.outbox.validate()),
@@ -338,6 +421,16 @@ impl Config {
         for (key, peer) in peers {
             problems.extend(peer.validate().into_iter().map(|problem| format!("{key}.{problem}")));
         }
+        if self.tls.is_on() {
+            return problems;
+        }
+        for (key, peer) in peers {
+            if let Some(endpoint) = peer.endpoints.iter().find(|endpoint| endpoint.starts_with("https:")) {
+                problems.push(format!(
+                    "{key}.endpoints: {endpoint} wants TLS; set tls.cert_file, tls.key_file and tls.ca_file"
+                ));
+            }
+        }
         if !environment.is_dev() && !self.network_is_encrypted {
             problems.extend(self.validate_encryption());
         }
@@ -346,8 +439,8 @@ impl Config {
 
     /// The addresses between processes that would carry tokens in the clear.
     fn validate_encryption(&self) -> Vec<String> {
-        let why = "gRPC would cross the network unencrypted; keep it on loopback, or set network_is_encrypted = true \
-                   where a mesh or tunnel encrypts it";
+        let why = "gRPC would cross the network unencrypted; set tls.cert_file, tls.key_file and tls.ca_file, keep it \
+                   on loopback, or set network_is_encrypted = true where a mesh or tunnel encrypts it";
         let listens = [
             ("listen.auth", &self.listen.auth),
             ("listen.token_broker", &self.listen.token_broker),
@@ -403,6 +496,10 @@ mod tests {
             found[0].starts_with("listen.job: ") && found[1].starts_with("peers.auth.endpoints: "),
             "{found:?}"
         );
+        assert!(found[0].contains("tls.cert_file") && found[0].contains("network_is_encrypted"), "{found:?}");
+        config.tls.cert_file = "tls.crt".into();
+        assert_eq!(problems(&config, Environment::Prod), Vec::<String>::new());
+        config.tls = TlsConfig::default();
         config.network_is_encrypted = true;
         assert_eq!(problems(&config, Environment::Prod), Vec::<String>::new());
         // In dev nothing but loopback is listened on, whatever is said of the network.

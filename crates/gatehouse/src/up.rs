@@ -69,6 +69,10 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let environment = Environment::Dev;
     let mut config = args.config.load()?;
     let folder = DataFolder::open(&args.data)?;
+    anyhow::ensure!(
+        !config.tls.is_on(),
+        "the section tls is for services in processes of their own; `gatehouse up` is one process and needs none. Leave it out."
+    );
     let own_callback = config.token_broker.callback_url.is_empty();
     settle(&mut config, &folder, args.free_ports)?;
     let problems = config.validate(environment, &Service::ALL);

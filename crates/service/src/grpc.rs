@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use gatehouse_client::tls::Certificates;
 use gatehouse_core::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
-use crate::{AccessLayer, Lifecycle, Readiness};
+use crate::{AccessLayer, Lifecycle, Readiness, tls};
 
 /// Bounds of a gRPC server.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -22,11 +23,20 @@ pub struct GrpcConfig {
     pub request_timeout_ms: u64,
     /// The largest header list of a call, bytes, 1024 to 65536.
     pub max_header_bytes: u32,
+    /// The certificates to serve with, and who may connect; none: in the clear, to anyone. Set by the process, not by
+    /// configuration.
+    #[serde(skip)]
+    pub tls: Option<Certificates>,
 }
 
 impl Default for GrpcConfig {
     fn default() -> Self {
-        Self { max_concurrent_streams: 1_000, request_timeout_ms: 30_000, max_header_bytes: 16 * 1024 }
+        Self {
+            max_concurrent_streams: 1_000,
+            request_timeout_ms: 30_000,
+            max_header_bytes: 16 * 1024,
+            tls: None,
+        }
     }
 }
 
@@ -100,13 +110,18 @@ impl GrpcServer {
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .tcp_nodelay(true)
             .layer(self.access)
-            .add_routes(routes)
-            .serve_with_incoming_shutdown(TcpListenerStream::new(self.listener), async move {
-                stopping.cancelled().await;
-            });
+            .add_routes(routes);
+        let (listener, certificates) = (self.listener, self.config.tls);
         lifecycle.spawn(async move {
-            tracing::info!(%address, "serving gRPC");
-            if let Err(error) = server.await {
+            tracing::info!(%address, tls = certificates.is_some(), "serving gRPC");
+            let stopped = async move { stopping.cancelled().await };
+            let served = match certificates {
+                None => server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped).await,
+                Some(certificates) => {
+                    server.serve_with_incoming_shutdown(tls::incoming(listener, certificates), stopped).await
+                }
+            };
+            if let Err(error) = served {
                 tracing::error!(%address, %error, "the gRPC server failed");
             }
         });

@@ -3,6 +3,7 @@
 //! Invariants: no server and no file outlives the process that started it, however that process ends; tests that
 //! share a server never meet.
 
+pub mod authority;
 pub mod oauth_provider;
 pub mod port;
 pub mod postgres;
@@ -10,6 +11,7 @@ pub mod redis;
 pub mod test_db;
 pub mod wait;
 
+pub use authority::Authority;
 pub use oauth_provider::OAuthProvider;
 pub use port::free_port;
 pub use postgres::Postgres;

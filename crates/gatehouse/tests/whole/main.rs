@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod docs;
+mod mtls;
 mod other_tenants;
 mod processes;
 mod sql;

@@ -1,0 +1,160 @@
+//! The side that connects.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use gatehouse_core::{Error, Result};
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme,
+};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+use super::{ALPN, Certificates, ServiceId};
+
+/// How to connect to one service: as whom, and who must answer. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ClientTls {
+    certificates: Certificates,
+    server: ServiceId,
+}
+
+impl ClientTls {
+    /// Connections to `service`, whose certificate must name it.
+    ///
+    /// # Errors
+    /// `INVALID_SERVICE` if `service` can't be the name of one.
+    pub fn to(certificates: &Certificates, service: &str) -> Result<Self> {
+        let server = ServiceId::new(certificates.trust_domain(), service)
+            .map_err(|error| Error::invalid_argument("INVALID_SERVICE", error.to_string()))?;
+        Ok(Self { certificates: certificates.clone(), server })
+    }
+
+    /// Makes connections for [`tonic::transport::Endpoint::connect_with_connector_lazy`]. The endpoint's address must
+    /// begin with `http://`: tonic would want to do the TLS of `https://` itself.
+    #[must_use]
+    pub fn connector(&self) -> TlsConnector {
+        TlsConnector(self.clone())
+    }
+
+    /// The configuration for a connection that begins now.
+    fn config(&self) -> std::result::Result<ClientConfig, rustls::Error> {
+        let loaded = self.certificates.current();
+        let provider = Arc::clone(self.certificates.provider());
+        let verifier = Arc::new(IsService {
+            roots: Arc::clone(&loaded.roots),
+            server: self.server.clone(),
+            provider: Arc::clone(&provider),
+        });
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_client_cert_resolver(Arc::clone(&loaded.identity) as _);
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.resumption = Resumption::disabled();
+        Ok(config)
+    }
+
+    async fn connect(&self, uri: Uri) -> io::Result<TlsStream<TcpStream>> {
+        let host = uri.host().ok_or_else(|| io::Error::other("the address names no host"))?;
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let port = uri.port_u16().unwrap_or(443);
+        let stream = TcpStream::connect((host.as_str(), port)).await?;
+        stream.set_nodelay(true)?;
+        let name = ServerName::try_from(host).map_err(io::Error::other)?;
+        let config = self.config().map_err(io::Error::other)?;
+        let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
+            .connect(name, stream)
+            .await
+            .inspect_err(|error| tracing::warn!(server = %self.server, %error, "no TLS connection"))?;
+        if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
+            return Err(io::Error::other("the other side does not speak HTTP/2"));
+        }
+        Ok(stream)
+    }
+}
+
+/// See [`ClientTls::connector`].
+#[derive(Clone, Debug)]
+pub struct TlsConnector(ClientTls);
+
+impl tower::Service<Uri> for TlsConnector {
+    type Response = TokioIo<TlsStream<TcpStream>>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let tls = self.0.clone();
+        Box::pin(async move { tls.connect(uri).await.map(TokioIo::new) })
+    }
+}
+
+/// Believes a certificate that an authority vouches for and that names one service. Addresses do not matter: replicas
+/// come and go with theirs.
+#[derive(Debug)]
+struct IsService {
+    roots: Arc<RootCertStore>,
+    server: ServiceId,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for IsService {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> std::result::Result<ServerCertVerified, rustls::Error> {
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        let certificate = ParsedCertificate::try_from(end_entity)?;
+        verify_server_cert_signed_by_trust_anchor(&certificate, &self.roots, intermediates, now, algorithms)?;
+        let problem = match ServiceId::of_certificate(end_entity) {
+            Ok(found) if found == self.server => return Ok(ServerCertVerified::assertion()),
+            Ok(found) => format!("the server is {found}, not {}", self.server),
+            Err(error) => format!("the server's certificate: {error}"),
+        };
+        let problem = OtherError(Arc::new(io::Error::other(problem)));
+        Err(rustls::Error::InvalidCertificate(CertificateError::Other(problem)))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
