@@ -26,10 +26,11 @@ test: ## Install what the tests need, run all of them; the last line is `N passe
 build: ## Build every program
 	cargo build --locked --workspace
 
-lint: ## Check formatting, lints, dependencies and secrets
+lint: ## Check formatting, lints, dependencies, contracts and secrets
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	@.ci/check-dependencies
+	@.ci/check-proto
 	@.ci/secret-scan
 
 fmt: ## Format the code

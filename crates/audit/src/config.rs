@@ -29,6 +29,8 @@ pub struct Config {
     pub checkpoint_interval_ms: u64,
     /// How often entries that are past their time are removed, milliseconds, 1000 to 86400000.
     pub prune_interval_ms: u64,
+    /// Most entries that one transaction removes, 1 to 100000. Appending waits for it; a longer backlog goes in parts.
+    pub max_prune: u32,
     /// Most entries in one commit, 1 to 5000.
     pub max_group: u32,
     /// Most entries that wait for a commit before callers are sent away, 1 to 1000000.
@@ -55,6 +57,7 @@ impl Default for Config {
             checkpoint_key_file: PathBuf::from("audit-checkpoint.key"),
             checkpoint_interval_ms: 60_000,
             prune_interval_ms: 3_600_000,
+            max_prune: 1_000,
             max_group: 500,
             max_queue: 20_000,
         }
@@ -97,6 +100,7 @@ impl Config {
         }
         within("checkpoint_interval_ms", self.checkpoint_interval_ms, 100, 86_400_000);
         within("prune_interval_ms", self.prune_interval_ms, 1_000, 86_400_000);
+        within("max_prune", self.max_prune.into(), 1, 100_000);
         within("max_group", self.max_group.into(), 1, 5_000);
         within("max_queue", self.max_queue.into(), 1, 1_000_000);
         problems

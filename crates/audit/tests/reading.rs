@@ -278,6 +278,8 @@ both_engines! {
         let mut world = World::new(db);
         world.clock = Clock::settable(Timestamp::from_seconds(1_790_000_000));
         world.config.prune_interval_ms = 20;
+        // Not even the first 270 go at once.
+        world.config.max_prune = 100;
         let replica = world.replica().await;
         let mut emitter = world.emitter(&replica, "job");
         let tenant = world.tenant();

@@ -25,8 +25,10 @@ use crate::signing_keys::SigningKeys;
 use crate::store::{api_keys, revocations, sessions};
 
 /// The tables of this service.
-pub const MIGRATIONS: Migrations =
-    migrations!["0001_init" => include_str!("../../../migrations/auth/0001_init.sql")];
+pub const MIGRATIONS: Migrations = migrations![
+    "0001_init" => include_str!("../../../migrations/auth/0001_init.sql"),
+    "0002_key_holders" => include_str!("../../../migrations/auth/0002_key_holders.sql"),
+];
 
 /// How often keys are looked at.
 const TICK: Duration = Duration::from_secs(1);

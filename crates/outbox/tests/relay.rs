@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use gatehouse_client::{Authorized, ChannelConfig, channel, to_status};
 use gatehouse_core::{Clock, Entropy, Error};
-use gatehouse_db::{Config as DbConfig, DatabaseUrl, Db, Migrations, run_tx};
+use gatehouse_db::{Migrations, run_tx};
 use gatehouse_outbox::{Config, MIGRATION, Outbox, Relay, Status, all_sql};
 use gatehouse_proto::audit::v1::audit_service_server::{AuditService, AuditServiceServer};
 use gatehouse_proto::audit::v1::{
@@ -20,8 +20,8 @@ use gatehouse_proto::audit::v1::{
     ListLogsRequest, ListLogsResponse,
 };
 use gatehouse_service::Lifecycle;
+use gatehouse_testkit::{TestDb, both_engines};
 use serde_json::json;
-use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status as GrpcStatus};
@@ -138,20 +138,15 @@ impl FakeAudit {
 }
 
 struct Setup {
-    _folder: TempDir,
-    db: Db,
+    db: TestDb,
     outbox: Outbox,
 }
 
-async fn setup() -> Setup {
-    let folder = tempfile::tempdir().unwrap();
-    let config = DbConfig { url: DatabaseUrl::sqlite(&folder.path().join("test.db")), ..DbConfig::default() };
-    let db = Db::connect(&config, "test").await.unwrap();
-    db.migrate(&MIGRATIONS).await.unwrap();
-    Setup { _folder: folder, db, outbox: Outbox::new(Clock::system(), Entropy::system()) }
-}
-
 impl Setup {
+    fn on(db: TestDb) -> Self {
+        Self { db, outbox: Outbox::new(Clock::system(), Entropy::system()) }
+    }
+
     async fn emit(&self, action: &str) {
         let event = self.outbox.event(action).payload(json!({"ip": "192.0.2.1"}));
         run_tx!(self.db, "test.emit", |tx| {
@@ -165,7 +160,15 @@ impl Setup {
     fn relay(&self, address: SocketAddr, batch: u32) -> Relay {
         let audit = Authorized::anonymous(channel(&ChannelConfig::to(format!("http://{address}"))).unwrap());
         let config = Config { batch, poll_ms: 20, max_backoff_ms: 50, ..Config::default() };
-        Relay::new("test", self.db.clone(), audit, &self.outbox, config, Clock::system(), Entropy::system())
+        Relay::new(
+            "test",
+            (*self.db).clone(),
+            audit,
+            &self.outbox,
+            config,
+            Clock::system(),
+            Entropy::system(),
+        )
     }
 }
 
@@ -186,102 +189,100 @@ async fn is_empty(relay: &Relay) -> bool {
     relay.status().await.unwrap() == Status::default()
 }
 
-#[tokio::test]
-async fn every_statement_prepares() {
-    setup().await.db.prepare_all(&all_sql()).await.unwrap();
-}
+both_engines! {
+    migrations: MIGRATIONS;
 
-#[tokio::test]
-async fn events_wait_while_the_audit_service_is_away_and_arrive_once_and_in_order() {
-    let setup = setup().await;
-    let fake = FakeAudit::default();
-    let servers = Lifecycle::new();
-    let address = fake.serve(([127, 0, 0, 1], 0).into(), &servers).await;
-    servers.drain(Duration::from_secs(5)).await;
-
-    let relay = setup.relay(address, 7);
-    let lifecycle = Lifecycle::new();
-    relay.clone().start(&lifecycle);
-    for action in numbered(0..40) {
-        setup.emit(&action).await;
+    async fn every_statement_prepares(db: TestDb) {
+        db.prepare_all(&all_sql()).await.unwrap();
     }
-    let status = relay.status().await.unwrap();
-    assert_eq!((status.waiting, status.refused), (40, 0));
-    assert!(status.oldest_age > Duration::ZERO);
 
-    fake.0.lock().unwrap().lose_answers = 3;
-    let servers = Lifecycle::new();
-    fake.serve(address, &servers).await;
-    until("all arrived", async || is_empty(&relay).await).await;
-    assert_eq!(fake.actions(), numbered(0..40));
+    async fn events_wait_while_the_audit_service_is_away_and_arrive_once_and_in_order(db: TestDb) {
+        let setup = Setup::on(db);
+        let fake = FakeAudit::default();
+        let servers = Lifecycle::new();
+        let address = fake.serve(([127, 0, 0, 1], 0).into(), &servers).await;
+        servers.drain(Duration::from_secs(5)).await;
 
-    // The bell, not the poll, brings the next one; and what comes last is sent before the end.
-    setup.emit("test.n40").await;
-    until("the next arrived", async || fake.actions().len() == 41).await;
-    setup.emit("test.n41").await;
-    assert!(lifecycle.drain(Duration::from_secs(10)).await);
-    assert_eq!(fake.actions(), numbered(0..42));
-    servers.drain(Duration::from_secs(5)).await;
-}
-
-#[tokio::test]
-async fn a_transaction_that_rolls_back_leaves_no_event() {
-    let setup = setup().await;
-    let event = setup.outbox.event("test.never");
-    let result: gatehouse_db::Result<()> = run_tx!(setup.db, "test.emit", |tx| {
-        setup.outbox.emit(tx, &event).await?;
-        Err(gatehouse_core::Error::internal("on purpose").into())
-    });
-    assert!(result.is_err());
-    assert!(is_empty(&setup.relay(([127, 0, 0, 1], 1).into(), 1)).await);
-}
-
-#[tokio::test]
-async fn a_refused_event_is_set_aside_and_the_others_arrive() {
-    let setup = setup().await;
-    let fake = FakeAudit::default();
-    let servers = Lifecycle::new();
-    let address = fake.serve(([127, 0, 0, 1], 0).into(), &servers).await;
-    for action in ["test.n0", "test.poison", "test.n1"] {
-        setup.emit(action).await;
-    }
-    let relay = setup.relay(address, 100);
-    let lifecycle = Lifecycle::new();
-    relay.clone().start(&lifecycle);
-    until("all were dealt with", async || relay.status().await.unwrap().waiting == 0).await;
-    assert_eq!(fake.actions(), numbered(0..2));
-    assert_eq!(relay.status().await.unwrap().refused, 1);
-    lifecycle.drain(Duration::from_secs(5)).await;
-    servers.drain(Duration::from_secs(5)).await;
-}
-
-#[tokio::test]
-async fn one_of_several_replicas_relays_and_another_goes_on_after_it() {
-    let setup = setup().await;
-    let fake = FakeAudit::default();
-    let servers = Lifecycle::new();
-    let address = fake.serve(([127, 0, 0, 1], 0).into(), &servers).await;
-    let replicas: Vec<Lifecycle> = (0..3).map(|_| Lifecycle::new()).collect();
-    for lifecycle in &replicas {
-        setup.relay(address, 3).start(lifecycle);
-    }
-    let mut expected = 0;
-    for replica in &replicas {
-        for number in expected..expected + 20 {
-            setup.emit(&format!("test.n{number}")).await;
+        let relay = setup.relay(address, 7);
+        let lifecycle = Lifecycle::new();
+        relay.clone().start(&lifecycle);
+        for action in numbered(0..40) {
+            setup.emit(&action).await;
         }
-        expected += 20;
-        until("all arrived", async || fake.actions().len() == expected as usize).await;
-        assert!(replica.drain(Duration::from_secs(10)).await);
-    }
-    assert_eq!(fake.actions(), numbered(0..expected));
-    servers.drain(Duration::from_secs(5)).await;
-}
+        let status = relay.status().await.unwrap();
+        assert_eq!((status.waiting, status.refused), (40, 0));
+        assert!(status.oldest_age > Duration::ZERO);
 
-#[tokio::test]
-async fn an_event_with_words_that_no_log_takes_fails_where_it_is_made() {
-    let setup = setup().await;
-    let event = setup.outbox.event("Not An Action");
-    let result = run_tx!(setup.db, "test.emit", |tx| { setup.outbox.emit(tx, &event).await });
-    assert!(result.is_err());
+        fake.0.lock().unwrap().lose_answers = 3;
+        let servers = Lifecycle::new();
+        fake.serve(address, &servers).await;
+        until("all arrived", async || is_empty(&relay).await).await;
+        assert_eq!(fake.actions(), numbered(0..40));
+
+        // The bell, not the poll, brings the next one; and what comes last is sent before the end.
+        setup.emit("test.n40").await;
+        until("the next arrived", async || fake.actions().len() == 41).await;
+        setup.emit("test.n41").await;
+        assert!(lifecycle.drain(Duration::from_secs(10)).await);
+        assert_eq!(fake.actions(), numbered(0..42));
+        servers.drain(Duration::from_secs(5)).await;
+    }
+
+    async fn a_transaction_that_rolls_back_leaves_no_event(db: TestDb) {
+        let setup = Setup::on(db);
+        let event = setup.outbox.event("test.never");
+        let result: gatehouse_db::Result<()> = run_tx!(setup.db, "test.emit", |tx| {
+            setup.outbox.emit(tx, &event).await?;
+            Err(gatehouse_core::Error::internal("on purpose").into())
+        });
+        assert!(result.is_err());
+        assert!(is_empty(&setup.relay(([127, 0, 0, 1], 1).into(), 1)).await);
+    }
+
+    async fn a_refused_event_is_set_aside_and_the_others_arrive(db: TestDb) {
+        let setup = Setup::on(db);
+        let fake = FakeAudit::default();
+        let servers = Lifecycle::new();
+        let address = fake.serve(([127, 0, 0, 1], 0).into(), &servers).await;
+        for action in ["test.n0", "test.poison", "test.n1"] {
+            setup.emit(action).await;
+        }
+        let relay = setup.relay(address, 100);
+        let lifecycle = Lifecycle::new();
+        relay.clone().start(&lifecycle);
+        until("all were dealt with", async || relay.status().await.unwrap().waiting == 0).await;
+        assert_eq!(fake.actions(), numbered(0..2));
+        assert_eq!(relay.status().await.unwrap().refused, 1);
+        lifecycle.drain(Duration::from_secs(5)).await;
+        servers.drain(Duration::from_secs(5)).await;
+    }
+
+    async fn one_of_several_replicas_relays_and_another_goes_on_after_it(db: TestDb) {
+        let setup = Setup::on(db);
+        let fake = FakeAudit::default();
+        let servers = Lifecycle::new();
+        let address = fake.serve(([127, 0, 0, 1], 0).into(), &servers).await;
+        let replicas: Vec<Lifecycle> = (0..3).map(|_| Lifecycle::new()).collect();
+        for lifecycle in &replicas {
+            setup.relay(address, 3).start(lifecycle);
+        }
+        let mut expected = 0;
+        for replica in &replicas {
+            for number in expected..expected + 20 {
+                setup.emit(&format!("test.n{number}")).await;
+            }
+            expected += 20;
+            until("all arrived", async || fake.actions().len() == expected as usize).await;
+            assert!(replica.drain(Duration::from_secs(10)).await);
+        }
+        assert_eq!(fake.actions(), numbered(0..expected));
+        servers.drain(Duration::from_secs(5)).await;
+    }
+
+    async fn an_event_with_words_that_no_log_takes_fails_where_it_is_made(db: TestDb) {
+        let setup = Setup::on(db);
+        let event = setup.outbox.event("Not An Action");
+        let result = run_tx!(setup.db, "test.emit", |tx| { setup.outbox.emit(tx, &event).await });
+        assert!(result.is_err());
+    }
 }

@@ -4,17 +4,23 @@
 //! share a server never meet.
 
 pub mod authority;
+pub mod balancer;
+pub mod cluster;
 pub mod oauth_provider;
 pub mod port;
 pub mod postgres;
+pub mod proxy;
 pub mod redis;
 pub mod test_db;
 pub mod wait;
 
 pub use authority::Authority;
+pub use balancer::{Backend, Balancer};
+pub use cluster::{Cluster, Layout};
 pub use oauth_provider::OAuthProvider;
-pub use port::free_port;
+pub use port::{free_port, lasting_port};
 pub use postgres::Postgres;
+pub use proxy::{Flow, Proxy, Weather};
 pub use redis::Redis;
 pub use test_db::TestDb;
 pub use wait::eventually;

@@ -10,7 +10,7 @@
 
 use std::fmt;
 use std::fs::{DirBuilder, OpenOptions};
-use std::io::{self, Error, ErrorKind, Write as _};
+use std::io::{self, BufRead as _, BufReader, Error, ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use gatehouse_core::Entropy;
 use nix::unistd::{Uid, User};
 
-use crate::free_port;
+use crate::{free_port, lasting_port};
 
 /// Names a PostgreSQL database that tests may fill, as `postgres://user:password@host:port/database`. The user must be
 /// allowed to create schemas.
@@ -30,24 +30,33 @@ pub const URL_VARIABLE: &str = "GATEHOUSE_TEST_POSTGRES_URL";
 /// `initdb` and the start together; about 2 s on an idle machine, and test machines are rarely idle.
 const START_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// The watcher. `$1`: the folder of the programs; `$2`: its own folder; `$3`: the port. Everything that it starts
-/// has a parent-death signal too, so that even killing the watcher leaves no server behind.
+/// The watcher. `$1`: the folder of the programs; `$2`: its own folder; `$3`: the port; `$4`: whether commits
+/// survive a crash, `on` or `off`. Everything that it starts has a parent-death signal too, so that even killing the watcher leaves no server behind.
 const WATCHER: &str = r#"
 trap '' INT TERM HUP
 with() {
   signal=$1; shift
   if command -v setpriv >/dev/null 2>&1; then exec setpriv --pdeathsig "$signal" "$@"; else exec "$@"; fi
 }
+serve() {
+  with QUIT "$1/postgres" -D "$2/data" -p "$3" -c listen_addresses=127.0.0.1 -c unix_socket_directories="$2" \
+    -c fsync=off -c synchronous_commit="$4" -c full_page_writes=off -c shared_buffers=64MB -c max_connections=400 \
+    -c deadlock_timeout=100ms -c log_min_messages=fatal
+}
 (
   trap - INT TERM HUP
   exec >"$2/log" 2>&1
   (with KILL "$1/initdb" -D "$2/data" -U gatehouse --pwfile="$2/password" -A scram-sha-256 -E UTF8 --locale=C.UTF-8 --no-sync) &&
-  with QUIT "$1/postgres" -D "$2/data" -p "$3" -c listen_addresses=127.0.0.1 -c unix_socket_directories="$2" \
-    -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c shared_buffers=64MB -c max_connections=400 \
-    -c deadlock_timeout=100ms -c log_min_messages=fatal
+  serve "$@"
 ) &
 server=$!
-read -r word
+while read -r word; do
+  case $word in
+    stop) kill -INT "$server"; wait "$server"; echo stopped ;;
+    crash) kill -QUIT "$server"; wait "$server"; echo stopped ;;
+    start) rm -f "$2/data/postmaster.pid"; (trap - INT TERM HUP; exec >"$2/log" 2>&1; serve "$@") & server=$!; echo started ;;
+  esac
+done
 # The first is for a folder still being made, the second ends the server without waiting for its clients.
 kill -TERM "$server" 2>/dev/null
 kill -QUIT "$server" 2>/dev/null
@@ -65,7 +74,22 @@ struct Server {
     watcher: Child,
     /// Open as long as the server shall live; this process's end closes it.
     lifeline: Option<ChildStdin>,
-    _output: ChildStdout,
+    output: BufReader<ChildStdout>,
+    folder: PathBuf,
+    port: u16,
+}
+
+impl Server {
+    /// Has the watcher do something and waits until it is done.
+    fn tell(&mut self, word: &str) -> io::Result<()> {
+        let lifeline = self.lifeline.as_mut().ok_or_else(|| Error::other("the watcher was told to end"))?;
+        writeln!(lifeline, "{word}")?;
+        let mut done = String::new();
+        if self.output.read_line(&mut done)? == 0 {
+            return Err(Error::other("the watcher has ended"));
+        }
+        Ok(())
+    }
 }
 
 impl Postgres {
@@ -75,6 +99,18 @@ impl Postgres {
     /// The binaries are not installed (the message says what to install), or the server did not come up (the message
     /// holds its log).
     pub fn start() -> io::Result<Self> {
+        Self::start_as("off", free_port)
+    }
+
+    /// As [`Postgres::start`], one that keeps what it committed when it is stopped, even if by [`Postgres::crash`].
+    ///
+    /// # Errors
+    /// As [`Postgres::start`].
+    pub fn start_lasting() -> io::Result<Self> {
+        Self::start_as("on", lasting_port)
+    }
+
+    fn start_as(keeps_commits: &str, port: fn() -> io::Result<u16>) -> io::Result<Self> {
         let programs = find_programs().ok_or_else(|| {
             Error::new(
                 ErrorKind::NotFound,
@@ -87,7 +123,7 @@ impl Postgres {
         let mut last = Error::other("PostgreSQL was never started");
         // Between asking the system for a free port and the server taking it, another process may: try another.
         for _ in 0..3 {
-            match start_on(&programs, free_port()?) {
+            match start_on(&programs, port()?, keeps_commits) {
                 Ok(started) => return Ok(started),
                 Err(error) => last = error,
             }
@@ -107,6 +143,42 @@ impl Postgres {
             _ => Self::start().map_err(|error| error.to_string()),
         });
         shared.as_ref().map_err(|error| Error::other(error.clone()))
+    }
+
+    /// Stops the server in order: its clients are sent away at once, running transactions are rolled back.
+    ///
+    /// # Errors
+    /// It is a shared one, which is not this test's to stop, or its watcher is gone.
+    pub fn stop(&mut self) -> io::Result<()> {
+        self.own()?.tell("stop")
+    }
+
+    /// Stops the server as a crash would: it recovers from its log at the next start. Only one of
+    /// [`Postgres::start_lasting`] has all commits then.
+    ///
+    /// # Errors
+    /// As [`Postgres::stop`].
+    pub fn crash(&mut self) -> io::Result<()> {
+        self.own()?.tell("crash")
+    }
+
+    /// Starts a stopped server again, on the same port and data, and waits until it takes connections.
+    ///
+    /// # Errors
+    /// As [`Postgres::stop`], or it did not come up.
+    pub fn start_again(&mut self) -> io::Result<()> {
+        let server = self.own()?;
+        server.tell("start")?;
+        // Clients that come too early are refused with a FATAL of their own.
+        wait_until_ready(&server.folder, server.port, "PANIC")
+    }
+
+    fn own(&mut self) -> io::Result<&mut Server> {
+        self.server.as_mut().ok_or_else(|| {
+            Error::other(
+                "a shared PostgreSQL is not this test's to stop: start one with Postgres::start_lasting()",
+            )
+        })
     }
 
     /// Where it listens, password included.
@@ -130,7 +202,7 @@ impl Drop for Server {
     }
 }
 
-fn start_on(programs: &Path, port: u16) -> io::Result<Postgres> {
+fn start_on(programs: &Path, port: u16, keeps_commits: &str) -> io::Result<Postgres> {
     let password = random_hex::<16>();
     let folder = std::env::temp_dir().join(format!("gatehouse-postgres-{}", random_hex::<8>()));
     let user = unprivileged_user()?;
@@ -154,6 +226,7 @@ fn start_on(programs: &Path, port: u16) -> io::Result<Postgres> {
         .arg(programs)
         .arg(&folder)
         .arg(port.to_string())
+        .arg(keeps_commits)
         .current_dir("/")
         .env_clear()
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")
@@ -166,14 +239,16 @@ fn start_on(programs: &Path, port: u16) -> io::Result<Postgres> {
     let (Some(lifeline), Some(output)) = (watcher.stdin.take(), watcher.stdout.take()) else {
         return Err(Error::other("the watcher has no pipes"));
     };
-    let server = Server { watcher, lifeline: Some(lifeline), _output: output };
-    wait_until_ready(&folder, port)?;
+    let (lifeline, output) = (Some(lifeline), BufReader::new(output));
+    let server = Server { watcher, lifeline, output, folder: folder.clone(), port };
+    wait_until_ready(&folder, port, "FATAL")?;
     let url = format!("postgres://gatehouse:{password}@127.0.0.1:{port}/postgres");
     Ok(Postgres { url, server: Some(server) })
 }
 
 /// The server writes its state into `postmaster.pid`: line 1 its process id, line 8 `ready` once it takes connections.
-fn wait_until_ready(folder: &Path, port: u16) -> io::Result<()> {
+/// `failure` in its log means that it will not.
+fn wait_until_ready(folder: &Path, port: u16, failure: &str) -> io::Result<()> {
     let deadline = Instant::now() + START_TIMEOUT;
     let log = || std::fs::read_to_string(folder.join("log")).unwrap_or_default();
     loop {
@@ -182,7 +257,7 @@ fn wait_until_ready(folder: &Path, port: u16) -> io::Result<()> {
             return Ok(());
         }
         let log_now = log();
-        if log_now.contains("FATAL") || log_now.contains("initdb: error") || Instant::now() >= deadline {
+        if log_now.contains(failure) || log_now.contains("initdb: error") || Instant::now() >= deadline {
             return Err(Error::other(format!(
                 "PostgreSQL did not come up on port {port}; its log:\n{log_now}"
             )));

@@ -20,7 +20,7 @@ use gatehouse_core::Entropy;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::free_port;
+use crate::{free_port, lasting_port};
 
 /// Names a Redis server that tests may share, as `redis://:password@host:port/`.
 pub const URL_VARIABLE: &str = "GATEHOUSE_TEST_REDIS_URL";
@@ -75,6 +75,18 @@ impl Redis {
     /// # Errors
     /// `redis-server` is not installed (the message says what to install), or it did not come up.
     pub fn start() -> io::Result<Self> {
+        Self::start_on(free_port)
+    }
+
+    /// As [`Redis::start`], on a port that nobody takes while it is stopped.
+    ///
+    /// # Errors
+    /// As [`Redis::start`].
+    pub fn start_lasting() -> io::Result<Self> {
+        Self::start_on(lasting_port)
+    }
+
+    fn start_on(port: fn() -> io::Result<u16>) -> io::Result<Self> {
         let program = find_program("redis-server").ok_or_else(|| {
             Error::new(
                 ErrorKind::NotFound,
@@ -87,7 +99,7 @@ impl Redis {
         let mut last = Error::other("redis-server was never started");
         // Between asking the system for a free port and the server taking it, another process may: try another.
         for _ in 0..5 {
-            let port = free_port()?;
+            let port = port()?;
             let mut server = Server::prepare(program.clone(), port)?;
             match server.run() {
                 Ok(()) => {

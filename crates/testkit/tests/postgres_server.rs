@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use gatehouse_db::{Migrations, migrations, params, read_tx, sql};
+use gatehouse_db::{Config, DatabaseUrl, Db, Migrations, migrations, params, read_tx, run_tx, sql};
 use gatehouse_testkit::{Postgres, TestDb, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -15,6 +15,8 @@ const MIGRATIONS: Migrations = migrations!["0001_init" => "CREATE TABLE things (
 
 sql! {
     COUNT_SCHEMAS = "SELECT COUNT(*) AS schemas FROM pg_namespace WHERE nspname = $1";
+    ADD_THING = "INSERT INTO things (id) VALUES ($1)";
+    COUNT_THINGS = "SELECT COUNT(*) AS things FROM things";
 }
 
 fn answers(url: &str) -> bool {
@@ -44,6 +46,32 @@ fn a_dropped_server_is_gone() {
     assert!(answers(&url));
     drop(server);
     assert!(!answers(&url));
+}
+
+/// What was committed is there after a crash, on the same address.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lasting_server_keeps_its_commits_through_a_stop_and_a_crash() {
+    let mut server = Postgres::start_lasting().unwrap();
+    let url = server.url().to_owned();
+    let connect = || async {
+        let config = Config { url: DatabaseUrl::new(url.clone()), ..Config::default() };
+        Db::connect(&config, "testkit").await.unwrap()
+    };
+    connect().await.migrate(&MIGRATIONS).await.unwrap();
+    for (number, crash) in [(1_i64, true), (2, false), (3, true)] {
+        let db = connect().await;
+        run_tx!(db, "test.add", |tx| { tx.execute(&ADD_THING, params![number]).await }).unwrap();
+        if crash {
+            server.crash().unwrap();
+        } else {
+            server.stop().unwrap();
+        }
+        assert!(!answers(&url));
+        server.start_again().unwrap();
+        let row =
+            read_tx!(connect().await, "test.count", |tx| { tx.fetch_one(&COUNT_THINGS, params![]).await });
+        assert_eq!(row.unwrap().get::<i64>("things").unwrap(), number);
+    }
 }
 
 /// Starts the servers around a command that waits for its input to close, and returns PostgreSQL's address.

@@ -35,6 +35,7 @@ pub(crate) struct App {
     pub(crate) environment: Environment,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) keys: SubjectKeys,
+    pub(crate) max_prune: u64,
     logs: Arc<BTreeMap<String, Log>>,
 }
 
@@ -90,7 +91,8 @@ impl App {
             };
             logs.insert(each.name, log);
         }
-        Ok(Self { db, clock, entropy, environment, lifecycle, keys, logs: Arc::new(logs) })
+        let max_prune = config.max_prune.into();
+        Ok(Self { db, clock, entropy, environment, lifecycle, keys, max_prune, logs: Arc::new(logs) })
     }
 
     /// Every log, by name.

@@ -33,20 +33,27 @@ impl App {
         Ok(())
     }
 
-    /// The first entry that is kept now.
+    /// The first entry that is kept now. Appending waits while entries are removed, so a long backlog goes in parts.
     async fn prune_log(&self, log: &Log) -> Result<u64> {
         // What is removed was signed before: old checkpoints stay connected with new ones.
         self.sign_checkpoint(log).await?;
-        Ok(run_tx!(self.db, "audit.prune", |tx| { self.prune_in(tx, log).await })?)
+        loop {
+            let part = run_tx!(self.db, "audit.prune", |tx| { self.prune_in(tx, log).await })?;
+            if !part.more {
+                return Ok(part.first);
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
-    async fn prune_in(&self, tx: &mut Tx, log: &Log) -> gatehouse_db::Result<u64> {
+    async fn prune_in(&self, tx: &mut Tx, log: &Log) -> gatehouse_db::Result<Part> {
         let cutoff = self.clock.now().minus(Duration::from_secs(u64::from(log.days) * 86_400));
         let locked = heads::lock(tx, &log.id).await?;
-        let first = events::lookup_first_kept(tx, &log.id, cutoff).await?.unwrap_or(locked.size);
-        if first <= locked.first_seq {
-            return Ok(locked.first_seq);
+        let due = events::lookup_first_kept(tx, &log.id, cutoff).await?.unwrap_or(locked.size);
+        if due <= locked.first_seq {
+            return Ok(Part { first: locked.first_seq, more: false });
         }
+        let first = due.min(locked.first_seq + self.max_prune);
         let last_gone = events::lookup(tx, log.id.as_str(), first - 1)
             .await?
             .ok_or_else(|| Error::internal(format!("the log {} has a gap before {first}", log.id)))?;
@@ -63,6 +70,14 @@ impl App {
         if !heads::prune(tx, &log.id, &locked, first, chain, &note).await? {
             return Err(Error::internal("the log's lock was lost while it was pruned").into());
         }
-        Ok(first)
+        Ok(Part { first, more: first < due })
     }
+}
+
+/// What one transaction removed.
+struct Part {
+    /// The first entry that is kept now.
+    first: u64,
+    /// Whether more are past their time.
+    more: bool,
 }

@@ -170,7 +170,7 @@ impl App {
         let event = self.0.outbox.event("auth.api_keys.rotate").by(caller).target("api_key", id.as_uuid());
         let event = event.payload(json!({ "overlap_seconds": overlap.as_secs() }));
         let row = run_tx!(self.0.db, "auth.api_key.rotate", |tx| {
-            let (held, _) = held_now(tx, caller, tenant, now).await?;
+            let (held, holder) = held_now(tx, caller, tenant, now).await?;
             let Some(old) = api_keys::lookup(tx, tenant, id).await?.filter(|key| key.revoked_at.is_none())
             else {
                 return Err(not_found().into());
@@ -185,7 +185,7 @@ impl App {
                 ..old.clone()
             };
             let until = end_after_rotation(old.expires_at, now, overlap);
-            if !api_keys::rotate(tx, &old, &new, until).await? {
+            if !api_keys::rotate(tx, &old, &new, until, &holder).await? {
                 return Err(Error::aborted(
                     "API_KEY_CHANGED",
                     "Someone else changed this key just now. Look again.",
@@ -225,8 +225,8 @@ impl App {
         Ok(())
     }
 
-    /// Ends the keys in `tenant` that came from `person` and may do what `role`, theirs from now on, may not; without a
-    /// role, all of them. Part of the transaction that changes the role, under the lock of the tenant's members.
+    /// Ends the keys in `tenant` that came from `person`, or whose text they were shown, and that may do what `role`,
+    /// theirs from now on, may not; without a role, all of them. Part of the transaction that changes the role, under the lock of the tenant's members.
     pub(crate) async fn revoke_keys_above(
         &self,
         tx: &mut Tx,
@@ -237,14 +237,14 @@ impl App {
     ) -> gatehouse_db::Result<()> {
         let allowed = role.map(|role| permissions_of(&[role]));
         let mut revoked = Vec::new();
-        for key in api_keys::list_of_maker(tx, tenant, person).await? {
+        for key in api_keys::list_of_person(tx, tenant, person, now).await? {
             let stays = allowed
                 .as_ref()
                 .is_some_and(|allowed| key.permissions.iter().all(|permission| allowed.contains(permission)));
             if !stays && api_keys::revoke(tx, tenant, key.id, now).await? {
                 let event = self.0.outbox.event("auth.api_keys.revoke").by(caller).about(person);
                 let event = event.target("api_key", key.id.as_uuid());
-                self.0.outbox.emit(tx, &event.payload(json!({ "because": "maker_lost_rights" }))).await?;
+                self.0.outbox.emit(tx, &event.payload(json!({ "because": "holder_lost_rights" }))).await?;
                 revoked.push(Revoked::Credential(key.id));
             }
         }

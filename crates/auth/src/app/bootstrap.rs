@@ -2,7 +2,7 @@
 
 use gatehouse_core::ids::{PersonId, TenantId};
 use gatehouse_core::{Clock, Entropy, Error, Result, Secret};
-use gatehouse_db::{Db, run_tx};
+use gatehouse_db::{Db, read_tx, run_tx};
 use gatehouse_outbox::Outbox;
 
 use super::tenants::found;
@@ -59,6 +59,10 @@ pub struct Deps<'a> {
 pub async fn first_admin(deps: &Deps<'_>, address: &str, tenant_name: &str) -> Result<Option<FirstAdmin>> {
     let email = Email::parse(address).map_err(|error| Error::invalid_field("email", error.to_string()))?;
     let name = text::name("tenant_name", tenant_name)?;
+    // At every start but the first: no hash, and no memory for one.
+    if read_tx!(deps.db, "auth.bootstrap.lookup", |tx| { bootstrap::is_claimed(tx).await })? {
+        return Ok(None);
+    }
     // 120 random bits in letters that nobody mistakes for one another.
     let password = Secret::new(
         deps.entropy

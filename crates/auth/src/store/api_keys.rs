@@ -16,10 +16,10 @@ sql! {
     pub LOOKUP_API_KEY = "SELECT tenant_id, api_key_id, name, permissions, created_by, created_at, made_at, expires_at, last_used_at, revoked_at, hint, digest_kid, digest, previous_digest_kid, previous_digest, previous_until FROM api_keys WHERE tenant_id = $1 AND api_key_id = $2";
     /// A tenant's keys, newest first.
     pub LIST_API_KEYS = "SELECT tenant_id, api_key_id, name, permissions, created_by, created_at, made_at, expires_at, last_used_at, revoked_at, hint, digest_kid, digest, previous_digest_kid, previous_digest, previous_until FROM api_keys WHERE tenant_id = $1 ORDER BY created_at DESC, api_key_id DESC LIMIT 500";
-    /// The keys of a tenant that are not revoked and that came from one person.
-    pub LIST_API_KEYS_OF_MAKER = "SELECT tenant_id, api_key_id, name, permissions, created_by, created_at, made_at, expires_at, last_used_at, revoked_at, hint, digest_kid, digest, previous_digest_kid, previous_digest, previous_until FROM api_keys WHERE tenant_id = $1 AND created_by = $2 AND revoked_at IS NULL ORDER BY api_key_id";
+    /// The keys of a tenant that are not revoked and that came from one person, or whose text that person was shown.
+    pub LIST_API_KEYS_OF_PERSON = "SELECT tenant_id, api_key_id, name, permissions, created_by, created_at, made_at, expires_at, last_used_at, revoked_at, hint, digest_kid, digest, previous_digest_kid, previous_digest, previous_until FROM api_keys WHERE tenant_id = $1 AND (created_by = $2 OR held_by = $2 OR (previous_held_by = $2 AND previous_until > $3)) AND revoked_at IS NULL ORDER BY api_key_id";
     /// Gives a live key a new text; the present one becomes the previous one.
-    pub ROTATE_API_KEY = "UPDATE api_keys SET previous_digest_kid = digest_kid, previous_digest = digest, previous_until = $3, digest_kid = $4, digest = $5, made_at = $6, expires_at = $7, hint = $8 WHERE tenant_id = $1 AND api_key_id = $2 AND digest = $9 AND revoked_at IS NULL";
+    pub ROTATE_API_KEY = "UPDATE api_keys SET previous_digest_kid = digest_kid, previous_digest = digest, previous_until = $3, previous_held_by = COALESCE(held_by, created_by), held_by = $10, digest_kid = $4, digest = $5, made_at = $6, expires_at = $7, hint = $8 WHERE tenant_id = $1 AND api_key_id = $2 AND digest = $9 AND revoked_at IS NULL";
     /// Ends a key.
     pub REVOKE_API_KEY = "UPDATE api_keys SET revoked_at = $3 WHERE tenant_id = $1 AND api_key_id = $2 AND revoked_at IS NULL";
     /// Marks a use, to the minute.
@@ -122,15 +122,27 @@ pub async fn list(tx: &mut Tx, tenant: TenantId) -> Result<Vec<ApiKeyRow>, Error
     tx.fetch_all(&LIST_API_KEYS, params![tenant]).await?.iter().map(ApiKeyRow::from_row).collect()
 }
 
-/// The keys of `tenant` that are not revoked and came from `person`, in the order of their ids.
-pub async fn list_of_maker(tx: &mut Tx, tenant: TenantId, person: PersonId) -> Result<Vec<ApiKeyRow>, Error> {
-    let rows = tx.fetch_all(&LIST_API_KEYS_OF_MAKER, params![tenant, person.to_string()]).await?;
+/// The keys of `tenant` that are not revoked and came from `person`, or whose text, present or not yet over at `now`,
+/// was shown to them; in the order of their ids.
+pub async fn list_of_person(
+    tx: &mut Tx,
+    tenant: TenantId,
+    person: PersonId,
+    now: Timestamp,
+) -> Result<Vec<ApiKeyRow>, Error> {
+    let rows = tx.fetch_all(&LIST_API_KEYS_OF_PERSON, params![tenant, person.to_string(), now]).await?;
     rows.iter().map(ApiKeyRow::from_row).collect()
 }
 
-/// Puts the text of `new` in place of that of `old`, which holds until `until`; `false` if the key was rotated or
-/// revoked meanwhile.
-pub async fn rotate(tx: &mut Tx, old: &ApiKeyRow, new: &ApiKeyRow, until: Timestamp) -> Result<bool, Error> {
+/// Puts the text of `new`, which `holder` is shown, in place of that of `old`, which holds until `until`; `false` if the
+/// key was rotated or revoked meanwhile.
+pub async fn rotate(
+    tx: &mut Tx,
+    old: &ApiKeyRow,
+    new: &ApiKeyRow,
+    until: Timestamp,
+    holder: &str,
+) -> Result<bool, Error> {
     let params = params![
         old.tenant,
         old.id,
@@ -140,7 +152,8 @@ pub async fn rotate(tx: &mut Tx, old: &ApiKeyRow, new: &ApiKeyRow, until: Timest
         new.made_at,
         new.expires_at,
         &new.hint,
-        old.digest.bytes
+        old.digest.bytes,
+        holder
     ];
     Ok(tx.execute(&ROTATE_API_KEY, params).await? == 1)
 }

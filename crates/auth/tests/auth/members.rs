@@ -6,7 +6,7 @@ use gatehouse_core::Environment;
 use gatehouse_db::{params, run_tx, sql};
 use gatehouse_proto::auth::v1::{
     AddMemberRequest, CreateApiKeyRequest, GetTenantRequest, ListApiKeysRequest, ListMembersRequest,
-    ListTenantsRequest, RemoveMemberRequest, SetMemberRoleRequest, WhoAmIRequest,
+    ListTenantsRequest, RemoveMemberRequest, RotateApiKeyRequest, SetMemberRoleRequest, WhoAmIRequest,
 };
 use gatehouse_testkit::{TestDb, both_engines, eventually};
 
@@ -203,6 +203,42 @@ both_engines! {
         told.sort();
         expected.sort();
         assert_eq!(told, expected);
+    }
+
+    async fn a_key_ends_with_whoever_was_shown_its_text(db: TestDb) {
+        let cluster = Cluster::start(&db, 1).await;
+        let (_, mut staff) = staffed(&cluster).await;
+        let admin = staff[1].1.clone();
+        let rotate = |key: &(String, String), overlap_seconds: i64| RotateApiKeyRequest {
+            api_key_id: key.0.clone(),
+            overlap_seconds,
+        };
+        let works = async |text: &str| cluster.at(0).exchange(text, audience::AUTH).await.is_ok();
+        // The owner's keys: one untouched, one whose present text the admin knows, one whose previous text they know,
+        // and one whose text they knew until it ran out.
+        let [untouched, present, previous, over] = [
+            key(&mut staff[0].2, &["auth.tenants.read"]).await,
+            key(&mut staff[0].2, &["auth.tenants.read"]).await,
+            key(&mut staff[0].2, &["auth.tenants.read"]).await,
+            key(&mut staff[0].2, &["auth.tenants.read"]).await,
+        ];
+        for known in [&present, &previous, &over] {
+            staff[1].2.api_keys.rotate_api_key(rotate(known, 0)).await.unwrap();
+        }
+        let owner = &mut staff[0].2;
+        let previous_now = owner.api_keys.rotate_api_key(rotate(&previous, 600)).await.unwrap().into_inner();
+        let over_now = owner.api_keys.rotate_api_key(rotate(&over, 0)).await.unwrap().into_inner();
+        assert!(works(&previous_now.text).await && works(&over_now.text).await);
+
+        owner.tenants.remove_member(RemoveMemberRequest { person_id: admin }).await.unwrap();
+        let keys = owner.api_keys.list_api_keys(ListApiKeysRequest {}).await.unwrap().into_inner().api_keys;
+        let is_live = |key: &(String, String)| {
+            keys.iter().any(|listed| listed.api_key_id == key.0 && listed.revoked_at == 0)
+        };
+        assert!(is_live(&untouched) && is_live(&over), "nobody removed knows their texts");
+        assert!(!is_live(&present) && !is_live(&previous), "a removed admin kept a text that works");
+        assert!(!works(&previous_now.text).await, "a key ends as a whole");
+        assert!(works(&untouched.1).await && works(&over_now.text).await);
     }
 
     async fn members_come_in_pages_and_tenants_are_apart(db: TestDb) {
