@@ -43,15 +43,18 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates libgcc-s1 \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /out /out
-RUN mkdir -p /files/etc/ssl/certs /files/tmp /files/usr/bin /volumes/secrets /volumes/data \
+RUN mkdir -p /files/etc/ssl/certs /files/tmp /files/usr/bin /volumes/data \
+    && for name in ca https postgres redis migrate auth token-broker job audit gateway optimizer; do \
+        mkdir -p "/volumes/secrets/$name"; \
+    done \
     && ldd /out/gatehouse /out/gatehouse-demo | grep -o '/[^ ]*\.so[^ ]*' | sort -u \
         | while read -r library; do cp --parents -L "$library" /files; done \
     && cp -L /etc/ssl/certs/ca-certificates.crt /files/etc/ssl/certs/ \
-    && cp /etc/nsswitch.conf /files/etc/ 2>/dev/null || echo 'hosts: files dns' >/files/etc/nsswitch.conf; \
-    echo 'gatehouse:x:65532:65532::/:/none' >/files/etc/passwd \
+    && echo 'hosts: files dns' >/files/etc/nsswitch.conf \
+    && echo 'gatehouse:x:65532:65532::/:/none' >/files/etc/passwd \
     && echo 'gatehouse:x:65532:' >/files/etc/group \
     && chmod 1777 /files/tmp \
-    && chmod 0750 /volumes/secrets \
+    && chmod -R 0750 /volumes/secrets \
     && chmod 0700 /volumes/data
 
 FROM scratch AS runtime

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Starts Redis for Gatehouse: TLS only, a user for each process, nothing kept. It holds rate limits and rings doorbells; all
+# Starts Redis for Gatehouse: a user for each process, nothing kept. It holds rate limits and rings doorbells; all
 # truth is in PostgreSQL.
 set -eu
 umask 077
@@ -14,10 +14,9 @@ bells='resetchannels &gatehouse:* -@all +auth +hello +ping +client|setinfo +clie
         echo "user $name on >$(cat "/secrets/$name.password") $bells"
     done
     echo "user gateway on >$(cat /secrets/gateway.password) $bells" \
-        '~{gatehouse-* +eval +evalsha +script|load +time +get +set +del'
+        '~{gatehouse-*' '+eval +evalsha +script|load +time +get +set +del'
 } >"$users"
 
 # The tag of the limits' keys never runs out of time that is worth more than memory: what is full soonest goes first.
 exec redis-server --aclfile "$users" --save '' --appendonly no --dir /run/redis \
-    --maxmemory 128mb --maxmemory-policy volatile-ttl \
-    TLS_ARGS
+    --maxmemory 128mb --maxmemory-policy volatile-ttl
