@@ -111,7 +111,11 @@ pub(crate) fn run(args: &CertsArgs) -> anyhow::Result<ExitCode> {
             dns: &args.dns,
             ip: &args.ip,
             days: args.days,
-            key: if args.shared_name.iter().any(|shared| shared == name) { Mode::Shared } else { Mode::Secret },
+            key: if args.shared_name.iter().any(|shared| shared == name) {
+                Mode::Shared
+            } else {
+                Mode::Secret
+            },
             renew: args.renew,
             keep: args.new_ca,
         };
