@@ -5,7 +5,8 @@ set -eu
 umask 077
 
 users=/run/redis/users.acl
-bells='resetchannels &gatehouse:* -@all +auth +hello +ping +client|setinfo +client|setname +publish +psubscribe +punsubscribe +subscribe +unsubscribe'
+# A pattern may be subscribed to only as it stands here.
+bells="resetchannels &gatehouse:$GATEHOUSE_ENV:bell:* -@all +auth +hello +ping +client|setinfo +client|setname +publish +psubscribe +punsubscribe +subscribe +unsubscribe"
 {
     echo 'user default off'
     # For the health check; it can do nothing else.
@@ -14,7 +15,7 @@ bells='resetchannels &gatehouse:* -@all +auth +hello +ping +client|setinfo +clie
         echo "user $name on >$(cat "/secrets/$name.password") $bells"
     done
     echo "user gateway on >$(cat /secrets/gateway.password) $bells" \
-        '~{gatehouse-*' '+eval +evalsha +script|load +time +get +set +del'
+        "~{gatehouse-$GATEHOUSE_ENV-ratelimit}*" '+eval +evalsha +script|load +time +get +set +del'
 } >"$users"
 
 # The tag of the limits' keys never runs out of time that is worth more than memory: what is full soonest goes first.
