@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use gatehouse_client::ChannelConfig;
-use gatehouse_client::tls::{TlsFiles, is_trust_domain};
+use gatehouse_client::tls::{TlsFiles, is_service, is_trust_domain};
 use gatehouse_core::Environment;
 use gatehouse_gateway::StreamChannels;
+use gatehouse_proto::access::CALLERS;
 use gatehouse_service::grpc::GrpcConfig;
 use gatehouse_service::revocations::Staleness;
 use gatehouse_service::telemetry::TelemetryConfig;
@@ -147,6 +148,9 @@ pub(crate) struct TlsConfig {
     pub(crate) ca_file: PathBuf,
     /// Only certificates of this trust domain are believed. Default: `<environment>.gatehouse.internal`.
     pub(crate) trust_domain: String,
+    /// Services of your own (workers, say) that may call what the contracts open to `internal` callers, by the names in
+    /// their certificates, which are also their names in `auth.clients`. What each may do there, its permissions say.
+    pub(crate) internal_services: Vec<String>,
 }
 
 impl TlsConfig {
@@ -193,6 +197,15 @@ impl TlsConfig {
             problems.push(format!(
                 "trust_domain: {domain} is of the environment {other}, and this is {environment}"
             ));
+        }
+        for name in &self.internal_services {
+            if !is_service(name) || CALLERS.contains(&name.as_str()) {
+                problems.push(format!(
+                    "internal_services: {name:?} is no name for a service of your own; use lower-case letters, digits and \
+                     hyphens, and none of {}",
+                    CALLERS.join(", ")
+                ));
+            }
         }
         // With the authority's key a process can be any service.
         if !environment.is_dev() && self.ca_file.with_extension("key").exists() {

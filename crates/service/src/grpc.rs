@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use gatehouse_client::tls::Certificates;
 use gatehouse_core::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,7 +10,8 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
-use crate::{AccessLayer, Lifecycle, Readiness, tls};
+use crate::tls::{ServerTls, incoming};
+use crate::{AccessLayer, Lifecycle, Readiness};
 
 /// Bounds of a gRPC server.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -23,10 +23,10 @@ pub struct GrpcConfig {
     pub request_timeout_ms: u64,
     /// The largest header list of a call, bytes, 1024 to 65536.
     pub max_header_bytes: u32,
-    /// The certificates to serve with, and who may connect; none: in the clear, to anyone. Set by the process, not by
+    /// The certificates to serve with, and whom to know; none: in the clear, to anyone. Set by the process, not by
     /// configuration.
     #[serde(skip)]
-    pub tls: Option<Certificates>,
+    pub tls: Option<ServerTls>,
 }
 
 impl Default for GrpcConfig {
@@ -102,6 +102,8 @@ impl GrpcServer {
             }
         });
         let address = self.listener.local_addr().map_err(Error::internal)?;
+        // A connection that tells nothing of its other end must then be a mistake of ours.
+        let access = if self.config.tls.is_some() { self.access.between_services() } else { self.access };
         let server = Server::builder()
             .max_concurrent_streams(self.config.max_concurrent_streams)
             .timeout(Duration::from_millis(self.config.request_timeout_ms))
@@ -109,17 +111,15 @@ impl GrpcServer {
             .http2_keepalive_interval(Some(Duration::from_secs(20)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .tcp_nodelay(true)
-            .layer(self.access)
+            .layer(access)
             .add_routes(routes);
-        let (listener, certificates) = (self.listener, self.config.tls);
+        let (listener, tls) = (self.listener, self.config.tls);
         lifecycle.spawn(async move {
-            tracing::info!(%address, tls = certificates.is_some(), "serving gRPC");
+            tracing::info!(%address, tls = tls.is_some(), "serving gRPC");
             let stopped = async move { stopping.cancelled().await };
-            let served = match certificates {
+            let served = match tls {
                 None => server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped).await,
-                Some(certificates) => {
-                    server.serve_with_incoming_shutdown(tls::incoming(listener, certificates), stopped).await
-                }
+                Some(tls) => server.serve_with_incoming_shutdown(incoming(listener, tls), stopped).await,
             };
             if let Err(error) = served {
                 tracing::error!(%address, %error, "the gRPC server failed");

@@ -34,5 +34,5 @@ pub use lifecycle::Lifecycle;
 pub use readiness::Readiness;
 pub use reply::{reply, status};
 pub use revocations::{RevocationFeed, Revocations};
-pub use tls::Peer;
+pub use tls::{Peer, ServerTls};
 pub use verifier::{KeySet, Verifier};

@@ -1,5 +1,6 @@
 //! Connections from other services: each shows a certificate, and every request on it knows whose.
 
+use std::collections::BTreeSet;
 use std::future::Future as _;
 use std::io;
 use std::net::SocketAddr;
@@ -27,16 +28,46 @@ const MOST_HANDSHAKES: usize = 512;
 /// After an accept that failed for want of something (file handles, mostly).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The certificates that a server shows, and whom it knows besides Gatehouse's own services.
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    /// Its own, and the authorities of the others'.
+    pub certificates: Certificates,
+    /// Services of the user's own, by the names in their certificates: the callers that contracts name `internal`.
+    pub internal_services: Arc<BTreeSet<String>>,
+}
+
 /// The service at the other end of the connection that a request came over, from its certificate. In the extensions of
 /// every request where TLS is on, and of none where it is not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer(Arc<ServiceId>);
+pub struct Peer {
+    id: Arc<ServiceId>,
+    is_internal: bool,
+}
 
 impl Peer {
+    /// The owner of a certificate that was verified; `is_internal` if the configuration lists it.
+    #[must_use]
+    pub fn new(id: ServiceId, is_internal: bool) -> Self {
+        Self { id: Arc::new(id), is_internal }
+    }
+
     /// The service's name, which is also its client's at auth.
     #[must_use]
     pub fn service(&self) -> &str {
-        self.0.service()
+        self.id.service()
+    }
+
+    /// Whether it is one of the user's own that the configuration lists.
+    #[must_use]
+    pub const fn is_internal(&self) -> bool {
+        self.is_internal
+    }
+
+    /// The peer of a request, where TLS is on.
+    #[must_use]
+    pub fn of<T>(request: &tonic::Request<T>) -> Option<&Self> {
+        request.extensions().get()
     }
 }
 
@@ -50,10 +81,7 @@ pub(crate) struct PeerStream {
 }
 
 /// The connections of `listener` whose handshake went well. Ends when the stream is dropped.
-pub(crate) fn incoming(
-    listener: TcpListener,
-    certificates: Certificates,
-) -> ReceiverStream<io::Result<PeerStream>> {
+pub(crate) fn incoming(listener: TcpListener, tls: ServerTls) -> ReceiverStream<io::Result<PeerStream>> {
     let (sender, receiver) = mpsc::channel(16);
     let places = Arc::new(Semaphore::new(MOST_HANDSHAKES));
     tokio::spawn(async move {
@@ -71,9 +99,9 @@ pub(crate) fn incoming(
                     }
                 }
             };
-            let (sender, certificates) = (sender.clone(), certificates.clone());
+            let (sender, tls) = (sender.clone(), tls.clone());
             tokio::spawn(async move {
-                let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, shake(stream, &certificates)).await;
+                let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, shake(stream, &tls)).await;
                 drop(place);
                 match shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                     // The receiver is gone: the server stops.
@@ -95,7 +123,8 @@ fn refuse(address: SocketAddr, error: &io::Error) {
     }
 }
 
-async fn shake(stream: TcpStream, certificates: &Certificates) -> io::Result<PeerStream> {
+async fn shake(stream: TcpStream, tls: &ServerTls) -> io::Result<PeerStream> {
+    let certificates = &tls.certificates;
     stream.set_nodelay(true)?;
     let own_end = certificates.current().ends_at;
     let config = server_config(certificates).map_err(io::Error::other)?;
@@ -103,11 +132,12 @@ async fn shake(stream: TcpStream, certificates: &Certificates) -> io::Result<Pee
     let session = stream.get_ref().1;
     let leaf = session.peer_certificates().and_then(<[CertificateDer<'_>]>::first);
     let leaf = leaf.ok_or_else(|| io::Error::other("the client showed no certificate"))?;
-    let peer = ServiceId::of_certificate(leaf).map_err(io::Error::other)?;
+    let id = ServiceId::of_certificate(leaf).map_err(io::Error::other)?;
+    let is_internal = tls.internal_services.contains(id.service());
     let ends_at = gatehouse_client::tls::ends_at(leaf).map_err(io::Error::other)?.min(own_end);
     let now = Clock::system().now();
     let end = Instant::now() + ends_at.since(now);
-    Ok(PeerStream { stream, peer: Peer(Arc::new(peer)), end: Box::pin(tokio::time::sleep_until(end)) })
+    Ok(PeerStream { stream, peer: Peer::new(id, is_internal), end: Box::pin(tokio::time::sleep_until(end)) })
 }
 
 impl Connected for PeerStream {

@@ -1,6 +1,8 @@
 //! What every service is given: its channels, its own credential, the verifier of its callers, its database, its
 //! outbox.
 
+use std::sync::Arc;
+
 use gatehouse_client::tls::{Certificates, ClientTls};
 use gatehouse_client::{Authorized, ChannelConfig, ClientCredentials, TokenSource, audience, channel};
 use gatehouse_core::{Clock, Entropy, Environment, Secret};
@@ -8,8 +10,8 @@ use gatehouse_db::{Db, MigrationState, Migrations};
 use gatehouse_gateway::{StreamChannels, Upstreams};
 use gatehouse_outbox::{Outbox, Relay};
 use gatehouse_service::{
-    AccessLayer, Doorbell, GrpcServer, KeySet, Lifecycle, Readiness, RevocationFeed, Revocations, Verifier,
-    grpc,
+    AccessLayer, Doorbell, GrpcServer, KeySet, Lifecycle, Readiness, RevocationFeed, Revocations, ServerTls,
+    Verifier, grpc,
 };
 use tokio::net::TcpListener;
 
@@ -71,7 +73,10 @@ impl Runtime {
         redis: Option<Secret<String>>,
     ) -> anyhow::Result<Self> {
         let certificates = certificates(service, &config.tls, environment)?;
-        config.grpc.tls.clone_from(&certificates);
+        config.grpc.tls = certificates.clone().map(|certificates| ServerTls {
+            certificates,
+            internal_services: Arc::new(config.tls.internal_services.iter().cloned().collect()),
+        });
         let peers = &config.peers;
         let peer = |config: &ChannelConfig, service: Service| match &certificates {
             Some(own) => ClientTls::to(own, service.name()).map(|tls| config.clone().with_tls(tls)),

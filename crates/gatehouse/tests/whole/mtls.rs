@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gatehouse_client::tls::{Certificates, ClientTls, TlsFiles};
-use gatehouse_client::{ChannelConfig, channel};
+use gatehouse_client::{ChannelConfig, channel, from_status};
+use gatehouse_core::ErrorCode;
+use gatehouse_proto::access::{PACKAGES, access_table};
 use gatehouse_proto::auth::v1::GetJwksRequest;
 use gatehouse_proto::auth::v1::token_service_client::TokenServiceClient;
 use gatehouse_testkit::authority::{Authority, Issued, Leaf};
@@ -16,6 +18,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tower::ServiceExt as _;
 
 use crate::processes::{SERVICES, configuration, do_the_main_job, is_ready, start};
 use crate::support::{Ended, Gatehouse, PATIENCE, ended, folder, program};
@@ -63,6 +66,26 @@ async fn ask(certificates: &Certificates, address: &str, server: &str) -> Result
     let channel = channel(&ChannelConfig::to(format!("https://{address}")).with_tls(tls)).unwrap();
     let asked = TokenServiceClient::new(channel).get_jwks(GetJwksRequest {}).await;
     asked.map(drop).map_err(|status| format!("{status:?}"))
+}
+
+/// What the method at `path` answers the owner of `certificates` who shows no token: code and reason.
+async fn call(certificates: &Certificates, address: &str, server: &str, path: &str) -> (ErrorCode, String) {
+    let tls = ClientTls::to(certificates, server).unwrap();
+    let channel = channel(&ChannelConfig::to(format!("https://{address}")).with_tls(tls)).unwrap();
+    let request =
+        http::Request::post(format!("https://{address}{path}")).header("content-type", "application/grpc");
+    // An empty message: 1 byte for "not compressed", 4 for its length.
+    let body = tonic::body::Body::new("\0\0\0\0\0".to_owned());
+    let answer = channel.oneshot(request.body(body).unwrap()).await.unwrap();
+    let error = from_status(tonic::Status::from_header_map(answer.headers()).expect("a refusal"));
+    (error.code(), error.reason().to_owned())
+}
+
+/// The service of a method.
+fn server_of(path: &str) -> &'static str {
+    let service =
+        SERVICES.iter().find(|service| path.contains(&format!("gatehouse.{}.", service.replace('-', "_"))));
+    service.unwrap()
 }
 
 /// A handshake by hand, with what a well-behaved client would not show; the certificate that the server showed.
@@ -124,6 +147,16 @@ async fn services_know_each_other_and_strangers_stay_outside() {
     ask(&own(place, "gateway"), &auth, "auth").await.unwrap();
     let refused = ask(&own(place, "gateway"), &auth, "audit").await.unwrap_err();
     assert!(refused.contains("the server is spiffe://dev.gatehouse.internal/auth, not"), "{refused}");
+
+    // Who is let in is not let at everything: each method has its callers, whatever token they might show.
+    let refusal = (ErrorCode::PermissionDenied, "CALLER_NOT_ALLOWED".to_owned());
+    let (stranger, optimizer) = (own(place, "stranger"), own(place, "optimizer"));
+    for (path, declared) in access_table(PACKAGES).unwrap() {
+        let (server, address) = (server_of(&path), address(&config, server_of(&path)));
+        assert_eq!(call(&stranger, &address, server, &path).await, refusal, "{path}");
+        let answer = call(&optimizer, &address, server, &path).await;
+        assert_eq!(answer == refusal, !declared.may_be_called_by("optimizer", false), "{path}: {answer:?}");
+    }
 
     // Nobody gets in without a certificate of ours that counts now.
     let refused = handshake(place, &auth, None).await.unwrap_err();

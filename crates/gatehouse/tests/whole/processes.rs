@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use gatehouse_core::Entropy;
-use gatehouse_testkit::{Postgres, Redis, eventually, free_port};
+use gatehouse_testkit::{Postgres, Redis, eventually, lasting_port};
 use reqwest::Method;
 use serde_json::json;
 
@@ -42,7 +42,7 @@ pub(crate) fn configuration(place: &Path, redis: &str, postgres: &str) -> PathBu
     let _ = writeln!(text, "secrets.embedded.folder = {}", quoted(place.join("secrets/objects")));
     let _ = writeln!(text, "secrets.embedded.key_file = {}", quoted(place.join("secrets-key.json")));
     for service in SERVICES {
-        let (section, port) = (service.replace('-', "_"), free_port().unwrap());
+        let (section, port) = (service.replace('-', "_"), lasting_port().unwrap());
         let _ = writeln!(text, "listen.{section} = \"127.0.0.1:{port}\"");
         let _ = writeln!(text, "peers.{section}.endpoints = [\"http://127.0.0.1:{port}\"]");
         let _ = writeln!(text, "databases.{section}.url = {postgres:?}");
@@ -70,7 +70,7 @@ pub(crate) fn start(
     number: u32,
     variables: &[(&str, PathBuf)],
 ) -> Gatehouse {
-    let (probes, port) = (free_port().unwrap(), free_port().unwrap());
+    let (probes, port) = (lasting_port().unwrap(), lasting_port().unwrap());
     let log = std::fs::File::create(place.join(format!("{service}-{number}.log"))).unwrap();
     let child = program()
         .arg(service)
@@ -123,7 +123,7 @@ async fn separate_processes_do_the_main_job_on_postgresql_and_redis() {
 /// A person signs in, runs a job and follows it at the other gateway; the audit log tells of it; signing out counts at
 /// both gateways.
 pub(crate) async fn do_the_main_job(one: &Gatehouse, two: &Gatehouse) {
-    let ada = one.account(&format!("ada-{}", free_port().unwrap())).await;
+    let ada = one.account(&format!("ada-{}", lasting_port().unwrap())).await;
     let job = ada.optimize(&good_search()).await;
     // Followed at the other gateway, from the first event to the last.
     let events = two
