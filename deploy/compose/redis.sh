@@ -1,5 +1,5 @@
 #!/bin/sh
-# Starts Redis for Gatehouse: a user for each process, nothing kept. It holds rate limits and rings doorbells; all
+# Starts Redis for Gatehouse: TLS only, a user for each process, nothing kept. It holds rate limits and rings doorbells; all
 # truth is in PostgreSQL.
 set -eu
 umask 077
@@ -18,6 +18,8 @@ bells="resetchannels &gatehouse:$GATEHOUSE_ENV:bell:* -@all +auth +hello +ping +
         "~{gatehouse-$GATEHOUSE_ENV-ratelimit}*" '+eval +evalsha +script|load +time +get +set +del'
 } >"$users"
 
-# The tag of the limits' keys never runs out of time that is worth more than memory: what is full soonest goes first.
-exec redis-server --aclfile "$users" --save '' --appendonly no --dir /run/redis \
+# Where memory ends, the limits that are full again soonest are forgotten first.
+exec redis-server --port 0 --tls-port 6379 --tls-protocols TLSv1.3 --tls-auth-clients no \
+    --tls-cert-file /secrets/tls.crt --tls-key-file /secrets/tls.key --tls-ca-cert-file /secrets/ca.crt \
+    --aclfile "$users" --save '' --appendonly no --dir /run/redis \
     --maxmemory 128mb --maxmemory-policy volatile-ttl

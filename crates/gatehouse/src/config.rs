@@ -1,6 +1,6 @@
 //! The whole configuration: one section for each service and for what they share.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,7 +16,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::services::Service;
+use crate::data_folder::read_secret;
+use crate::services::{Service, own_certificates};
 
 /// Most connections that a gateway makes for event streams: each takes a file handle on both sides.
 const MAX_STREAM_CONNECTIONS: usize = 2048;
@@ -120,9 +121,62 @@ impl Default for ProbesConfig {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RedisConfig {
-    /// File with the address, `redis://user:password@host:6379` or `rediss://…`; empty keeps rate limits and
-    /// doorbells within this process, which is right for one process only.
+    /// File with the address, `rediss://user:password@host:6379` (TLS) or `redis://…`; empty keeps rate limits and
+    /// doorbells within this process, which is right for one process only. Outside dev, `redis://` is for this host only.
     pub(crate) url_file: PathBuf,
+    /// PEM file with the authorities that vouch for a `rediss://` server. Default: those of the system.
+    pub(crate) ca_file: PathBuf,
+}
+
+impl RedisConfig {
+    /// The file of the authorities, if one is set.
+    pub(crate) fn ca_file(&self) -> Option<PathBuf> {
+        Some(self.ca_file.clone()).filter(|file| !file.as_os_str().is_empty())
+    }
+
+    /// What forbids a process to start with it. It reads the address, which is a secret, and repeats none of it but the
+    /// host.
+    fn validate(&self, environment: Environment) -> Vec<String> {
+        if self.url_file.as_os_str().is_empty() {
+            return match self.ca_file() {
+                Some(_) => vec!["ca_file: there is no address; set url_file".to_owned()],
+                None => Vec::new(),
+            };
+        }
+        if !self.url_file.is_file() {
+            return vec![format!("url_file: {} is not a file", self.url_file.display())];
+        }
+        let mut problems = Vec::new();
+        let url = read_secret(&self.url_file).ok().and_then(|text| Url::parse(text.expose()).ok());
+        match url.as_ref().map(Url::scheme) {
+            Some("rediss") if url.as_ref().is_some_and(|url| url.fragment().is_some()) => {
+                problems.push("url_file: the address has a fragment (#); remove it".to_owned());
+            }
+            Some("rediss" | "redis+unix" | "unix") => {}
+            Some("redis") => {
+                let host = url.as_ref().and_then(Url::host_str).unwrap_or_default();
+                if !environment.is_dev() && !is_loopback_host(host) {
+                    problems.push(format!(
+                        "url_file: in {environment} the connection to Redis at {host} must be encrypted; write rediss:// and \
+                         name its authority in redis.ca_file"
+                    ));
+                }
+            }
+            _ => problems.push(format!(
+                "url_file: {} holds no address of the form rediss://host:6379",
+                self.url_file.display()
+            )),
+        }
+        if let Some(file) = self.ca_file() {
+            if !file.is_file() {
+                problems.push(format!("ca_file: {} is not a file", file.display()));
+            }
+            if url.is_some_and(|url| url.scheme() != "rediss") {
+                problems.push("ca_file: counts with rediss:// only; write that in url_file".to_owned());
+            }
+        }
+        problems
+    }
 }
 
 /// Who this process is to the other services (client credentials).
@@ -339,9 +393,12 @@ impl Config {
         } else if !secret.is_file() {
             problems.push(format!("client.secret_file: {} is not a file", secret.display()));
         }
-        let redis = &self.redis.url_file;
-        if !redis.as_os_str().is_empty() && !redis.is_file() {
-            problems.push(format!("redis.url_file: {} is not a file", redis.display()));
+        add(&mut problems, "redis", self.redis.validate(environment));
+        if !problems.iter().any(|problem| problem.starts_with("tls."))
+            && let Some(files) = self.tls.files(environment)
+            && let Err(problem) = own_certificates(service, files)
+        {
+            problems.push(format!("tls: {problem}"));
         }
         problems
     }
@@ -475,6 +532,12 @@ impl Config {
     }
 }
 
+/// `host` as it stands in a URL of any scheme.
+fn is_loopback_host(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 fn is_loopback(endpoint: &str) -> bool {
     match Url::parse(endpoint).ok().as_ref().and_then(Url::host) {
         Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
@@ -517,5 +580,38 @@ mod tests {
         assert_eq!(problems(&config, Environment::Prod), Vec::<String>::new());
         // In dev nothing but loopback is listened on, whatever is said of the network.
         assert!(problems(&config, Environment::Dev)[0].contains("dev listens on loopback only"));
+    }
+
+    #[test]
+    fn redis_on_another_host_is_encrypted_outside_dev() {
+        let place = tempfile::tempdir().unwrap();
+        let problems = |url: &str, ca_file: &str, environment| {
+            let url_file = place.path().join("redis.url");
+            std::fs::write(&url_file, url).unwrap();
+            RedisConfig { url_file, ca_file: ca_file.into() }.validate(environment)
+        };
+        for good in [
+            "rediss://:hunter2@redis.internal:6379",
+            "redis://127.0.0.1:6379",
+            "redis://localhost",
+            "redis://[::1]:6379/1",
+            "redis+unix:///run/redis.sock",
+        ] {
+            assert_eq!(problems(good, "", Environment::Prod), [""; 0], "{good}");
+        }
+        for wrong in [
+            "redis://:hunter2@redis.internal:6379",
+            "redis://127.0.0.1.example",
+            "rediss://:hunter2@redis.internal/#insecure",
+            "http://:hunter2@redis.internal",
+            "hunter2",
+            "",
+        ] {
+            let found = problems(wrong, "", Environment::Staging);
+            assert!(found.len() == 1 && !found[0].contains("hunter2"), "{wrong}: {found:?}");
+        }
+        assert_eq!(problems("redis://redis.internal", "", Environment::Dev), [""; 0]);
+        assert!(problems("redis://127.0.0.1", "/dev/null", Environment::Prod).len() == 2);
+        assert!(problems("rediss://h", "/nowhere.pem", Environment::Prod)[0].contains("is not a file"));
     }
 }

@@ -27,7 +27,7 @@ pub mod tls;
 pub mod verifier;
 
 pub use access::AccessLayer;
-pub use doorbell::Doorbell;
+pub use doorbell::{Doorbell, RedisAddress};
 pub use grpc::GrpcServer;
 pub use identity::{Caller, Claims, Subject};
 pub use lifecycle::Lifecycle;

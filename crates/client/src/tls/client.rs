@@ -72,6 +72,15 @@ impl ClientTls {
         let port = uri.port_u16().unwrap_or(443);
         let stream = TcpStream::connect((host.as_str(), port)).await?;
         stream.set_nodelay(true)?;
+        self.secure(stream, host).await
+    }
+
+    /// Makes a fresh connection to `host` one to the service, over which HTTP/2 can be spoken. Each call takes the
+    /// certificates as they are now. The caller bounds the time.
+    ///
+    /// # Errors
+    /// The handshake failed, or whoever answered is not the service.
+    pub async fn secure(&self, stream: TcpStream, host: String) -> io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(host).map_err(io::Error::other)?;
         let config = self.config().map_err(io::Error::other)?;
         let stream = tokio_rustls::TlsConnector::from(Arc::new(config))

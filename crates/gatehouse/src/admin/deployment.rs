@@ -70,7 +70,7 @@ fn create(args: &CreateArgs, environment: Environment) -> anyhow::Result<Vec<Str
     for service in Service::ALL.into_iter().filter(|service| *service != Service::Optimizer) {
         let name = service.name();
         let password = folder.random(&format!("redis/{name}.password"), GROUP)?;
-        let url = format!("redis://{name}:{}@{}", password.expose(), args.redis);
+        let url = format!("rediss://{name}:{}@{}", password.expose(), args.redis);
         folder.keep(&format!("{name}/redis.url"), OWNER, &url)?;
     }
     let made = folder.made_by("auth/keys.json", |path| {
@@ -231,7 +231,7 @@ mod tests {
         assert_ne!(before["postgres/job.password"].1, before["postgres/audit.password"].1);
         let url = String::from_utf8(before["gateway/redis.url"].1.clone()).unwrap();
         let password = String::from_utf8(before["redis/gateway.password"].1.clone()).unwrap();
-        assert_eq!(url, format!("redis://gateway:{password}@redis:6379"));
+        assert_eq!(url, format!("rediss://gateway:{password}@redis:6379"));
         assert!(
             !before.contains_key("gateway/database.password") && !before.contains_key("optimizer/redis.url")
         );

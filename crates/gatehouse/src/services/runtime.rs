@@ -3,15 +3,15 @@
 
 use std::sync::Arc;
 
-use gatehouse_client::tls::{Certificates, ClientTls};
+use gatehouse_client::tls::{Certificates, ClientTls, TlsFiles};
 use gatehouse_client::{Authorized, ChannelConfig, ClientCredentials, TokenSource, audience, channel};
-use gatehouse_core::{Clock, Entropy, Environment, Secret};
+use gatehouse_core::{Clock, Entropy, Environment};
 use gatehouse_db::{Db, MigrationState, Migrations};
 use gatehouse_gateway::{StreamChannels, Upstreams};
 use gatehouse_outbox::{Outbox, Relay};
 use gatehouse_service::{
-    AccessLayer, Doorbell, GrpcServer, KeySet, Lifecycle, Readiness, RevocationFeed, Revocations, ServerTls,
-    Verifier, grpc,
+    AccessLayer, Doorbell, GrpcServer, KeySet, Lifecycle, Readiness, RedisAddress, RevocationFeed,
+    Revocations, ServerTls, Verifier, grpc,
 };
 use tokio::net::TcpListener;
 
@@ -31,7 +31,7 @@ pub(crate) struct Runtime {
     pub(crate) lifecycle: Lifecycle,
     pub(crate) readiness: Readiness,
     pub(crate) doorbell: Doorbell,
-    pub(crate) redis: Option<Secret<String>>,
+    pub(crate) redis: Option<RedisAddress>,
     pub(crate) upstreams: Upstreams,
     pub(crate) tokens: TokenSource,
 }
@@ -47,10 +47,11 @@ impl Runtime {
         let redis = if config.redis.url_file.as_os_str().is_empty() {
             None
         } else {
-            Some(read_secret(&config.redis.url_file)?)
+            let url = read_secret(&config.redis.url_file)?;
+            Some(RedisAddress { url, ca_file: config.redis.ca_file() })
         };
-        let doorbell = if let Some(url) = &redis {
-            Doorbell::redis(url, environment, &process.lifecycle, &Entropy::system())?
+        let doorbell = if let Some(address) = &redis {
+            Doorbell::redis(address, environment, &process.lifecycle, &Entropy::system())?
         } else {
             if !environment.is_dev() {
                 tracing::warn!(
@@ -70,7 +71,7 @@ impl Runtime {
         environment: Environment,
         process: &Process,
         doorbell: Doorbell,
-        redis: Option<Secret<String>>,
+        redis: Option<RedisAddress>,
     ) -> anyhow::Result<Self> {
         let certificates = certificates(service, &config.tls, environment)?;
         config.grpc.tls = certificates.clone().map(|certificates| ServerTls {
@@ -201,12 +202,17 @@ fn certificates(
     environment: Environment,
 ) -> anyhow::Result<Option<Certificates>> {
     let Some(files) = config.files(environment) else { return Ok(None) };
-    let certificates = Certificates::load(files)?;
-    let id = certificates.id();
-    anyhow::ensure!(
-        id.service() == service.name(),
-        "tls.cert_file: the certificate is {id}, and this is the service {}. Give it its own.",
-        service.name()
-    );
+    let certificates = own_certificates(service, files).map_err(anyhow::Error::msg)?;
+    gatehouse_service::tls::observe(&certificates);
     Ok(Some(certificates))
+}
+
+/// The certificates in `files`, if they are those of `service`; else what is wrong.
+pub(crate) fn own_certificates(service: Service, files: TlsFiles) -> Result<Certificates, String> {
+    let certificates = Certificates::load(files).map_err(|error| error.message().to_owned())?;
+    let id = certificates.id();
+    if id.service() == service.name() {
+        return Ok(certificates);
+    }
+    Err(format!("the certificate is {id}, and this is the service {}; give it its own", service.name()))
 }

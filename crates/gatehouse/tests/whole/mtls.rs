@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gatehouse_client::tls::{Certificates, ClientTls, TlsFiles};
-use gatehouse_client::{ChannelConfig, channel, from_status};
+use gatehouse_client::{ChannelConfig, audience, channel, from_status};
 use gatehouse_core::ErrorCode;
+use gatehouse_db::{DatabaseUrl, Db, Sql, params, read_tx};
 use gatehouse_proto::access::{PACKAGES, access_table};
-use gatehouse_proto::auth::v1::GetJwksRequest;
 use gatehouse_proto::auth::v1::token_service_client::TokenServiceClient;
+use gatehouse_proto::auth::v1::{GetJwksRequest, IssueTokenRequest};
 use gatehouse_testkit::authority::{Authority, Issued, Leaf};
 use gatehouse_testkit::{Postgres, Redis, eventually};
 use rustls::pki_types::pem::PemObject as _;
@@ -88,6 +89,24 @@ fn server_of(path: &str) -> &'static str {
     service.unwrap()
 }
 
+/// How many connections of services PostgreSQL itself says to be encrypted, and how many not.
+async fn connections(url: &str, ca_file: &Path) -> (i64, i64) {
+    const CONNECTIONS: Sql = Sql::new(
+        "CONNECTIONS",
+        "SELECT CAST(COUNT(*) FILTER (WHERE ssl) AS BIGINT) AS encrypted,
+                CAST(COUNT(*) FILTER (WHERE NOT ssl) AS BIGINT) AS clear
+         FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name LIKE 'gatehouse-%'",
+    );
+    let config = gatehouse_db::Config {
+        url: DatabaseUrl::new(url),
+        ca_file: Some(ca_file.to_owned()),
+        ..gatehouse_db::Config::default()
+    };
+    let db = Db::connect(&config, "test").await.unwrap();
+    let row = read_tx!(db, "test.connections", |tx| { tx.fetch_one(&CONNECTIONS, params![]).await }).unwrap();
+    (row.get("encrypted").unwrap(), row.get("clear").unwrap())
+}
+
 /// A handshake by hand, with what a well-behaved client would not show; the certificate that the server showed.
 async fn handshake(
     place: &Path,
@@ -129,11 +148,25 @@ async fn services_know_each_other_and_strangers_stay_outside() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let place = folder();
     let place = place.path();
-    let made = certs(place, &["--name", "stranger"]).await;
+    let names = ["--name", "stranger", "--name", "reporting"];
+    let made = certs(place, &names).await;
     assert_eq!(made.code, Some(0), "{made:?}");
-    let redis = Redis::shared().unwrap();
-    let config = configuration(place, redis.url(), Postgres::shared().unwrap().url());
-    let start = |service: &str, number| start(place, &config, service, number, &variables(place, service));
+    // PostgreSQL and Redis have certificates of the same authority, and are talked to in no other way.
+    let ours = Authority::open(&place.join("certs/ca/ca.crt"), &place.join("certs/ca/ca.key"));
+    let redis = Redis::start_with_tls(&ours).unwrap();
+    let postgres = Postgres::start_with_tls(&ours).unwrap();
+    let url = format!("{}?sslmode=verify-full", postgres.url());
+    let config = configuration(place, redis.url(), &url);
+    let start = |service: &str, number| {
+        let mut variables = variables(place, service);
+        let authorities = place.join("certs").join(service).join("ca.crt");
+        for section in ["AUTH", "TOKEN_BROKER", "JOB", "AUDIT"].map(|name| format!("DATABASES__{name}")) {
+            variables.push((format!("GATEHOUSE_{section}__CA_FILE").leak(), authorities.clone()));
+        }
+        variables.push(("GATEHOUSE_REDIS__CA_FILE", authorities));
+        variables.push(("GATEHOUSE_TLS__INTERNAL_SERVICES", "reporting".into()));
+        start(place, &config, service, number, &variables)
+    };
     let mut processes: Vec<Gatehouse> = SERVICES.iter().map(|service| start(service, 1)).collect();
     let (one, two) = (start("gateway", 1), start("gateway", 2));
     processes.push(start("optimizer", 1));
@@ -141,6 +174,12 @@ async fn services_know_each_other_and_strangers_stay_outside() {
         is_ready(process).await;
     }
     do_the_main_job(&one, &two).await;
+    let (encrypted, clear) = connections(&url, &place.join("certs/ca/ca.crt")).await;
+    assert!(encrypted >= SERVICES.len() as i64 && clear == 0, "{encrypted} encrypted, {clear} clear");
+    for log in ["gateway-1", "gateway-2", "job-1", "auth-1"] {
+        let log = std::fs::read_to_string(place.join(format!("{log}.log"))).unwrap();
+        assert!(!log.contains("away"), "Redis was not reached: {log}");
+    }
 
     let auth = address(&config, "auth");
     // The right service may ask the right service, and goes on with no other that lies in its way.
@@ -158,11 +197,31 @@ async fn services_know_each_other_and_strangers_stay_outside() {
         assert_eq!(answer == refusal, !declared.may_be_called_by("optimizer", false), "{path}: {answer:?}");
     }
 
+    // A service of the user's own, once it is listed.
+    ask(&own(place, "reporting"), &auth, "auth").await.unwrap();
+    // The secret of one service is worth nothing in the hands of another.
+    let job_secret = std::fs::read_to_string(place.join("job.secret")).unwrap();
+    let token = async |as_service: &str| {
+        let tls = ClientTls::to(&own(place, as_service), "auth").unwrap();
+        let channel = channel(&ChannelConfig::to(format!("https://{auth}")).with_tls(tls)).unwrap();
+        let request = IssueTokenRequest {
+            client_id: "job".to_owned(),
+            client_secret: job_secret.clone(),
+            audience: audience::AUDIT.to_owned(),
+            scope: String::new(),
+        };
+        TokenServiceClient::new(channel).issue_token(request).await
+    };
+    let refused = from_status(token("optimizer").await.unwrap_err());
+    assert_eq!(refused.reason(), "CLIENT_OF_ANOTHER_SERVICE");
+    token("job").await.unwrap();
+    let metrics = one.probe("/metrics").await;
+    assert!(metrics.contains("gatehouse_tls_certificate_remaining_seconds{"), "{metrics}");
+
     // Nobody gets in without a certificate of ours that counts now.
     let refused = handshake(place, &auth, None).await.unwrap_err();
     assert!(refused.contains("CertificateRequired"), "{refused}");
     let gateway = ["spiffe://dev.gatehouse.internal/gateway"];
-    let ours = Authority::open(&place.join("certs/ca/ca.crt"), &place.join("certs/ca/ca.key"));
     let good = Leaf { uris: &gateway, ..Leaf::default() };
     handshake(place, &auth, Some(&ours.issue(place, "good", &good))).await.unwrap();
     let others = [
@@ -198,7 +257,7 @@ async fn services_know_each_other_and_strangers_stay_outside() {
 
     // Renewed files are taken up without a restart, and nothing breaks.
     let before = handshake(place, &auth, Some(&ours.issue(place, "good", &good))).await.unwrap();
-    let renewed = certs(place, &["--name", "stranger", "--renew"]).await;
+    let renewed = certs(place, &[&names[..], &["--renew"]].concat()).await;
     assert_eq!(renewed.code, Some(0), "{renewed:?}");
     let good = ours.issue(place, "good", &good);
     eventually(PATIENCE, || async { handshake(place, &auth, Some(&good)).await.unwrap() != before }).await;
@@ -296,7 +355,7 @@ async fn a_wrong_certificate_of_its_own_forbids_the_start() {
         ([certificate.clone(), certificate.clone(), authorities.clone()], "holds no private key"),
         ([certificate.clone(), of("auth", "tls.key"), authorities.clone()], "is not the key of"),
         ([certificate.clone(), key.clone(), place.join("other.crt")], "vouches for it"),
-        ([of("auth", "tls.crt"), of("auth", "tls.key"), authorities], "Give it its own"),
+        ([of("auth", "tls.crt"), of("auth", "tls.key"), authorities], "give it its own"),
         (issue("ended", "spiffe://dev.gatehouse.internal/job", -60), "it ended at"),
         (issue("prod", "spiffe://prod.gatehouse.internal/job", 60), "in the trust domain dev."),
         (issue("web", "https://example.com/job", 60), "is not of the form spiffe://"),
