@@ -66,7 +66,7 @@ COPY --from=build /out/gatehouse /usr/bin/gatehouse
 ENV PATH=/usr/bin
 USER 65532:65532
 ENTRYPOINT ["gatehouse"]
-HEALTHCHECK --interval=5s --timeout=4s --start-period=30s --retries=3 CMD ["gatehouse", "healthcheck"]
+HEALTHCHECK --interval=5s --timeout=10s --start-period=60s --retries=6 CMD ["gatehouse", "healthcheck"]
 
 # The tour through the product, for `make compose-test`.
 FROM runtime AS tour
