@@ -152,7 +152,8 @@ async fn shake(stream: TcpStream, tls: &ServerTls) -> io::Result<PeerStream> {
     let is_internal = tls.internal_services.contains(id.service());
     let ends_at = gatehouse_client::tls::ends_at(leaf).map_err(io::Error::other)?.min(own_end);
     let now = Clock::system().now();
-    let end = Instant::now() + ends_at.since(now);
+    // The second in which it ends still counts (RFC 5280, section 4.1.2.5): whoever is cut off must not get in again.
+    let end = Instant::now() + ends_at.since(now) + Duration::from_secs(1);
     Ok(PeerStream { stream, peer: Peer::new(id, is_internal), end: Box::pin(tokio::time::sleep_until(end)) })
 }
 

@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use gatehouse_client::tls::{Certificates, ClientTls, TlsFiles};
 use gatehouse_client::{ChannelConfig, audience, channel};
-use gatehouse_core::{Clock, Entropy};
+use gatehouse_core::{Clock, Entropy, Environment, Secret};
 use gatehouse_service::grpc::GrpcConfig;
 use gatehouse_service::revocations::Staleness;
 use gatehouse_service::{
-    AccessLayer, GrpcServer, KeySet, Lifecycle, Readiness, Revocations, ServerTls, Verifier,
+    AccessLayer, Doorbell, GrpcServer, KeySet, Lifecycle, Readiness, RedisAddress, Revocations, ServerTls,
+    Verifier,
 };
 use gatehouse_testkit::authority::{Authority, Issued, Leaf};
-use gatehouse_testkit::eventually;
+use gatehouse_testkit::{Redis, eventually};
 use tokio::net::TcpListener;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
@@ -75,7 +76,7 @@ async fn a_connection_ends_with_the_certificate_that_it_was_made_with() {
     let ended = tokio::time::timeout(PATIENCE, watch.message()).await.expect("the connection ends");
     assert!(ended.is_err(), "{ended:?}");
     // With the same files there is no other; with renewed ones there is, without a restart.
-    assert!(health.check(request.clone()).await.is_err());
+    assert!(health.check(request.clone()).await.is_err(), "it got in again");
     issue(&authority, place.path(), "gateway", "gateway", 3600);
     eventually(PATIENCE, || async { health.clone().check(request.clone()).await.is_ok() }).await;
     assert!(lifecycle.drain(Duration::from_secs(10)).await);
@@ -112,4 +113,37 @@ fn files_that_can_not_be_used_change_nothing() {
     }
     std::fs::remove_file(&issued.certificate).unwrap();
     assert!(Arc::ptr_eq(&renewed, &certificates.reload()), "nothing was taken for something");
+}
+
+#[tokio::test]
+async fn doorbells_ring_through_an_encrypted_redis() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let place = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let redis = Redis::start_with_tls(&authority).unwrap();
+    let ca_file = place.path().join("ca.crt");
+    std::fs::write(&ca_file, authority.certificate()).unwrap();
+    let address = RedisAddress { url: Secret::new(redis.url().to_owned()), ca_file: Some(ca_file) };
+    let lifecycle = Lifecycle::new();
+    let open = |address: &RedisAddress| {
+        Doorbell::redis(address, Environment::Prod, &lifecycle, &Entropy::system()).unwrap()
+    };
+    let (here, there) = (open(&address), open(&address));
+    let mut bell = there.subscribe("jobs");
+    eventually(PATIENCE, || {
+        here.ring("jobs");
+        let mut bell = there.subscribe("jobs");
+        async move { tokio::time::timeout(Duration::from_millis(200), bell.rung()).await.is_ok() }
+    })
+    .await;
+    bell.rung().await;
+    // Whoever is not vouched for rings nowhere else.
+    std::fs::write(place.path().join("other.crt"), Authority::new().certificate()).unwrap();
+    let stranger = RedisAddress { ca_file: Some(place.path().join("other.crt")), ..address.clone() };
+    let (stranger, mut bell) = (open(&stranger), there.subscribe("theirs"));
+    stranger.ring("theirs");
+    assert!(tokio::time::timeout(Duration::from_millis(500), bell.rung()).await.is_err());
+    let nowhere = RedisAddress { ca_file: Some("/nowhere.pem".into()), ..address };
+    assert!(Doorbell::redis(&nowhere, Environment::Prod, &lifecycle, &Entropy::system()).is_err());
+    assert!(lifecycle.drain(Duration::from_secs(10)).await);
 }
