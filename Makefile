@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo up test build lint fmt bench bench-start bench-micro bench-counts bench-compare soak clean
+.PHONY: help demo up test build lint fmt bench bench-start bench-micro bench-counts bench-compare soak compose-up compose-down compose-test clean
 .PHONY: bench-auth bench-gateway bench-ratelimit bench-broker bench-job bench-audit bench-raw
 
 # Options of the thing run: make demo ARGS=--json
@@ -84,6 +84,18 @@ bench-start: ## Measure the start, idle memory and size of the release build
 
 soak: ## kill -9 in the middle of a job, start again, 100 times (GATEHOUSE_SOAK_ROUNDS): nothing may be lost
 	GATEHOUSE_SOAK_ROUNDS=$${GATEHOUSE_SOAK_ROUNDS:-100} cargo test --locked --workspace --test crash -- --nocapture
+
+# docker-compose where it is installed, else the engine's plugin.
+COMPOSE ?= $(shell command -v docker-compose >/dev/null && echo docker-compose || echo docker compose)
+
+compose-up: ## Start everything in containers on this host (docs/deployment.md)
+	$(COMPOSE) up -d $(ARGS)
+
+compose-down: ## Stop the containers; data and secrets stay (ARGS=-v removes them)
+	$(COMPOSE) down $(ARGS)
+
+compose-test: ## Start the containers from nothing, go on the tour, check what must hold, twice
+	@deploy/compose-test
 
 clean: ## Remove what was built
 	cargo clean
