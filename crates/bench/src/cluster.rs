@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use gatehouse_client::Channel;
 use gatehouse_client::{Authorized, ChannelConfig, ClientCredentials, TokenSource, channel};
 use gatehouse_core::{Clock, Entropy, Secret};
 use gatehouse_testkit::oauth_provider::Options;
@@ -14,7 +15,6 @@ use gatehouse_testkit::{OAuthProvider, free_port};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
-use tonic::transport::Channel;
 
 use crate::processes::Processes;
 

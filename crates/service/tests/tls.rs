@@ -55,7 +55,7 @@ async fn serve(issued: &Issued, lifecycle: &Lifecycle) -> String {
     format!("https://{address}")
 }
 
-fn health(client: &Certificates, address: &str, server: &str) -> HealthClient<tonic::transport::Channel> {
+fn health(client: &Certificates, address: &str, server: &str) -> HealthClient<gatehouse_client::Channel> {
     let tls = ClientTls::to(client, server).unwrap();
     HealthClient::new(channel(&ChannelConfig::to(address).with_tls(tls)).unwrap())
 }

@@ -235,12 +235,7 @@ impl Drop for Server {
     }
 }
 
-fn start_on(
-    programs: &Path,
-    port: u16,
-    settings: &[&str],
-    tls: Option<&Authority>,
-) -> io::Result<Postgres> {
+fn start_on(programs: &Path, port: u16, settings: &[&str], tls: Option<&Authority>) -> io::Result<Postgres> {
     let password = random_hex::<16>();
     let folder = std::env::temp_dir().join(format!("gatehouse-postgres-{}", random_hex::<8>()));
     let user = unprivileged_user()?;

@@ -1,6 +1,7 @@
 //! Auth: refreshes, sign-ins, verifications, exchanges.
 
 use anyhow::{Context as _, Result};
+use gatehouse_client::Channel;
 use gatehouse_client::{Authorized, audience};
 use gatehouse_core::Clock;
 use gatehouse_proto::auth::v1::account_service_client::AccountServiceClient;
@@ -8,7 +9,6 @@ use gatehouse_proto::auth::v1::token_service_client::TokenServiceClient;
 use gatehouse_proto::auth::v1::{ExchangeTokenRequest, GetJwksRequest, RefreshRequest, SignInRequest};
 use gatehouse_service::revocations::Staleness;
 use gatehouse_service::{KeySet, Revocations, Verifier};
-use tonic::transport::Channel;
 
 use super::{held, modes};
 use crate::cluster::{Cluster, Engine};

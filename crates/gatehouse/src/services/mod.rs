@@ -118,5 +118,5 @@ async fn serve(
         Service::Optimizer => start_optimizer(&runtime),
     }
     process.started.ready();
-    process.run_until_signal(delay, limit).await
+    process.run_until_signal(delay, &[], limit).await
 }
