@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gatehouse_client::tls::{Certificates, ClientTls, TlsFiles};
-use gatehouse_client::{ChannelConfig, audience, channel};
+use gatehouse_client::{Channel, ChannelConfig, audience, channel};
 use gatehouse_core::{Clock, Entropy, Environment, Secret};
 use gatehouse_service::grpc::GrpcConfig;
 use gatehouse_service::revocations::Staleness;
@@ -55,7 +55,7 @@ async fn serve(issued: &Issued, lifecycle: &Lifecycle) -> String {
     format!("https://{address}")
 }
 
-fn health(client: &Certificates, address: &str, server: &str) -> HealthClient<gatehouse_client::Channel> {
+fn health(client: &Certificates, address: &str, server: &str) -> HealthClient<Channel> {
     let tls = ClientTls::to(client, server).unwrap();
     HealthClient::new(channel(&ChannelConfig::to(address).with_tls(tls)).unwrap())
 }

@@ -65,12 +65,7 @@ impl ClientTls {
         Ok(config)
     }
 
-    /// Makes a fresh connection to `host` one to the service, over which HTTP/2 can be spoken. Each call takes the
-    /// certificates as they are now. The caller bounds the time.
-    ///
-    /// # Errors
-    /// The handshake failed, or whoever answered is not the service.
-    pub async fn secure(&self, stream: TcpStream, host: String) -> io::Result<TlsStream<TcpStream>> {
+    async fn secure(&self, stream: TcpStream, host: String) -> io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(host).map_err(io::Error::other)?;
         let config = self.config().map_err(io::Error::other)?;
         let stream = tokio_rustls::TlsConnector::from(Arc::new(config))

@@ -58,7 +58,7 @@ pub(crate) struct CertsArgs {
     /// A host name that every certificate names besides localhost and its service's name. Repeatable
     #[arg(long, value_name = "NAME")]
     dns: Vec<String>,
-    /// An address that every certificate names besides 127.0.0.1 and ::1. Repeatable
+    /// An address that every certificate names besides those of loopback. Repeatable
     #[arg(long, value_name = "ADDRESS")]
     ip: Vec<IpAddr>,
     /// How long a certificate lives
