@@ -2,7 +2,8 @@
 //! of a worker.
 //!
 //! Invariants: a token is fetched for one audience and sent to no other service; nothing here repeats a call that
-//! may have had an effect, unless its contract says that repeating does no harm; every call carries the request id and the W3C trace context of the task that makes it.
+//! may have had an effect, unless its contract says that repeating does no harm; every call carries the request id and
+//! the W3C trace context of the task that makes it. Between hosts, give each [`ChannelConfig`] a [`tls::ClientTls`].
 //!
 //! To extend: wrap a generated client of `gatehouse-proto` around a [`Authorized`] channel:
 //!
@@ -25,13 +26,14 @@ mod channel;
 pub mod context;
 mod retry;
 pub mod status;
+pub mod tls;
 mod token_source;
 pub mod worker;
 
 pub use authorized::Authorized;
 pub use channel::{
-    Channel, ChannelBuilder, ChannelConfig, Connector, Repeatable, Resolver, Securing, Transport, channel,
-    stream_channel,
+    Channel, ChannelBuilder, ChannelConfig, Connector, NOT_BEGUN, Repeatable, Resolver, Securing, Transport,
+    channel, stream_channel,
 };
 pub use retry::Backoff;
 pub use status::{from_status, to_status};

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -17,8 +18,11 @@ use url::Url;
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// `postgres://user:password@host:5432/database?sslmode=verify-full`, or `sqlite:<path of a file>`. Outside dev,
-    /// PostgreSQL needs sslmode `require`, `verify-ca` or `verify-full`. Required.
+    /// PostgreSQL on another host needs sslmode `verify-full` (recommended), `verify-ca` or `require`. Required.
     pub url: DatabaseUrl,
+    /// PEM file with the authorities that vouch for PostgreSQL under `verify-full` and `verify-ca`, besides the public
+    /// ones; read at each connection. It wins over `sslrootcert` in `url`. Default: none.
+    pub ca_file: Option<PathBuf>,
     /// File that holds the password of the PostgreSQL user, read at start; it wins over one in `url`. Default: none.
     pub password_file: Option<PathBuf>,
     /// PostgreSQL schema that holds the service's tables: lower-case letters, digits and `_`, at most 63 characters.
@@ -38,6 +42,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             url: DatabaseUrl::default(),
+            ca_file: None,
             password_file: None,
             schema: None,
             max_connections: 10,
@@ -59,16 +64,28 @@ impl Config {
                 if self.password_file.is_some() {
                     problems.push("password_file: SQLite has no password; remove it".into());
                 }
+                if self.ca_file.is_some() {
+                    problems.push("ca_file: SQLite has no connection to encrypt; remove it".into());
+                }
             }
             Ok(Target::Postgres(options)) => {
-                let encrypted = matches!(
-                    options.get_ssl_mode(),
-                    PgSslMode::Require | PgSslMode::VerifyCa | PgSslMode::VerifyFull
-                );
-                if !environment.is_dev() && !encrypted {
+                if !environment.is_dev() && !is_encrypted(&options) && !is_local(&options) {
                     problems.push(format!(
-                        "url: in {environment} the connection to PostgreSQL must be encrypted; add ?sslmode=verify-full (or require)"
+                        "url: in {environment} the connection to PostgreSQL at {} must be encrypted; add ?sslmode=verify-full \
+                         and name its authority in ca_file (or add at least ?sslmode=require)",
+                        options.get_host()
                     ));
+                }
+                let verifies = matches!(options.get_ssl_mode(), PgSslMode::VerifyCa | PgSslMode::VerifyFull);
+                match &self.ca_file {
+                    Some(_) if !verifies => problems.push(
+                        "ca_file: counts with sslmode=verify-full (or verify-ca) only; add that to url"
+                            .into(),
+                    ),
+                    Some(file) if !file.is_file() => {
+                        problems.push(format!("ca_file: {} is not a file", file.display()));
+                    }
+                    _ => {}
                 }
             }
         }
@@ -101,6 +118,20 @@ impl Config {
     pub(crate) fn schema_for(&self, service: &str) -> String {
         self.schema.clone().unwrap_or_else(|| format!("gatehouse_{}", service.replace('-', "_")))
     }
+}
+
+/// Whether the driver refuses to go on in the clear.
+pub(crate) fn is_encrypted(options: &PgConnectOptions) -> bool {
+    matches!(options.get_ssl_mode(), PgSslMode::Require | PgSslMode::VerifyCa | PgSslMode::VerifyFull)
+}
+
+/// Whether the connection stays on this host: a Unix socket, or loopback.
+pub(crate) fn is_local(options: &PgConnectOptions) -> bool {
+    let host = options.get_host().trim_start_matches('[').trim_end_matches(']');
+    options.get_socket().is_some()
+        || host.starts_with('/')
+        || host == "localhost"
+        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Only names that need no quoting anywhere, so that none can be more than a name.
@@ -260,6 +291,34 @@ mod tests {
     }
 
     #[test]
+    fn what_stays_on_this_host_may_be_clear() {
+        for local in [
+            "postgres://u@127.0.0.1/d",
+            "postgres://u@localhost/d?sslmode=disable",
+            "postgres://u@[::1]/d",
+            "postgres://u@%2Frun%2Fpostgresql/d",
+            "postgres:///d?host=/run/postgresql",
+        ] {
+            assert_eq!(problems(local, Environment::Prod), [""; 0], "{local}");
+        }
+        for remote in ["postgres://u@127.0.0.1.example/d", "postgres://u@10.0.0.1/d", "postgres:///d?host=db"]
+        {
+            assert_eq!(problems(remote, Environment::Prod).len(), 1, "{remote}");
+        }
+    }
+
+    #[test]
+    fn an_authority_is_named_where_it_counts() {
+        let problems = |url: &str, file: &str| {
+            let config = Config { url: url.into(), ca_file: Some(file.into()), ..Config::default() };
+            config.validate(Environment::Prod).join("; ")
+        };
+        assert!(problems("postgres://u@h/d?sslmode=require", "/dev/null").contains("verify-full"));
+        assert!(problems("postgres://u@h/d?sslmode=verify-full", "/nowhere.pem").contains("is not a file"));
+        assert!(problems("sqlite:a.db", "/nowhere.pem").contains("remove it"));
+    }
+
+    #[test]
     fn each_wrong_setting_is_named() {
         for wrong in [
             "",
@@ -273,6 +332,7 @@ mod tests {
         }
         let config = Config {
             url: "sqlite:a.db".into(),
+            ca_file: None,
             password_file: Some("/p".into()),
             schema: Some("Robert'; DROP".into()),
             max_connections: 0,

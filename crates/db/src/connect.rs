@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use gatehouse_core::Entropy;
 use sqlx::pool::PoolOptions;
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Pool, Postgres, Sqlite};
 use tokio::time::{Instant, sleep};
 
-use crate::config::{Target, is_schema_name};
+use crate::config::{Target, is_local, is_schema_name};
 use crate::{Config, Error, Result, Sql};
 
 /// Readers of one SQLite file; each is a thread, and more than the cores of a small machine gain nothing.
@@ -157,6 +157,24 @@ async fn connect_postgres(config: &Config, service: &str, options: PgConnectOpti
         })?;
         options = options.password(password.trim_end_matches(['\r', '\n']));
     }
+    if let Some(file) = &config.ca_file {
+        // The driver reads it at each connection and tells a missing file from a server that is away by nothing.
+        std::fs::File::open(file).map_err(|cause| {
+            let message = format!(
+                "can't read the authorities of PostgreSQL, {}: {cause}. Check ca_file.",
+                file.display()
+            );
+            Error::setup_caused_by(message, cause)
+        })?;
+        options = options.ssl_root_cert(file);
+    }
+    if matches!(options.get_ssl_mode(), PgSslMode::Require) && !is_local(&options) {
+        tracing::warn!(
+            host = options.get_host(),
+            "the connection to PostgreSQL is encrypted, but whoever answers at its address is believed: use \
+             sslmode=verify-full and ca_file"
+        );
+    }
     // The pool would retry and then tell only that it timed out; one connection of our own tells why.
     first_connection(config, &options)
         .await?
@@ -186,7 +204,7 @@ async fn first_connection(config: &Config, options: &PgConnectOptions) -> Result
             }
         };
         let starting = match &cause {
-            sqlx::Error::Io(_) => true,
+            sqlx::Error::Io(_) => !is_handshake(&cause),
             sqlx::Error::Database(error) => error.code().as_deref() == Some("57P03"),
             _ => false,
         };
@@ -224,16 +242,21 @@ fn explain_postgres(options: &PgConnectOptions, cause: sqlx::Error) -> Error {
                 address(options)
             )
         }
-        (_, sqlx::Error::Io(_)) => format!("{}: {cause}", unreachable(options)),
-        (_, sqlx::Error::Tls(_)) => {
+        (_, sqlx::Error::Io(_)) if !is_handshake(&cause) => format!("{}: {cause}", unreachable(options)),
+        (_, sqlx::Error::Tls(_) | sqlx::Error::Io(_)) => {
             format!(
-                "no encrypted connection to PostgreSQL at {}: {cause}. Check its certificate, sslmode and sslrootcert.",
+                "no encrypted connection to PostgreSQL at {}: {cause}. Check its certificate, sslmode and ca_file.",
                 address(options)
             )
         }
         _ => format!("can't connect to PostgreSQL at {}: {cause}", address(options)),
     };
     Error::setup_caused_by(message, cause)
+}
+
+/// Whether the TLS handshake failed: the server answers, and trying again changes nothing.
+fn is_handshake(cause: &sqlx::Error) -> bool {
+    matches!(cause, sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData)
 }
 
 /// The engine's own code for what happened; empty where it was not the engine that spoke.

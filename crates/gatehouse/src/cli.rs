@@ -8,7 +8,7 @@ use gatehouse_core::Environment;
 
 use crate::config::Config;
 use crate::services::Service;
-use crate::{admin, docs, process, services, submit, up, verify};
+use crate::{admin, certs, docs, process, services, submit, up, verify};
 
 /// Gatehouse stands between a product and the internet: an edge gateway, auth, a token broker, jobs and a provable
 /// audit log.
@@ -103,6 +103,9 @@ enum Command {
     /// Does what an administrator does by hand, once: key files
     #[command(subcommand)]
     Admin(admin::AdminCommand),
+    /// Makes the certificates with which services know each other, and renews them
+    #[command(after_help = certs::EXAMPLES)]
+    Certs(certs::CertsArgs),
     /// Submits a job through the gateway and follows it live
     #[command(
         after_help = "Examples:\n  gatehouse submit --url http://127.0.0.1:8080 --token-file token.txt optimize problem.json\n  echo '{\"objective\": \"(x-1)^2\", \"variables\": [{\"name\": \"x\", \"lower\": -5, \"upper\": 5}]}' | gatehouse submit optimize -"
@@ -147,6 +150,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Admin(command) => admin::run(&command),
+        Command::Certs(args) => certs::run(&args),
         Command::Submit(args) => process::block_on(submit::run(args)),
         Command::Docs(args) => docs::run(&args),
     }

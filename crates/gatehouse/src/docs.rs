@@ -92,7 +92,10 @@ fn permissions() -> anyhow::Result<String> {
     let mut text = format!(
         "# Who may call what\n\n{GENERATED}\nEach gRPC method declares its rule beside itself in `proto/`; a service with a \
          method that declares none does not start. `privileged` methods refuse as soon as the news of revocations is 2 s \
-         late, all others after 30 s.\n\n| method | rule | privileged |\n| --- | --- | --- |\n"
+         late, all others after 30 s. `callers` are the services whose certificates may call it where services show \
+         certificates (`tls`): `internal` stands for those in `tls.internal_services`. There a token also counts only over a \
+         connection of the service that obtained it, and health and reflection answer whoever has a certificate of the \
+         trust domain.\n\n| method | rule | callers | privileged |\n| --- | --- | --- | --- |\n"
     );
     for (path, declared) in access_table(PACKAGES)? {
         let rule = match declared.access {
@@ -101,7 +104,8 @@ fn permissions() -> anyhow::Result<String> {
             Access::Permission(permission) => format!("`{permission}`"),
         };
         let privileged = if declared.privileged { "yes" } else { "" };
-        let _ = writeln!(text, "| `{}` | {rule} | {privileged} |", path.trim_start_matches('/'));
+        let (path, callers) = (path.trim_start_matches('/'), declared.callers.join(", "));
+        let _ = writeln!(text, "| `{path}` | {rule} | {callers} | {privileged} |");
     }
     text.push_str(
         "\n## Routes\n\nEach route declares the methods that it calls; what it needs follows from them.\n\n",

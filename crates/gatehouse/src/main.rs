@@ -1,6 +1,7 @@
 //! `gatehouse`: every service of Gatehouse, and the commands that administrators run. `gatehouse --help` begins.
 
 mod admin;
+mod certs;
 mod cli;
 mod config;
 mod data_folder;

@@ -69,6 +69,10 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let environment = Environment::Dev;
     let mut config = args.config.load()?;
     let folder = DataFolder::open(&args.data)?;
+    anyhow::ensure!(
+        !config.tls.is_on(),
+        "the section tls is for services in processes of their own; `gatehouse up` is one process and needs none. Leave it out."
+    );
     let own_callback = config.token_broker.callback_url.is_empty();
     settle(&mut config, &folder, args.free_ports)?;
     let problems = config.validate(environment, &Service::ALL);
@@ -91,6 +95,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
             return Err(error);
         }
     };
+    process.started.ready();
     let ready = tokio::select! {
         ready = tokio::time::timeout(READY_LIMIT, process.readiness.wait()) => ready.is_ok(),
         signal = process.signals.recv() => {
@@ -105,7 +110,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         anyhow::bail!("not ready after {} s: {}", READY_LIMIT.as_secs(), waiting.join("; "));
     }
     tell(&args, &started, process.probes_address, &folder, began.elapsed());
-    let code = process.run_until_signal(limit).await;
+    let code = process.run_until_signal(Duration::ZERO, limit).await;
     drop(folder);
     code
 }

@@ -193,6 +193,9 @@ pub(crate) fn problems(routes: &[Route]) -> Vec<String> {
                 Access::Caller(Service::Audit) => "/gatehouse.audit.",
                 Access::Probe | Access::Public | Access::OAuthClient => "/",
             };
+            if !rule.may_be_called_by("gateway", false) {
+                problems.push(format!("{name}: calls {call}, which the gateway may not call"));
+            }
             if !call.starts_with(package) {
                 problems.push(format!("{name}: its tokens are not for the service of {call}"));
             }

@@ -14,7 +14,23 @@ pub struct Declared {
     pub access: Access,
     /// Whether it refuses as soon as the news of revocations is late.
     pub privileged: bool,
+    /// Whose certificates may call it: names of [`CALLERS`]. Never empty.
+    pub callers: Vec<String>,
 }
+
+impl Declared {
+    /// Whether the service `name` may call it; `internal` says that the configuration lists it as one.
+    #[must_use]
+    pub fn may_be_called_by(&self, name: &str, internal: bool) -> bool {
+        self.callers.iter().any(|caller| if caller == INTERNAL { internal } else { caller == name })
+    }
+}
+
+/// What [`Declared::callers`] calls the services that the configuration lists.
+pub const INTERNAL: &str = "internal";
+
+/// Whom a contract may name as a caller: Gatehouse's own services, and [`INTERNAL`].
+pub const CALLERS: &[&str] = &["gateway", "auth", "token-broker", "job", "audit", "optimizer", INTERNAL];
 
 /// Who may call a method.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +55,12 @@ pub enum AccessError {
     /// The permission is not of the form `service.noun.verb`.
     #[error("the permission {1:?} of the method {0} is not of the form service.noun.verb")]
     Malformed(String, String),
+    /// No service may call it.
+    #[error("the access rule of the method {0} names no callers: add those whose certificates may call it")]
+    Uncalled(String),
+    /// A caller that is no service.
+    #[error("the method {0} may be called by {1:?}, which is neither a service of Gatehouse nor `internal`")]
+    UnknownCaller(String, String),
 }
 
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
@@ -76,7 +98,18 @@ fn rule(path: &str, method: &MethodDescriptor) -> Result<Declared, AccessError> 
     let value = options.get_extension(&extension);
     let message = value.as_message().ok_or_else(undeclared)?;
     let flag = |name: &str| field(message, name).and_then(|value| value.as_bool()).unwrap_or(false);
-    let declared = |access| Ok(Declared { access, privileged: flag("privileged") });
+    let callers: Vec<String> = field(message, "callers")
+        .and_then(|value| {
+            Some(value.as_list()?.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect())
+        })
+        .unwrap_or_default();
+    if callers.is_empty() {
+        return Err(AccessError::Uncalled(path.to_owned()));
+    }
+    if let Some(unknown) = callers.iter().find(|caller| !CALLERS.contains(&caller.as_str())) {
+        return Err(AccessError::UnknownCaller(path.to_owned(), unknown.clone()));
+    }
+    let declared = |access| Ok(Declared { access, privileged: flag("privileged"), callers: callers.clone() });
     if flag("public") {
         return declared(Access::Public);
     }
@@ -120,6 +153,34 @@ mod tests {
             table["/gatehouse.job.v1.JobService/SubmitJob"].access,
             Access::Permission("job.jobs.submit".to_owned())
         );
+    }
+
+    /// Who may do the most dangerous things is written down twice, so that a change is a decision.
+    #[test]
+    fn few_may_call_what_gives_power() {
+        let table = access_table(PACKAGES).expect("no gap");
+        let callers = |method: &str| {
+            let (_, found) =
+                table.iter().find(|(path, _)| path.ends_with(method)).expect("there is such a method");
+            found.callers.join(" ")
+        };
+        for method in
+            ["/SignIn", "/Refresh", "/AddMember", "/SetMemberRole", "/CreateApiKey", "/CompleteConnection"]
+        {
+            assert_eq!(callers(method), "gateway", "{method}");
+        }
+        assert_eq!(callers("/ExchangeToken"), "gateway internal");
+        assert_eq!(callers("/GetAccessToken"), "gateway internal");
+        assert_eq!(callers("/Work"), "optimizer internal");
+        assert_eq!(callers("/EraseSubject"), "internal");
+    }
+
+    #[test]
+    fn internal_is_a_class_and_no_name() {
+        let path = "/gatehouse.job.v1.WorkerService/Work";
+        let work = &access_table(PACKAGES).expect("no gap")[path];
+        assert!(work.may_be_called_by("optimizer", false) && work.may_be_called_by("mine", true));
+        assert!(!work.may_be_called_by("mine", false) && !work.may_be_called_by("internal", false));
     }
 
     /// A new public method must be a decision, not an accident: it fails here until it is written down.

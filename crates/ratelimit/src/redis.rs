@@ -7,13 +7,14 @@
 //!
 //! [`Limiter::status`]: crate::Limiter::status
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use gatehouse_core::{Clock, Secret};
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, RedisError, Script};
+use redis::{Client, RedisError, Script, TlsCertificates};
 
 use crate::bucket::{Bucket, Key, SubjectKey};
 use crate::decision::{DecidedBy, Decision};
@@ -38,6 +39,9 @@ const WARN_EVERY: Duration = Duration::from_secs(30);
 pub struct RedisOptions {
     /// `redis://` or `rediss://`, with its password.
     pub url: Secret<String>,
+    /// PEM file with the authorities that vouch for a `rediss://` server, read at each connection; without it the
+    /// system's.
+    pub ca_file: Option<PathBuf>,
     /// The hash tag of all keys: limiters with the same tag share their buckets. It should name the environment.
     pub tag: String,
     /// An answer later than this is none. Default 50 ms.
@@ -54,17 +58,29 @@ impl RedisOptions {
     pub fn new(url: impl Into<String>, tag: impl Into<String>) -> Self {
         Self {
             url: Secret::new(url.into()),
+            ca_file: None,
             tag: tag.into(),
             timeout: Duration::from_millis(50),
             replicas: 1,
             leases: None,
         }
     }
+
+    fn client(&self) -> Result<Client, RedisError> {
+        let url = self.url.expose().as_str();
+        match &self.ca_file {
+            None => Client::open(url),
+            Some(file) => {
+                let root_cert = Some(std::fs::read(file)?);
+                Client::build_with_tls(url, TlsCertificates { client_tls: None, root_cert })
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
 pub(crate) struct Redis {
-    client: Client,
+    options: RedisOptions,
     tag: String,
     timeout: Duration,
     replicas: u32,
@@ -106,8 +122,10 @@ impl Redis {
         options: RedisOptions,
         subject_key: SubjectKey,
     ) -> Result<Arc<Self>, RedisError> {
+        // An address that can't be read is told at once; a server that is away is waited for.
+        options.client()?;
         let redis = Arc::new(Self {
-            client: Client::open(options.url.expose().as_str())?,
+            options: options.clone(),
             tag: options.tag,
             timeout: options.timeout,
             replicas: options.replicas.max(1),
@@ -243,7 +261,7 @@ impl Redis {
             .set_response_timeout(Some(self.timeout))
             .set_number_of_retries(0)
             .set_pipeline_buffer_size(1024);
-        let connecting = ConnectionManager::new_with_config(self.client.clone(), config);
+        let connecting = ConnectionManager::new_with_config(self.options.client()?, config);
         let mut manager = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
             .await
             .map_err(|_| Failure::Timeout(CONNECT_TIMEOUT))??;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -54,8 +55,14 @@ impl Config {
 
     /// The options for [`Limiter::redis`]: `url` is Redis's address, `environment` goes into the keys.
     #[must_use]
-    pub fn redis_options(&self, url: &str, environment: Environment) -> RedisOptions {
+    pub fn redis_options(
+        &self,
+        url: &str,
+        ca_file: Option<PathBuf>,
+        environment: Environment,
+    ) -> RedisOptions {
         RedisOptions {
+            ca_file,
             timeout: Duration::from_millis(self.timeout_ms),
             replicas: self.replicas,
             leases: self.leases.then(LeaseOptions::default),

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use gatehouse_client::context;
-use gatehouse_core::{Clock, Entropy, Error, Result};
+use gatehouse_client::{NOT_BEGUN, context};
+use gatehouse_core::{Clock, Entropy, Error, ErrorCode, Result};
 use gatehouse_proto::access::{Access, Declared};
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request, Response};
@@ -21,14 +21,17 @@ use tracing::Instrument as _;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use crate::identity::denied;
-use crate::{Verifier, reply};
+use crate::{Caller, Peer, Verifier, reply};
 
 /// The one method that every server has besides its own.
 const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 
 /// Wraps a gRPC server's routes.
 #[derive(Clone, Debug)]
-pub struct AccessLayer(Arc<Door>);
+pub struct AccessLayer {
+    door: Arc<Door>,
+    between_services: bool,
+}
 
 #[derive(Debug)]
 struct Door {
@@ -55,7 +58,15 @@ impl AccessLayer {
             .with_unit("s")
             .with_description("Time from a call's arrival to its answer's head.")
             .build();
-        Ok(Self(Arc::new(Door { methods, verifier, clock, entropy, duration })))
+        let door = Arc::new(Door { methods, verifier, clock, entropy, duration });
+        Ok(Self { door, between_services: false })
+    }
+
+    /// A door behind connections whose other end showed a certificate: it must be one of those services that the method
+    /// names, and a token must be its own or have been exchanged by it.
+    #[must_use]
+    pub fn between_services(self) -> Self {
+        Self { between_services: true, ..self }
     }
 }
 
@@ -63,14 +74,14 @@ impl<S> Layer<S> for AccessLayer {
     type Service = AccessService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        AccessService { door: Arc::clone(&self.0), inner }
+        AccessService { layer: self.clone(), inner }
     }
 }
 
 /// See [`AccessLayer`].
 #[derive(Clone, Debug)]
 pub struct AccessService<S> {
-    door: Arc<Door>,
+    layer: AccessLayer,
     inner: S,
 }
 
@@ -90,29 +101,25 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let fresh = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, fresh);
-        let door = Arc::clone(&self.door);
+        let layer = self.layer.clone();
         // Probes come every second from everywhere: no span, no log.
         if request.uri().path().starts_with("/grpc.health.v1.Health/") {
             let mut inner = inner;
             return Box::pin(async move { inner.call(request).await });
         }
-        Box::pin(door.pass(request, inner))
+        Box::pin(layer.pass(request, inner))
     }
 }
 
-impl Door {
-    async fn pass<S>(
-        self: Arc<Self>,
-        mut request: Request<Body>,
-        mut inner: S,
-    ) -> Result<Response<Body>, S::Error>
+impl AccessLayer {
+    async fn pass<S>(self, mut request: Request<Body>, mut inner: S) -> Result<Response<Body>, S::Error>
     where
         S: Service<Request<Body>, Response = Response<Body>>,
     {
         let started = Instant::now();
         let path = request.uri().path().to_owned();
-        let (service, method) = self.names(&path);
-        let request_id = self.request_id(&request);
+        let (service, method) = self.door.names(&path);
+        let request_id = self.door.request_id(&request);
         if let Ok(value) = HeaderValue::from_str(&request_id) {
             request.headers_mut().insert(context::REQUEST_ID, value);
         }
@@ -135,9 +142,9 @@ impl Door {
         let response = context::with_request_id(
             request_id,
             async {
-                match self.admit(&path, &mut request) {
+                match self.door.admit(&path, &mut request, self.between_services) {
                     Ok(()) => inner.call(request).await,
-                    Err(error) => Ok(reply::status(&error).into_http()),
+                    Err(error) => Ok(refusal(&error)),
                 }
             }
             .instrument(span),
@@ -152,7 +159,7 @@ impl Door {
                 .to_owned(),
             Err(_) => "2".to_owned(),
         };
-        self.duration.record(
+        self.door.duration.record(
             started.elapsed().as_secs_f64(),
             &[
                 KeyValue::new("rpc.service", service.to_owned()),
@@ -162,7 +169,9 @@ impl Door {
         );
         response
     }
+}
 
+impl Door {
     /// Service and method of `path`, for the labels of metrics and the names of spans: whoever makes paths up, and need
     /// not show a credential for it, must not make labels without bound.
     fn names<'a>(&self, path: &'a str) -> (&'a str, &'a str) {
@@ -171,7 +180,7 @@ impl Door {
         names.unwrap_or(("unknown", "unknown"))
     }
 
-    fn admit(&self, path: &str, request: &mut Request<Body>) -> Result<()> {
+    fn admit(&self, path: &str, request: &mut Request<Body>, between_services: bool) -> Result<()> {
         // Reflection tells only what this repository's proto files tell everyone.
         if path.starts_with("/grpc.reflection.") {
             return Ok(());
@@ -179,6 +188,10 @@ impl Door {
         let Some(declared) = self.methods.get(path) else {
             return Err(Error::not_found("METHOD_NOT_FOUND", "This service has no such method."));
         };
+        let peer = request.extensions().get::<Peer>();
+        if between_services {
+            check_peer(path, declared, peer)?;
+        }
         if declared.access == Access::Public {
             return Ok(());
         }
@@ -194,6 +207,9 @@ impl Door {
             })?;
         let caller = self.verifier.verify(token, declared.privileged)?;
         tracing::Span::current().record("caller", caller.subject().as_text());
+        if between_services {
+            check_token_is_of_peer(path, &caller, peer)?;
+        }
         if let Access::Permission(permission) = &declared.access
             && !caller.holds(permission)
         {
@@ -213,5 +229,56 @@ impl Door {
                 || gatehouse_core::ids::RequestId::new(&self.clock, &self.entropy).to_string(),
                 str::to_owned,
             )
+    }
+}
+
+/// The answer to a call that goes no further. Where that is only this replica's state, the caller may ask another.
+fn refusal(error: &Error) -> Response<Body> {
+    let mut response = reply::status(error).into_http();
+    if error.code() == ErrorCode::Unavailable {
+        response.headers_mut().insert(NOT_BEGUN, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+/// Whether the service at the other end may call the method at all, whatever token it shows.
+fn check_peer(path: &str, declared: &Declared, peer: Option<&Peer>) -> Result<()> {
+    if let Some(peer) = peer
+        && declared.may_be_called_by(peer.service(), peer.is_internal())
+    {
+        return Ok(());
+    }
+    let service = peer.map_or("a connection without a certificate", Peer::service);
+    tracing::warn!(
+        peer = service,
+        path,
+        "a call was refused: the method does not name this service as a caller"
+    );
+    Err(Error::permission_denied(
+        "CALLER_NOT_ALLOWED",
+        format!("The service {service} may not call this method."),
+    ))
+}
+
+/// Every token for a service names the client that obtained it, for itself or for a person: over the connection of
+/// another service it is a stolen one.
+fn check_token_is_of_peer(path: &str, caller: &Caller, peer: Option<&Peer>) -> Result<()> {
+    let client = caller.claims().client_id.as_deref().or_else(|| caller.client());
+    match (client, peer) {
+        (None, _) => Ok(()),
+        (Some(client), Some(peer)) if client == peer.service() => Ok(()),
+        (Some(client), peer) => {
+            let service = peer.map_or("no service", Peer::service);
+            tracing::warn!(
+                peer = service,
+                client,
+                path,
+                "a call was refused: its token belongs to another service; it may be stolen"
+            );
+            Err(Error::permission_denied(
+                "TOKEN_OF_ANOTHER_SERVICE",
+                "The access token was issued to another service than the one that shows it.",
+            ))
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! quickly are one.
 
 use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -30,6 +31,29 @@ struct Inner {
 struct Outgoing {
     topics: Mutex<BTreeSet<String>>,
     wake: Notify,
+}
+
+/// Where Redis is.
+#[derive(Clone, Debug)]
+pub struct RedisAddress {
+    /// `redis://` or `rediss://`, with its password.
+    pub url: Secret<String>,
+    /// PEM file with the authorities that vouch for a `rediss://` server, read at each connection; without it the
+    /// system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl RedisAddress {
+    fn client(&self) -> redis::RedisResult<redis::Client> {
+        let url = self.url.expose().as_str();
+        match &self.ca_file {
+            None => redis::Client::open(url),
+            Some(file) => {
+                let root_cert = Some(std::fs::read(file)?);
+                redis::Client::build_with_tls(url, redis::TlsCertificates { client_tls: None, root_cert })
+            }
+        }
+    }
 }
 
 /// One listener of one topic.
@@ -60,20 +84,21 @@ impl Doorbell {
         Self(Arc::default())
     }
 
-    /// Bells shared through Redis pub/sub at `url`. While Redis is away, rings reach this process only.
+    /// Bells shared through Redis pub/sub. While Redis is away, rings reach this process only.
     ///
     /// # Errors
-    /// `REDIS_URL_INVALID` if the text is no Redis address.
+    /// `REDIS_URL_INVALID` if the text is no Redis address, or the file of its authorities can't be used.
     pub fn redis(
-        url: &Secret<String>,
+        address: &RedisAddress,
         environment: Environment,
         lifecycle: &Lifecycle,
         entropy: &Entropy,
     ) -> Result<Self> {
-        let client = redis::Client::open(url.expose().as_str()).map_err(|error| {
+        address.client().map_err(|error| {
             Error::invalid_argument(
                 "REDIS_URL_INVALID",
-                "The Redis address can't be read; it looks like redis://host:6379.",
+                "The Redis address or redis.ca_file can't be used; an address looks like rediss://host:6379, and only \
+                 such a one has a ca_file.",
             )
             .caused_by(error)
         })?;
@@ -82,12 +107,12 @@ impl Doorbell {
         let backoff = || Backoff::new(Duration::from_millis(50), Duration::from_secs(2), entropy.clone());
         lifecycle.spawn(listen(
             bell.clone(),
-            client.clone(),
+            address.clone(),
             prefix.clone(),
             backoff(),
             lifecycle.stopping(),
         ));
-        lifecycle.spawn(tell(bell.clone(), client, prefix, backoff(), lifecycle.stopping()));
+        lifecycle.spawn(tell(bell.clone(), address.clone(), prefix, backoff(), lifecycle.stopping()));
         Ok(bell)
     }
 
@@ -131,14 +156,14 @@ impl Doorbell {
 
 async fn listen(
     bell: Doorbell,
-    client: redis::Client,
+    address: RedisAddress,
     prefix: String,
     mut backoff: Backoff,
     stopping: tokio_util::sync::CancellationToken,
 ) {
     loop {
         let session = async {
-            let mut subscription = client.get_async_pubsub().await?;
+            let mut subscription = address.client()?.get_async_pubsub().await?;
             subscription.psubscribe(format!("{prefix}*")).await?;
             // Rings may have been lost until now.
             bell.ring_all();
@@ -163,7 +188,7 @@ async fn listen(
 
 async fn tell(
     bell: Doorbell,
-    client: redis::Client,
+    address: RedisAddress,
     prefix: String,
     mut backoff: Backoff,
     stopping: tokio_util::sync::CancellationToken,
@@ -183,7 +208,7 @@ async fn tell(
         let told = async {
             let mut live = match connection.take() {
                 Some(live) => live,
-                None => client.get_multiplexed_async_connection().await?,
+                None => address.client()?.get_multiplexed_async_connection().await?,
             };
             rings.query_async::<()>(&mut live).await?;
             Ok::<_, redis::RedisError>(live)

@@ -10,6 +10,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
+use crate::tls::{ServerTls, incoming};
 use crate::{AccessLayer, Lifecycle, Readiness};
 
 /// Bounds of a gRPC server.
@@ -22,11 +23,20 @@ pub struct GrpcConfig {
     pub request_timeout_ms: u64,
     /// The largest header list of a call, bytes, 1024 to 65536.
     pub max_header_bytes: u32,
+    /// The certificates to serve with, and whom to know; none: in the clear, to anyone. Set by the process, not by
+    /// configuration.
+    #[serde(skip)]
+    pub tls: Option<ServerTls>,
 }
 
 impl Default for GrpcConfig {
     fn default() -> Self {
-        Self { max_concurrent_streams: 1_000, request_timeout_ms: 30_000, max_header_bytes: 16 * 1024 }
+        Self {
+            max_concurrent_streams: 1_000,
+            request_timeout_ms: 30_000,
+            max_header_bytes: 16 * 1024,
+            tls: None,
+        }
     }
 }
 
@@ -79,19 +89,19 @@ impl GrpcServer {
         let routes = routes.add_service(reflection).add_service(health);
         let readiness = readiness.clone();
         let stopping = lifecycle.stopping();
-        lifecycle.spawn({
-            let stopping = stopping.clone();
-            async move {
-                reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
-                tokio::select! {
-                    () = readiness.wait() => reporter.set_service_status("", tonic_health::ServingStatus::Serving).await,
-                    () = stopping.cancelled() => return,
-                }
-                stopping.cancelled().await;
-                reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+        let leaving = lifecycle.leaving();
+        lifecycle.spawn(async move {
+            reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+            tokio::select! {
+                () = readiness.wait() => reporter.set_service_status("", tonic_health::ServingStatus::Serving).await,
+                () = leaving.cancelled() => return,
             }
+            leaving.cancelled().await;
+            reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
         });
         let address = self.listener.local_addr().map_err(Error::internal)?;
+        // A connection that tells nothing of its other end must then be a mistake of ours.
+        let access = if self.config.tls.is_some() { self.access.between_services() } else { self.access };
         let server = Server::builder()
             .max_concurrent_streams(self.config.max_concurrent_streams)
             .timeout(Duration::from_millis(self.config.request_timeout_ms))
@@ -99,14 +109,17 @@ impl GrpcServer {
             .http2_keepalive_interval(Some(Duration::from_secs(20)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .tcp_nodelay(true)
-            .layer(self.access)
-            .add_routes(routes)
-            .serve_with_incoming_shutdown(TcpListenerStream::new(self.listener), async move {
-                stopping.cancelled().await;
-            });
+            .layer(access)
+            .add_routes(routes);
+        let (listener, tls) = (self.listener, self.config.tls);
         lifecycle.spawn(async move {
-            tracing::info!(%address, "serving gRPC");
-            if let Err(error) = server.await {
+            tracing::info!(%address, tls = tls.is_some(), "serving gRPC");
+            let stopped = async move { stopping.cancelled().await };
+            let served = match tls {
+                None => server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped).await,
+                Some(tls) => server.serve_with_incoming_shutdown(incoming(listener, tls), stopped).await,
+            };
+            if let Err(error) = served {
                 tracing::error!(%address, %error, "the gRPC server failed");
             }
         });

@@ -8,11 +8,12 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ed25519_dalek::{Signer as _, SigningKey};
+use gatehouse_client::tls::ServiceId;
 use gatehouse_client::{audience, from_status};
 use gatehouse_core::{Clock, Entropy, ErrorCode, Timestamp};
 use gatehouse_proto::auth::v1::{Revocation, RevocationKind};
 use gatehouse_service::revocations::Staleness;
-use gatehouse_service::{AccessLayer, Caller, KeySet, Revocations, Verifier};
+use gatehouse_service::{AccessLayer, Caller, KeySet, Peer, Revocations, Verifier};
 use http::{Request, Response};
 use serde_json::{Value, json};
 use tonic::body::Body;
@@ -51,28 +52,42 @@ impl Door {
 
     /// What a call is answered: the reason of the refusal, or the caller's subject.
     async fn knock(&self, path: &str, authorization: Option<&str>) -> Result<String, (ErrorCode, String)> {
-        let mut inner = self.layer.layer(tower::service_fn(|request: Request<Body>| async move {
-            let caller = request.extensions().get::<Caller>().expect("only known callers come through");
-            let mut response = Response::new(Body::empty());
-            response.headers_mut().insert("x-caller", caller.subject().as_text().parse().unwrap());
-            Ok::<_, Infallible>(response)
-        }));
-        let mut request = Request::builder().uri(path);
-        if let Some(authorization) = authorization {
-            request = request.header("authorization", authorization);
-        }
-        let response = inner.call(request.body(Body::empty()).unwrap()).await.unwrap();
-        if let Some(caller) = response.headers().get("x-caller") {
-            return Ok(caller.to_str().unwrap().to_owned());
-        }
-        let status = tonic::Status::from_header_map(response.headers()).expect("a refusal carries a status");
-        let error = from_status(status);
-        Err((error.code(), error.reason().to_owned()))
+        knock(&self.layer, path, authorization, None).await
     }
 
     async fn submit(&self, token: &str) -> Result<String, (ErrorCode, String)> {
         self.knock(SUBMIT, Some(&format!("Bearer {token}"))).await
     }
+}
+
+async fn knock(
+    layer: &AccessLayer,
+    path: &str,
+    authorization: Option<&str>,
+    peer: Option<Peer>,
+) -> Result<String, (ErrorCode, String)> {
+    let mut inner = layer.layer(tower::service_fn(|request: Request<Body>| async move {
+        let caller = request.extensions().get::<Caller>();
+        let caller = caller.map_or("anyone".to_owned(), |caller| caller.subject().as_text());
+        let mut response = Response::new(Body::empty());
+        response.headers_mut().insert("x-caller", caller.parse().unwrap());
+        Ok::<_, Infallible>(response)
+    }));
+    let mut request = Request::builder().uri(path);
+    if let Some(authorization) = authorization {
+        request = request.header("authorization", authorization);
+    }
+    let mut request = request.body(Body::empty()).unwrap();
+    if let Some(peer) = peer {
+        request.extensions_mut().insert(peer);
+    }
+    let response = inner.call(request).await.unwrap();
+    if let Some(caller) = response.headers().get("x-caller") {
+        return Ok(caller.to_str().unwrap().to_owned());
+    }
+    let status = tonic::Status::from_header_map(response.headers()).expect("a refusal carries a status");
+    let error = from_status(status);
+    Err((error.code(), error.reason().to_owned()))
 }
 
 fn jwks(key: &SigningKey) -> String {
@@ -325,4 +340,75 @@ async fn privileged_methods_refuse_sooner() {
     let table = gatehouse_proto::access::access_table(gatehouse_proto::access::PACKAGES).unwrap();
     assert!(table["/gatehouse.auth.v1.TenantService/SetMemberRole"].privileged);
     assert!(!table[SUBMIT].privileged);
+}
+
+/// The owner of a certificate.
+fn peer(service: &str, is_internal: bool) -> Option<Peer> {
+    Some(Peer::new(ServiceId::new("prod.gatehouse.internal", service).unwrap(), is_internal))
+}
+
+/// Every method against every service, and what must hold for each pair.
+#[tokio::test]
+async fn a_method_is_called_by_the_services_that_it_names_and_by_no_other() {
+    let door = Door::new();
+    door.hear(&[]);
+    let verifier =
+        Verifier::new(ISSUER, audience::JOB, KeySet::default(), door.revocations.clone(), door.clock.clone());
+    let packages = gatehouse_proto::access::PACKAGES;
+    let layer = AccessLayer::new(packages, verifier, door.clock.clone(), Entropy::seeded(2)).unwrap();
+    let table = gatehouse_proto::access::access_table(packages).unwrap();
+    let own = ["gateway", "auth", "token-broker", "job", "audit", "optimizer"].map(|name| (name, false));
+    let refusal = Err((ErrorCode::PermissionDenied, "CALLER_NOT_ALLOWED".to_owned()));
+    let (mut allowed, mut refused) = (0, 0);
+    for (path, declared) in &table {
+        for (name, is_internal) in
+            own.into_iter().chain([("mine", true), ("mine", false), ("internal", false)])
+        {
+            let named = declared.callers.iter().any(|caller| {
+                if is_internal { caller == "internal" } else { caller == name && name != "internal" }
+            });
+            let answer = knock(&layer.clone().between_services(), path, None, peer(name, is_internal)).await;
+            if named {
+                // Past this door, at the next: who it is that calls.
+                let next = Err((ErrorCode::Unauthenticated, "TOKEN_MISSING".to_owned()));
+                assert!(answer == next || answer == Ok("anyone".to_owned()), "{name} at {path}: {answer:?}");
+                allowed += 1;
+            } else {
+                assert_eq!(answer, refusal, "{name} at {path}");
+                refused += 1;
+            }
+        }
+        // A connection that tells nothing of its other end opens nothing; without TLS nobody is asked.
+        assert_eq!(knock(&layer.clone().between_services(), path, None, None).await, refusal, "{path}");
+        assert_ne!(knock(&layer, path, None, None).await, refusal, "{path}");
+    }
+    assert!(table.len() > 40 && allowed > 80 && refused > 250, "{allowed} and {refused} of {}", table.len());
+}
+
+#[tokio::test]
+async fn a_token_counts_over_a_connection_of_the_service_that_obtained_it_only() {
+    let door = Door::new();
+    door.hear(&[]);
+    let layer = door.layer.clone().between_services();
+    let submit = async |claims: &Value, service: &str, is_internal| {
+        let token = format!("Bearer {}", sign(&door.key, &header(), claims));
+        knock(&layer, SUBMIT, Some(&token), peer(service, is_internal)).await
+    };
+    let stolen = Err((ErrorCode::PermissionDenied, "TOKEN_OF_ANOTHER_SERVICE".to_owned()));
+    // A person's token that the gateway exchanged.
+    let exchanged = with(claims(), "client_id", json!("gateway"));
+    assert_eq!(submit(&exchanged, "gateway", false).await, Ok(PERSON.to_owned()));
+    assert_eq!(submit(&exchanged, "reporting", true).await, stolen);
+    // A client's own, and one that it acts for a person with.
+    let own = with(with(claims(), "sub", json!("client:reporting")), "client_id", json!("reporting"));
+    let acting = with(claims(), "act", json!({"sub": "client:reporting"}));
+    for token in [&own, &acting, &with(claims(), "client_id", json!("reporting"))] {
+        assert!(submit(token, "reporting", true).await.is_ok(), "{token}");
+        assert_eq!(submit(token, "gateway", false).await, stolen, "{token}");
+        assert_eq!(submit(token, "billing", true).await, stolen, "{token}");
+    }
+    // Without client_id the subject tells.
+    assert_eq!(submit(&with(claims(), "sub", json!("client:job")), "gateway", false).await, stolen);
+    // Where no certificates are shown, nothing is compared.
+    assert!(door.submit(&sign(&door.key, &header(), &own)).await.is_ok());
 }

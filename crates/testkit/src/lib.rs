@@ -3,6 +3,7 @@
 //! Invariants: no server and no file outlives the process that started it, however that process ends; tests that
 //! share a server never meet.
 
+pub mod authority;
 pub mod balancer;
 pub mod cluster;
 pub mod oauth_provider;
@@ -13,6 +14,7 @@ pub mod redis;
 pub mod test_db;
 pub mod wait;
 
+pub use authority::Authority;
 pub use balancer::{Backend, Balancer};
 pub use cluster::{Cluster, Layout};
 pub use oauth_provider::OAuthProvider;

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use gatehouse_core::Entropy;
 use nix::unistd::{Uid, User};
 
+use crate::authority::{Authority, Leaf};
 use crate::{free_port, lasting_port};
 
 /// Names a PostgreSQL database that tests may fill, as `postgres://user:password@host:port/database`. The user must be
@@ -31,7 +32,8 @@ pub const URL_VARIABLE: &str = "GATEHOUSE_TEST_POSTGRES_URL";
 const START_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// The watcher. `$1`: the folder of the programs; `$2`: its own folder; `$3`: the port; `$4`: whether commits
-/// survive a crash, `on` or `off`. Everything that it starts has a parent-death signal too, so that even killing the watcher leaves no server behind.
+/// survive a crash, `on` or `off`; `$5`: whether it takes TLS, with `server.crt` and `server.key` in its folder. Everything
+/// that it starts has a parent-death signal too, so that even killing the watcher leaves no server behind.
 const WATCHER: &str = r#"
 trap '' INT TERM HUP
 with() {
@@ -41,7 +43,8 @@ with() {
 serve() {
   with QUIT "$1/postgres" -D "$2/data" -p "$3" -c listen_addresses=127.0.0.1 -c unix_socket_directories="$2" \
     -c fsync=off -c synchronous_commit="$4" -c full_page_writes=off -c shared_buffers=64MB -c max_connections=400 \
-    -c deadlock_timeout=100ms -c log_min_messages=fatal
+    -c deadlock_timeout=100ms -c log_min_messages=fatal \
+    -c ssl="$5" -c ssl_cert_file="$2/server.crt" -c ssl_key_file="$2/server.key"
 }
 (
   trap - INT TERM HUP
@@ -99,7 +102,16 @@ impl Postgres {
     /// The binaries are not installed (the message says what to install), or the server did not come up (the message
     /// holds its log).
     pub fn start() -> io::Result<Self> {
-        Self::start_as("off", free_port)
+        Self::start_as("off", free_port, None)
+    }
+
+    /// As [`Postgres::start`], one that takes TLS too, with a certificate of `authority` for localhost and 127.0.0.1.
+    /// [`Postgres::url`] says nothing of it.
+    ///
+    /// # Errors
+    /// As [`Postgres::start`].
+    pub fn start_with_tls(authority: &Authority) -> io::Result<Self> {
+        Self::start_as("off", free_port, Some(authority))
     }
 
     /// As [`Postgres::start`], one that keeps what it committed when it is stopped, even if by [`Postgres::crash`].
@@ -107,10 +119,14 @@ impl Postgres {
     /// # Errors
     /// As [`Postgres::start`].
     pub fn start_lasting() -> io::Result<Self> {
-        Self::start_as("on", lasting_port)
+        Self::start_as("on", lasting_port, None)
     }
 
-    fn start_as(keeps_commits: &str, port: fn() -> io::Result<u16>) -> io::Result<Self> {
+    fn start_as(
+        keeps_commits: &str,
+        port: fn() -> io::Result<u16>,
+        tls: Option<&Authority>,
+    ) -> io::Result<Self> {
         let programs = find_programs().ok_or_else(|| {
             Error::new(
                 ErrorKind::NotFound,
@@ -123,7 +139,7 @@ impl Postgres {
         let mut last = Error::other("PostgreSQL was never started");
         // Between asking the system for a free port and the server taking it, another process may: try another.
         for _ in 0..3 {
-            match start_on(&programs, port()?, keeps_commits) {
+            match start_on(&programs, port()?, keeps_commits, tls) {
                 Ok(started) => return Ok(started),
                 Err(error) => last = error,
             }
@@ -202,7 +218,12 @@ impl Drop for Server {
     }
 }
 
-fn start_on(programs: &Path, port: u16, keeps_commits: &str) -> io::Result<Postgres> {
+fn start_on(
+    programs: &Path,
+    port: u16,
+    keeps_commits: &str,
+    tls: Option<&Authority>,
+) -> io::Result<Postgres> {
     let password = random_hex::<16>();
     let folder = std::env::temp_dir().join(format!("gatehouse-postgres-{}", random_hex::<8>()));
     let user = unprivileged_user()?;
@@ -214,11 +235,16 @@ fn start_on(programs: &Path, port: u16, keeps_commits: &str) -> io::Result<Postg
         .mode(0o600)
         .open(&password_file)?
         .write_all(password.as_bytes())?;
+    let issued = tls.map(|authority| authority.issue(&folder, "server", &Leaf::default()));
     let mut watcher = Command::new("/bin/sh");
     if let Some(user) = &user {
         let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
         chown(&folder, Some(uid), Some(gid))?;
         chown(&password_file, Some(uid), Some(gid))?;
+        if let Some(issued) = &issued {
+            chown(&issued.certificate, Some(uid), Some(gid))?;
+            chown(&issued.key, Some(uid), Some(gid))?;
+        }
         watcher.uid(uid).gid(gid);
     }
     let mut watcher = watcher
@@ -227,6 +253,7 @@ fn start_on(programs: &Path, port: u16, keeps_commits: &str) -> io::Result<Postg
         .arg(&folder)
         .arg(port.to_string())
         .arg(keeps_commits)
+        .arg(if issued.is_some() { "on" } else { "off" })
         .current_dir("/")
         .env_clear()
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")

@@ -20,6 +20,7 @@ use gatehouse_core::Entropy;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::authority::{Authority, Leaf};
 use crate::{free_port, lasting_port};
 
 /// Names a Redis server that tests may share, as `redis://:password@host:port/`.
@@ -75,7 +76,16 @@ impl Redis {
     /// # Errors
     /// `redis-server` is not installed (the message says what to install), or it did not come up.
     pub fn start() -> io::Result<Self> {
-        Self::start_on(free_port)
+        Self::start_on(free_port, None)
+    }
+
+    /// As [`Redis::start`], one whose [`Redis::url`] is `rediss://`, with a certificate of `authority` for localhost and
+    /// 127.0.0.1.
+    ///
+    /// # Errors
+    /// As [`Redis::start`].
+    pub fn start_with_tls(authority: &Authority) -> io::Result<Self> {
+        Self::start_on(free_port, Some(authority))
     }
 
     /// As [`Redis::start`], on a port that nobody takes while it is stopped.
@@ -83,10 +93,10 @@ impl Redis {
     /// # Errors
     /// As [`Redis::start`].
     pub fn start_lasting() -> io::Result<Self> {
-        Self::start_on(lasting_port)
+        Self::start_on(lasting_port, None)
     }
 
-    fn start_on(port: fn() -> io::Result<u16>) -> io::Result<Self> {
+    fn start_on(port: fn() -> io::Result<u16>, tls: Option<&Authority>) -> io::Result<Self> {
         let program = find_program("redis-server").ok_or_else(|| {
             Error::new(
                 ErrorKind::NotFound,
@@ -101,9 +111,12 @@ impl Redis {
         for _ in 0..5 {
             let port = port()?;
             let mut server = Server::prepare(program.clone(), port)?;
+            let url = match tls {
+                None => format!("redis://:{}@127.0.0.1:{port}/", server.password),
+                Some(authority) => server.add_tls(authority, free_port()?)?,
+            };
             match server.run() {
                 Ok(()) => {
-                    let url = format!("redis://:{}@127.0.0.1:{port}/", server.password);
                     return Ok(Self { url, tag: random_hex::<8>(), server: Some(server) });
                 }
                 Err(error) => last = error,
@@ -212,6 +225,20 @@ impl Server {
             ),
         )?;
         Ok(server)
+    }
+
+    /// A second port that takes TLS only; the first is left for us to see whether the server is up.
+    fn add_tls(&self, authority: &Authority, port: u16) -> io::Result<String> {
+        let issued = authority.issue(&self.folder, "server", &Leaf::default());
+        let mut configuration = std::fs::OpenOptions::new().append(true).open(self.configuration())?;
+        write!(
+            configuration,
+            "tls-port {port}\ntls-cert-file \"{}\"\ntls-key-file \"{}\"\ntls-ca-cert-file \"{}\"\ntls-auth-clients no\n",
+            issued.certificate.display(),
+            issued.key.display(),
+            issued.authorities.display()
+        )?;
+        Ok(format!("rediss://:{}@127.0.0.1:{port}/", self.password))
     }
 
     fn configuration(&self) -> PathBuf {

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use gatehouse_core::{Result, Secret};
+use gatehouse_core::{Error, Result, Secret};
 use gatehouse_proto::auth::v1::token_service_server::TokenService;
 use gatehouse_proto::auth::v1::{
     ExchangeTokenRequest, ExchangeTokenResponse, GetJwksRequest, GetJwksResponse, IntrospectTokenRequest,
     IntrospectTokenResponse, IssueTokenRequest, IssueTokenResponse, RevokeTokenRequest, RevokeTokenResponse,
     WatchRevocationsRequest, WatchRevocationsResponse,
 };
-use gatehouse_service::{Caller, reply};
+use gatehouse_service::{Caller, Peer, reply};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, async_trait};
 
@@ -18,6 +18,8 @@ use crate::revocation_log::RevocationLog;
 
 /// How long a watcher may hear nothing. A quarter of what privileged methods tolerate.
 const HEARTBEAT: Duration = Duration::from_millis(500);
+/// The service that stands at the OAuth endpoint.
+const GATEWAY: &str = "gateway";
 
 /// Entries in one message: some 100 KiB, where clients take 4 MiB.
 const PART: usize = 1_000;
@@ -30,6 +32,19 @@ impl TokenService for Face {
         &self,
         request: Request<IssueTokenRequest>,
     ) -> Result<Response<IssueTokenResponse>, Status> {
+        // A service asks for itself; the gateway passes on what clients show it.
+        if let Some(peer) = Peer::of(&request).filter(|peer| peer.service() != GATEWAY)
+            && peer.service() != request.get_ref().client_id
+        {
+            tracing::warn!(
+                peer = peer.service(),
+                "client credentials were refused: they are another service's"
+            );
+            return reply(Err(Error::permission_denied(
+                "CLIENT_OF_ANOTHER_SERVICE",
+                "These client credentials belong to another service than the one that shows them.",
+            )));
+        }
         let message = request.into_inner();
         let secret = Secret::new(message.client_secret);
         let issued =

@@ -7,12 +7,15 @@ use http::Uri;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::tls::ClientTls;
+
 /// How to reach one service.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ChannelConfig {
     /// Addresses of the service, `http://host:port` or `https://host:port`. A name may stand for many replicas: calls
-    /// spread over every address that it resolves to.
+    /// spread over every address that it resolves to. Where this process has certificates (section `tls`), connections
+    /// are TLS whichever of the two is written; where it has none, `https` is refused.
     pub endpoints: Vec<String>,
     /// How long to wait for a connection, and for a replica when none is there, milliseconds, 1 to 60000.
     pub connect_timeout_ms: u64,
@@ -26,6 +29,9 @@ pub struct ChannelConfig {
     pub keep_alive_timeout_ms: u64,
     /// Longest wait before a lost replica is tried again, milliseconds, 10 to 60000.
     pub reconnect_max_ms: u64,
+    /// How to encrypt, and who must answer; none: in the clear. Set by the process, not by configuration.
+    #[serde(skip)]
+    pub tls: Option<ClientTls>,
 }
 
 impl Default for ChannelConfig {
@@ -38,6 +44,7 @@ impl Default for ChannelConfig {
             keep_alive_interval_ms: 2_000,
             keep_alive_timeout_ms: 2_000,
             reconnect_max_ms: 2_000,
+            tls: None,
         }
     }
 }
@@ -47,6 +54,12 @@ impl ChannelConfig {
     #[must_use]
     pub fn to(endpoint: impl Into<String>) -> Self {
         Self { endpoints: vec![endpoint.into()], ..Self::default() }
+    }
+
+    /// The same over TLS, to the service that `tls` names.
+    #[must_use]
+    pub fn with_tls(self, tls: ClientTls) -> Self {
+        Self { tls: Some(tls), ..self }
     }
 
     /// What is wrong with it, each as a sentence that begins with the field; empty if nothing is.

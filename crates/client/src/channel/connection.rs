@@ -44,10 +44,10 @@ impl Connection {
     pub(super) async fn open(settings: &Settings, target: &Target) -> io::Result<Self> {
         let tcp = TcpStream::connect(target.address).await?;
         tcp.set_nodelay(true)?;
-        let endpoint = &target.endpoint;
-        let transport = settings.connector.secure(tcp, &endpoint.host, endpoint.is_https()).await?;
+        let transport = settings.connector.secure(tcp, &target.endpoint.host).await?;
         let spoke = CancellationToken::new();
-        let transport = TokioIo::new(Listening { transport, spoke: spoke.clone(), heard: false });
+        let transport =
+            TokioIo::new(Listening { transport, spoke: spoke.clone(), heard: false, broken: false });
         let mut builder = Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -138,11 +138,29 @@ impl Drop for Place {
     }
 }
 
-/// A transport that tells when its peer has said something: the first is an HTTP/2 SETTINGS frame.
+/// A transport that tells when its peer has said something (the first is an HTTP/2 SETTINGS frame), and that hears its
+/// peer out: one that has closed takes no more bytes, but what it said last stands in the buffers still. That is the
+/// GOAWAY which tells of each call whether it was begun, and HTTP/2 would not read it after a write has failed.
 struct Listening {
     transport: Box<dyn Transport>,
     spoke: CancellationToken,
     heard: bool,
+    /// A write has failed: the next end or failure of reading ends the connection.
+    broken: bool,
+}
+
+impl Listening {
+    /// What to tell of a write: after a failure, that all went well.
+    fn written<T>(&mut self, polled: Poll<io::Result<T>>, all: T) -> Poll<io::Result<T>> {
+        match polled {
+            Poll::Ready(Err(error)) => {
+                tracing::debug!(%error, "a connection takes no more; reading what is left");
+                self.broken = true;
+                Poll::Ready(Ok(all))
+            }
+            polled => polled,
+        }
+    }
 }
 
 impl AsyncRead for Listening {
@@ -163,14 +181,25 @@ impl AsyncRead for Listening {
 
 impl AsyncWrite for Listening {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.transport).poll_write(cx, buffer)
+        if self.broken {
+            return Poll::Ready(Ok(buffer.len()));
+        }
+        let polled = Pin::new(&mut self.transport).poll_write(cx, buffer);
+        self.written(polled, buffer.len())
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.transport).poll_flush(cx)
+        if self.broken {
+            return Poll::Ready(Ok(()));
+        }
+        let polled = Pin::new(&mut self.transport).poll_flush(cx);
+        self.written(polled, ())
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.broken {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.transport).poll_shutdown(cx)
     }
 
@@ -179,7 +208,12 @@ impl AsyncWrite for Listening {
         cx: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.transport).poll_write_vectored(cx, buffers)
+        let all = buffers.iter().map(|buffer| buffer.len()).sum();
+        if self.broken {
+            return Poll::Ready(Ok(all));
+        }
+        let polled = Pin::new(&mut self.transport).poll_write_vectored(cx, buffers);
+        self.written(polled, all)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -24,13 +24,13 @@ type Secure = Arc<dyn Fn(TcpStream, String) -> Securing + Send + Sync>;
 pub struct Connector(Option<Secure>);
 
 impl Connector {
-    /// HTTP/2 in the clear, for `http` endpoints.
+    /// HTTP/2 in the clear.
     #[must_use]
     pub const fn plain() -> Self {
         Self(None)
     }
 
-    /// TLS, for `https` endpoints: `secure` takes the connection and the host that the endpoint names, makes sure that
+    /// TLS, whatever the endpoint says: `secure` takes the connection and the host that the endpoint names, makes sure that
     /// the peer is that host and speaks `h2` (ALPN), and gives what the calls go over. It is called for each
     /// connection, so it may read certificates that were renewed, and ends within the channel's connect timeout.
     #[must_use]
@@ -42,15 +42,10 @@ impl Connector {
         self.0.is_some()
     }
 
-    pub(super) async fn secure(
-        &self,
-        connection: TcpStream,
-        host: &str,
-        https: bool,
-    ) -> io::Result<Box<dyn Transport>> {
+    pub(super) async fn secure(&self, connection: TcpStream, host: &str) -> io::Result<Box<dyn Transport>> {
         match &self.0 {
-            Some(secure) if https => secure(connection, host.to_owned()).await,
-            _ => Ok(Box::new(connection)),
+            Some(secure) => secure(connection, host.to_owned()).await,
+            None => Ok(Box::new(connection)),
         }
     }
 }

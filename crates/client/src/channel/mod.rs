@@ -1,7 +1,7 @@
 //! A channel to all replicas of a service.
 //!
 //! Invariants: a call goes only to a replica that has spoken HTTP/2 on an open connection, so one that is dead, frozen
-//! or on its way out takes none; a call that provably reached no replica is sent again, over each connection at most
+//! or on its way out takes none; a call that provably no replica has begun is sent again, over each connection at most
 //! once; one that may have reached one is sent again only if its contract says that this does no harm
 //! (`idempotency_level` in the proto, or [`Repeatable`]); everything that waits has a bound. Failures are answers with
 //! a status of ours, never transport errors.
@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use gatehouse_core::{Entropy, Error, Result};
 use http::header::USER_AGENT;
-use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, Version};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -38,6 +38,7 @@ pub use connector::{Connector, Securing, Transport};
 use pool::{Pool, Settings, Windows};
 pub use resolver::Resolver;
 
+use crate::tls::ClientTls;
 use crate::to_status;
 
 /// What one stream may have under way unread, bytes.
@@ -49,6 +50,10 @@ const MAX_REPEATS: usize = 2;
 /// What a caller is told to wait when no replica is there.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("gatehouse/", env!("CARGO_PKG_VERSION")));
+
+/// Stands in an answer `UNAVAILABLE` of a replica that has done nothing and will do nothing on this call: another may be
+/// asked, whatever the call is.
+pub const NOT_BEGUN: HeaderName = HeaderName::from_static("gatehouse-not-begun");
 
 /// In a request's extensions: this call may be made twice, though its method does not say so of every call (it carries
 /// an idempotency key, say).
@@ -107,7 +112,7 @@ impl ChannelBuilder {
         self
     }
 
-    /// How connections are secured; [`Connector::plain`] unless told otherwise.
+    /// How connections are secured; unless told otherwise, as the configuration's `tls` says.
     #[must_use]
     pub fn connector(mut self, connector: Connector) -> Self {
         self.connector = connector;
@@ -133,7 +138,7 @@ impl ChannelBuilder {
         let endpoints: Vec<_> =
             self.config.endpoints.iter().filter_map(|text| Endpoint::parse(text)).collect();
         if endpoints.iter().any(Endpoint::is_https) && !self.connector.is_tls() {
-            return Err(invalid("endpoints: https needs TLS to be set up".to_owned()));
+            return Err(invalid("endpoints: https needs this process to have certificates: set tls.cert_file, key_file and ca_file".to_owned()));
         }
         let runtime = Handle::try_current().map_err(Error::internal)?;
         let stopped = CancellationToken::new();
@@ -158,7 +163,7 @@ impl Channel {
         ChannelBuilder {
             config: config.clone(),
             windows: None,
-            connector: Connector::plain(),
+            connector: config.tls.as_ref().map_or_else(Connector::plain, ClientTls::connector),
             resolver: Resolver::system(),
         }
     }
@@ -199,12 +204,18 @@ async fn send(pool: &Arc<Pool>, request: Request<Body>, place: Place) -> Result<
     let body = Replay::new(body);
     let mut tried: Vec<Arc<Connection>> = Vec::new();
     let mut repeats = 0;
+    let mut refused = None;
     loop {
-        let Some(connection) = pool.pick(&tried).await else { return Err(away()) };
+        let picked = match &refused {
+            Some(_) => pool.choose(&tried),
+            None => pool.pick(&tried).await,
+        };
+        let Some(connection) = picked else { return refused.ok_or_else(away) };
         let Some(attempt) = body.attempt() else { return Err(broken()) };
         let mut head = head.clone();
         head.uri = at(&connection.target.endpoint, &head.uri)?;
         match connection.send(Request::from_parts(head, attempt)).await {
+            Ok((response, _)) if is_not_begun(response.headers()) => refused = Some(response.map(Body::new)),
             Ok((response, replica)) => {
                 body.settle();
                 return Ok(response.map(|body| Body::new(Answer { body, places: (place, replica) })));
@@ -220,9 +231,13 @@ async fn send(pool: &Arc<Pool>, request: Request<Body>, place: Place) -> Result<
         }
         tried.push(connection);
         if tried.len() >= MAX_SENDS {
-            return Err(away());
+            return refused.ok_or_else(away);
         }
     }
+}
+
+fn is_not_begun(headers: &HeaderMap) -> bool {
+    headers.contains_key(NOT_BEGUN) && headers.get("grpc-status").is_some_and(|status| status == "14")
 }
 
 fn away() -> Error {

@@ -147,7 +147,8 @@ impl Pool {
         }
     }
 
-    fn choose(&self, tried: &[Arc<Connection>]) -> Option<Arc<Connection>> {
+    /// As [`Pool::pick`], without waiting.
+    pub(super) fn choose(&self, tried: &[Arc<Connection>]) -> Option<Arc<Connection>> {
         let replicas = self.replicas.read().unwrap_or_else(PoisonError::into_inner);
         let mut open: Vec<_> = replicas
             .iter()

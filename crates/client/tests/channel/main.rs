@@ -6,6 +6,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -170,6 +171,21 @@ async fn a_short_absence_of_all_is_waited_for() {
     tokio::task::yield_now().await;
     let _again = Replica::start_at("second", address).await;
     assert_eq!(waiting.await.unwrap().unwrap(), "second");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_is_not_ready_passes_its_calls_on() {
+    let (a, b) = (Replica::start("a").await, Replica::start("b").await);
+    let channel = channel_to(&[a.address, b.address]);
+    all_answer(&channel, 2).await;
+    a.behaviour.unready.store(true, Ordering::SeqCst);
+    for _ in 0..100 {
+        assert_eq!(submit(&channel).await.unwrap(), "b");
+    }
+    b.behaviour.unready.store(true, Ordering::SeqCst);
+    let began = Instant::now();
+    assert_eq!(submit(&channel).await.unwrap_err().message(), "not yet");
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

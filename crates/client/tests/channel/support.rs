@@ -25,6 +25,8 @@ use tonic::{Request, Response, Status};
 pub(crate) struct Behaviour {
     name: String,
     pub(crate) calls: AtomicUsize,
+    /// While set, calls are refused because this replica is not ready.
+    pub(crate) unready: AtomicBool,
     /// While set, calls wait for permits of `gate`.
     pub(crate) gated: AtomicBool,
     pub(crate) gate: Semaphore,
@@ -34,12 +36,17 @@ pub(crate) struct Behaviour {
 struct Service(Arc<Behaviour>);
 
 impl Service {
-    async fn work(&self) -> Job {
+    async fn work(&self) -> Result<Job, Status> {
+        if self.0.unready.load(Ordering::SeqCst) {
+            let mut refusal = Status::unavailable("not yet");
+            refusal.metadata_mut().insert("gatehouse-not-begun", "1".parse().unwrap());
+            return Err(refusal);
+        }
         self.0.calls.fetch_add(1, Ordering::SeqCst);
         if self.0.gated.load(Ordering::SeqCst) {
             self.0.gate.acquire().await.unwrap().forget();
         }
-        Job { submitted_by: self.0.name.clone(), ..Job::default() }
+        Ok(Job { submitted_by: self.0.name.clone(), ..Job::default() })
     }
 }
 
@@ -50,11 +57,11 @@ fn no<T>() -> Result<Response<T>, Status> {
 #[tonic::async_trait]
 impl JobService for Service {
     async fn submit_job(&self, _: Request<SubmitJobRequest>) -> Result<Response<SubmitJobResponse>, Status> {
-        Ok(Response::new(SubmitJobResponse { job: Some(self.work().await), existed: false }))
+        Ok(Response::new(SubmitJobResponse { job: Some(self.work().await?), existed: false }))
     }
 
     async fn get_job(&self, _: Request<GetJobRequest>) -> Result<Response<GetJobResponse>, Status> {
-        Ok(Response::new(GetJobResponse { job: Some(self.work().await) }))
+        Ok(Response::new(GetJobResponse { job: Some(self.work().await?) }))
     }
 
     async fn list_jobs(&self, _: Request<ListJobsRequest>) -> Result<Response<ListJobsResponse>, Status> {
@@ -105,6 +112,7 @@ impl Replica {
         let behaviour = Arc::new(Behaviour {
             name: name.to_owned(),
             calls: AtomicUsize::new(0),
+            unready: AtomicBool::new(false),
             gated: AtomicBool::new(false),
             gate: Semaphore::new(0),
         });

@@ -58,8 +58,9 @@ pub(crate) async fn start(
     let secret = read_secret(&runtime.config.client.secret_file)?;
     let key = SubjectKey::new(secret.expose().as_bytes());
     let limiter = match &runtime.redis {
-        Some(url) => {
-            let options = limits.redis_options(url.expose(), runtime.environment);
+        Some(redis) => {
+            let (url, ca_file) = (redis.url.expose(), redis.ca_file.clone());
+            let options = limits.redis_options(url, ca_file, runtime.environment);
             Limiter::redis(options, key).await?
         }
         None => Limiter::memory(runtime.clock.clone(), key),

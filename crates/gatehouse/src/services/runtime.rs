@@ -1,19 +1,22 @@
 //! What every service is given: its channels, its own credential, the verifier of its callers, its database, its
 //! outbox.
 
-use gatehouse_client::{Authorized, ClientCredentials, TokenSource, audience, channel};
-use gatehouse_core::{Clock, Entropy, Environment, Secret};
+use std::sync::Arc;
+
+use gatehouse_client::tls::{Certificates, ClientTls};
+use gatehouse_client::{Authorized, ChannelConfig, ClientCredentials, TokenSource, audience, channel};
+use gatehouse_core::{Clock, Entropy, Environment};
 use gatehouse_db::{Db, MigrationState, Migrations};
 use gatehouse_gateway::{StreamChannels, Upstreams};
 use gatehouse_outbox::{Outbox, Relay};
 use gatehouse_service::{
-    AccessLayer, Doorbell, GrpcServer, KeySet, Lifecycle, Readiness, RevocationFeed, Revocations, Verifier,
-    grpc,
+    AccessLayer, Doorbell, GrpcServer, KeySet, Lifecycle, Readiness, RedisAddress, RevocationFeed,
+    Revocations, ServerTls, Verifier, grpc,
 };
 use tokio::net::TcpListener;
 
 use super::Service;
-use crate::config::Config;
+use crate::config::{Config, TlsConfig};
 use crate::data_folder::read_secret;
 use crate::process::Process;
 
@@ -28,7 +31,7 @@ pub(crate) struct Runtime {
     pub(crate) lifecycle: Lifecycle,
     pub(crate) readiness: Readiness,
     pub(crate) doorbell: Doorbell,
-    pub(crate) redis: Option<Secret<String>>,
+    pub(crate) redis: Option<RedisAddress>,
     pub(crate) upstreams: Upstreams,
     pub(crate) tokens: TokenSource,
 }
@@ -44,10 +47,11 @@ impl Runtime {
         let redis = if config.redis.url_file.as_os_str().is_empty() {
             None
         } else {
-            Some(read_secret(&config.redis.url_file)?)
+            let url = read_secret(&config.redis.url_file)?;
+            Some(RedisAddress { url, ca_file: config.redis.ca_file() })
         };
-        let doorbell = if let Some(url) = &redis {
-            Doorbell::redis(url, environment, &process.lifecycle, &Entropy::system())?
+        let doorbell = if let Some(address) = &redis {
+            Doorbell::redis(address, environment, &process.lifecycle, &Entropy::system())?
         } else {
             if !environment.is_dev() {
                 tracing::warn!(
@@ -63,25 +67,36 @@ impl Runtime {
     /// As [`Runtime::new`], with a doorbell that the services of one process share.
     pub(crate) fn with_doorbell(
         service: Service,
-        config: Config,
+        mut config: Config,
         environment: Environment,
         process: &Process,
         doorbell: Doorbell,
-        redis: Option<Secret<String>>,
+        redis: Option<RedisAddress>,
     ) -> anyhow::Result<Self> {
+        let certificates = certificates(service, &config.tls, environment)?;
+        config.grpc.tls = certificates.clone().map(|certificates| ServerTls {
+            certificates,
+            internal_services: Arc::new(config.tls.internal_services.iter().cloned().collect()),
+        });
+        let peers = &config.peers;
+        let peer = |config: &ChannelConfig, service: Service| match &certificates {
+            Some(own) => ClientTls::to(own, service.name()).map(|tls| config.clone().with_tls(tls)),
+            None => Ok(config.clone()),
+        };
+        let to_job = peer(&peers.job, Service::Job)?;
         let job_streams = match service {
             Service::Gateway => StreamChannels::connect(
-                &config.peers.job,
+                &to_job,
                 config.gateway.sse.max_streams,
                 config.grpc.max_concurrent_streams,
             )?,
             _ => StreamChannels::default(),
         };
         let upstreams = Upstreams {
-            auth: channel(&config.peers.auth)?,
-            token_broker: channel(&config.peers.token_broker)?,
-            job: channel(&config.peers.job)?,
-            audit: channel(&config.peers.audit)?,
+            auth: channel(&peer(&peers.auth, Service::Auth)?)?,
+            token_broker: channel(&peer(&peers.token_broker, Service::TokenBroker)?)?,
+            job: channel(&to_job)?,
+            audit: channel(&peer(&peers.audit, Service::Audit)?)?,
             job_streams,
         };
         if config.client.secret_file.as_os_str().is_empty() {
@@ -178,4 +193,21 @@ impl Runtime {
         let access = AccessLayer::new(&[package], verifier, self.clock.clone(), self.entropy.clone())?;
         Ok(GrpcServer::new(self.config.grpc.clone(), access, listener))
     }
+}
+
+/// The certificates of `service`, where TLS is on.
+fn certificates(
+    service: Service,
+    config: &TlsConfig,
+    environment: Environment,
+) -> anyhow::Result<Option<Certificates>> {
+    let Some(files) = config.files(environment) else { return Ok(None) };
+    let certificates = Certificates::load(files)?;
+    let id = certificates.id();
+    anyhow::ensure!(
+        id.service() == service.name(),
+        "tls.cert_file: the certificate is {id}, and this is the service {}. Give it its own.",
+        service.name()
+    );
+    Ok(Some(certificates))
 }

@@ -4,8 +4,10 @@
 
 mod bad_input;
 mod docs;
+mod mtls;
 mod other_tenants;
 mod processes;
+mod replicas;
 mod sql;
 mod start;
 mod support;

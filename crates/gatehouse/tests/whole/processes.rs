@@ -6,13 +6,13 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use gatehouse_core::Entropy;
-use gatehouse_testkit::{Postgres, Redis, eventually, free_port};
+use gatehouse_testkit::{Postgres, Redis, eventually, lasting_port};
 use reqwest::Method;
 use serde_json::json;
 
 use crate::support::{Gatehouse, PATIENCE, folder, good_search, program};
 
-const SERVICES: [&str; 4] = ["auth", "token-broker", "job", "audit"];
+pub(crate) const SERVICES: [&str; 4] = ["auth", "token-broker", "job", "audit"];
 /// Who holds a client secret, and what it may do.
 const CLIENTS: [(&str, &str); 6] = [
     ("auth", r#""audit.events.append""#),
@@ -28,12 +28,11 @@ fn secret(place: &Path, name: &str) -> PathBuf {
 }
 
 /// The configuration that all processes share.
-fn configuration(place: &Path, redis: &Redis) -> PathBuf {
+pub(crate) fn configuration(place: &Path, redis: &str, postgres: &str) -> PathBuf {
     let random = Entropy::system();
     let hex = |bytes: [u8; 16]| bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
     let run = hex(random.bytes())[..8].to_owned();
-    std::fs::write(place.join("redis.url"), redis.url()).unwrap();
-    let postgres = Postgres::shared().unwrap().url();
+    std::fs::write(place.join("redis.url"), redis).unwrap();
     // A JSON string is a TOML basic string.
     let quoted = |path: PathBuf| serde_json::to_string(&path).unwrap();
     let mut text = format!("redis.url_file = {}\n", quoted(place.join("redis.url")));
@@ -43,7 +42,7 @@ fn configuration(place: &Path, redis: &Redis) -> PathBuf {
     let _ = writeln!(text, "secrets.embedded.folder = {}", quoted(place.join("secrets/objects")));
     let _ = writeln!(text, "secrets.embedded.key_file = {}", quoted(place.join("secrets-key.json")));
     for service in SERVICES {
-        let (section, port) = (service.replace('-', "_"), free_port().unwrap());
+        let (section, port) = (service.replace('-', "_"), lasting_port().unwrap());
         let _ = writeln!(text, "listen.{section} = \"127.0.0.1:{port}\"");
         let _ = writeln!(text, "peers.{section}.endpoints = [\"http://127.0.0.1:{port}\"]");
         let _ = writeln!(text, "databases.{section}.url = {postgres:?}");
@@ -64,8 +63,14 @@ fn configuration(place: &Path, redis: &Redis) -> PathBuf {
 }
 
 /// Starts one process; `is_ready` waits for it.
-fn start(place: &Path, config: &Path, service: &str, number: u32) -> Gatehouse {
-    let (probes, port) = (free_port().unwrap(), free_port().unwrap());
+pub(crate) fn start(
+    place: &Path,
+    config: &Path,
+    service: &str,
+    number: u32,
+    variables: &[(&str, PathBuf)],
+) -> Gatehouse {
+    let (probes, port) = (lasting_port().unwrap(), lasting_port().unwrap());
     let log = std::fs::File::create(place.join(format!("{service}-{number}.log"))).unwrap();
     let child = program()
         .arg(service)
@@ -75,6 +80,7 @@ fn start(place: &Path, config: &Path, service: &str, number: u32) -> Gatehouse {
         .env("GATEHOUSE_CLIENT__SECRET_FILE", secret(place, service))
         .env("GATEHOUSE_PROBES__ADDRESS", format!("127.0.0.1:{probes}"))
         .env("GATEHOUSE_GATEWAY__ADDRESS", format!("127.0.0.1:{port}"))
+        .envs(variables.iter().map(|(name, value)| (name, value)))
         .stdout(Stdio::null())
         .stderr(log)
         .spawn()
@@ -83,7 +89,7 @@ fn start(place: &Path, config: &Path, service: &str, number: u32) -> Gatehouse {
     Gatehouse::of(child, ready)
 }
 
-async fn is_ready(process: &Gatehouse) {
+pub(crate) async fn is_ready(process: &Gatehouse) {
     let url = format!("{}/readyz", process.ready["probes"].as_str().unwrap());
     eventually(PATIENCE, || async {
         process.http().get(&url).send().await.is_ok_and(|answer| answer.status().is_success())
@@ -97,18 +103,27 @@ async fn separate_processes_do_the_main_job_on_postgresql_and_redis() {
     let place = folder();
     let place = place.path();
     let redis = Redis::shared().unwrap();
-    let config = configuration(place, &redis);
-    let mut processes = Vec::new();
-    for service in SERVICES {
-        processes.push(start(place, &config, service, 1));
-    }
-    let (one, two) = (start(place, &config, "gateway", 1), start(place, &config, "gateway", 2));
-    processes.push(start(place, &config, "optimizer", 1));
+    let config = configuration(place, redis.url(), Postgres::shared().unwrap().url());
+    let start = |service: &str, number| start(place, &config, service, number, &[]);
+    let mut processes: Vec<_> = SERVICES.iter().map(|service| start(service, 1)).collect();
+    let (one, two) = (start("gateway", 1), start("gateway", 2));
+    processes.push(start("optimizer", 1));
     for process in processes.iter().chain([&one, &two]) {
         is_ready(process).await;
     }
 
-    let ada = one.account("ada").await;
+    do_the_main_job(&one, &two).await;
+
+    for process in [one, two].into_iter().chain(processes.into_iter().rev()) {
+        let status = process.stop().await;
+        assert!(status.success(), "{status}");
+    }
+}
+
+/// A person signs in, runs a job and follows it at the other gateway; the audit log tells of it; signing out counts at
+/// both gateways.
+pub(crate) async fn do_the_main_job(one: &Gatehouse, two: &Gatehouse) {
+    let ada = one.account(&format!("ada-{}", lasting_port().unwrap())).await;
     let job = ada.optimize(&good_search()).await;
     // Followed at the other gateway, from the first event to the last.
     let events = two
@@ -148,9 +163,4 @@ async fn separate_processes_do_the_main_job_on_postgresql_and_redis() {
         answer.status() == 401
     })
     .await;
-
-    for process in [one, two].into_iter().chain(processes.into_iter().rev()) {
-        let status = process.stop().await;
-        assert!(status.success(), "{status}");
-    }
 }

@@ -33,7 +33,8 @@ const OK_KEEP_ALIVE: &str = "OK\r\nconnection: keep-alive";
 /// HTTP/2 forbids the header (RFC 9113, section 8.2.2), and a client that asked for `close` gets that.
 fn speaks_keep_alive(context: &Context) -> bool {
     let head = context.request.head();
-    head.version == Version::HTTP_11 && head.connection_type() == ConnectionType::KeepAlive
+    let leaving = context.gateway.lifecycle.leaving().is_cancelled();
+    head.version == Version::HTTP_11 && head.connection_type() == ConnectionType::KeepAlive && !leaving
 }
 
 /// Where to begin.

@@ -3,6 +3,7 @@
 use actix_web::HttpResponse;
 use actix_web::http::header;
 use gatehouse_client::{Repeatable, from_status};
+use gatehouse_core::ids::RequestId;
 use gatehouse_core::{Error, Result};
 use gatehouse_proto::job::v1::{Job, JobState, SubmitJobRequest};
 use serde::Serialize;
@@ -121,7 +122,7 @@ async fn submit(context: &Context, kind: String, input_json: String) -> Result<H
     // A key in any case: a call whose answer is lost with a replica can then be made again at another.
     let idempotency_key = match context.header("idempotency-key", 128)? {
         Some(key) => key.to_owned(),
-        None => uuid::Builder::from_random_bytes(context.gateway.entropy.bytes()).into_uuid().to_string(),
+        None => RequestId::new(&context.gateway.clock, &context.gateway.entropy).to_string(),
     };
     let mut request = tonic::Request::new(SubmitJobRequest { kind, input_json, idempotency_key });
     request.extensions_mut().insert(Repeatable);

@@ -1,0 +1,242 @@
+//! The certificate, key and authorities of one process, read again when the files change.
+
+use std::fmt;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use gatehouse_core::{Clock, Error, Result, Timestamp};
+use rustls::RootCertStore;
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use super::{ServiceId, ServiceIdError};
+
+/// Files are looked at no more often than this, however many connections begin.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long before its end a certificate that nobody renewed is warned of at each look that finds it new.
+const WARN_BEFORE: Duration = Duration::from_hours(7 * 24);
+
+/// Where the PEM files are, and whom to believe.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// The service's certificate, then those between it and the authority.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// The certificates of the authorities; while one is replaced, both.
+    pub authorities: PathBuf,
+    /// Only certificates of this trust domain are believed.
+    pub trust_domain: String,
+}
+
+/// What the files held when they were last good.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What the certificate calls this process.
+    pub id: ServiceId,
+    /// When the certificate ends.
+    pub ends_at: Timestamp,
+    /// Certificate and key, for either side of a connection.
+    pub(crate) identity: Arc<SingleCertAndKey>,
+    /// Who may vouch for the other side.
+    pub roots: Arc<RootCertStore>,
+}
+
+/// The certificates of this process. Cheap to clone; clones share them. Renewed files are taken up by the next
+/// connection that begins at least a second later; files that can't be used keep the last good ones, which is logged.
+#[derive(Clone)]
+pub struct Certificates(Arc<Shared>);
+
+struct Shared {
+    files: TlsFiles,
+    provider: Arc<CryptoProvider>,
+    loaded: RwLock<Arc<Loaded>>,
+    looked: Mutex<Looked>,
+}
+
+struct Looked {
+    at: Instant,
+    seen: Seen,
+}
+
+/// What shows that a file changed: a renewal replaces or rewrites it.
+type Seen = [Option<(u64, u64, i64, i64)>; 3];
+
+impl Certificates {
+    /// Reads `files`.
+    ///
+    /// # Errors
+    /// `TLS_FILES`, with what is wrong: a file can't be read, key and certificate are not a pair, the certificate has
+    /// ended, names no service of the trust domain, or none of the authorities vouches for it.
+    pub fn load(files: TlsFiles) -> Result<Self> {
+        let provider = provider();
+        let seen = look(&files);
+        let loaded = read(&files, &provider)?;
+        say(&loaded);
+        Ok(Self(Arc::new(Shared {
+            files,
+            provider,
+            loaded: RwLock::new(Arc::new(loaded)),
+            looked: Mutex::new(Looked { at: Instant::now(), seen }),
+        })))
+    }
+
+    /// What is in force now; looks at the files if nobody did in the last second.
+    #[must_use]
+    pub fn current(&self) -> Arc<Loaded> {
+        let shared = &self.0;
+        // Whoever finds another looking takes what is there.
+        if let Ok(mut looked) = shared.looked.try_lock()
+            && looked.at.elapsed() >= LOOK_EVERY
+        {
+            looked.at = Instant::now();
+            let seen = look(&shared.files);
+            if seen != looked.seen {
+                self.take_up(&mut looked, seen);
+            }
+        }
+        Arc::clone(&shared.loaded.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Who this process is.
+    #[must_use]
+    pub fn id(&self) -> ServiceId {
+        self.0.loaded.read().unwrap_or_else(PoisonError::into_inner).id.clone()
+    }
+
+    /// Whom to believe.
+    #[must_use]
+    pub fn trust_domain(&self) -> &str {
+        &self.0.files.trust_domain
+    }
+
+    /// The cryptography in use.
+    pub(crate) fn provider(&self) -> &Arc<CryptoProvider> {
+        &self.0.provider
+    }
+
+    fn take_up(&self, looked: &mut Looked, seen: Seen) {
+        let before = Arc::clone(&self.0.loaded.read().unwrap_or_else(PoisonError::into_inner));
+        match read(&self.0.files, &self.0.provider) {
+            Ok(loaded) if loaded.id == before.id => {
+                say(&loaded);
+                *self.0.loaded.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(loaded);
+                looked.seen = seen;
+            }
+            Ok(loaded) => {
+                tracing::error!(
+                    id = %before.id, found = %loaded.id,
+                    "the certificate was replaced by one of another service; going on with the last good one"
+                );
+                looked.seen = seen;
+            }
+            // A certificate and its key are renewed one after the other: the next look finds both.
+            Err(error) => tracing::warn!(
+                problem = error.message(),
+                "renewed TLS files can't be used; going on with the last good ones"
+            ),
+        }
+    }
+}
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Certificates({})", self.id())
+    }
+}
+
+/// When a certificate ends.
+///
+/// # Errors
+/// [`ServiceIdError::Unreadable`].
+pub fn ends_at(certificate: &CertificateDer<'_>) -> std::result::Result<Timestamp, ServiceIdError> {
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| ServiceIdError::Unreadable)?;
+    Ok(Timestamp::from_seconds(parsed.validity().not_after.timestamp()))
+}
+
+fn say(loaded: &Loaded) {
+    let now = Clock::system().now();
+    tracing::info!(id = %loaded.id, ends_at = %loaded.ends_at, "TLS between services: the certificate was read");
+    if loaded.ends_at.since(now) < WARN_BEFORE {
+        tracing::warn!(id = %loaded.id, ends_at = %loaded.ends_at, "the TLS certificate ends soon: renew it");
+    }
+}
+
+/// ring, as everywhere in Gatehouse, whatever the process installed as its default.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn look(files: &TlsFiles) -> Seen {
+    [&files.certificate, &files.key, &files.authorities].map(|path| {
+        let found = std::fs::metadata(path).ok()?;
+        Some((found.ino(), found.len(), found.mtime(), found.mtime_nsec()))
+    })
+}
+
+fn wrong(path: &Path, problem: impl fmt::Display) -> Error {
+    Error::failed_precondition("TLS_FILES", format!("{} can't be used: {problem}", path.display()))
+}
+
+fn read(files: &TlsFiles, provider: &CryptoProvider) -> Result<Loaded> {
+    let chain = certificates(&files.certificate)?;
+    let leaf = chain.first().ok_or_else(|| wrong(&files.certificate, "it holds no certificate"))?;
+    let key = PrivateKeyDer::from_pem_slice(&contents(&files.key)?)
+        .map_err(|_| wrong(&files.key, "it holds no private key in PEM"))?;
+    let mut roots = RootCertStore::empty();
+    for authority in certificates(&files.authorities)? {
+        roots.add(authority).map_err(|error| wrong(&files.authorities, error))?;
+    }
+    let ends_at = ends_at(leaf).map_err(|error| wrong(&files.certificate, error))?;
+    let id = ServiceId::of_certificate(leaf).map_err(|error| wrong(&files.certificate, error))?;
+    if id.trust_domain() != files.trust_domain {
+        let problem = format!("it is {id}, and this process is in the trust domain {}", files.trust_domain);
+        return Err(wrong(&files.certificate, problem));
+    }
+    // Peers would refuse it: better said here than by all of them.
+    let verified = ParsedCertificate::try_from(leaf).and_then(|leaf| {
+        let algorithms = provider.signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&leaf, &roots, &chain[1..], UnixTime::now(), algorithms)
+    });
+    verified.map_err(|error| {
+        let problem = match error {
+            rustls::Error::InvalidCertificate(
+                rustls::CertificateError::Expired | rustls::CertificateError::ExpiredContext { .. },
+            ) => format!("it ended at {ends_at}; renew it"),
+            rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer) => {
+                format!("no certificate in {} vouches for it", files.authorities.display())
+            }
+            other => other.to_string(),
+        };
+        wrong(&files.certificate, problem)
+    })?;
+    let certified = CertifiedKey::from_der(chain, key, provider)
+        .map_err(|_| wrong(&files.key, format!("it is not the key of {}", files.certificate.display())))?;
+    Ok(Loaded { id, ends_at, identity: Arc::new(SingleCertAndKey::from(certified)), roots: Arc::new(roots) })
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let found = CertificateDer::pem_slice_iter(&contents(path)?)
+        .collect::<std::result::Result<Vec<_>, _>>()
+        .map_err(|error| wrong(path, error))?;
+    if found.is_empty() { Err(wrong(path, "it holds no certificate in PEM")) } else { Ok(found) }
+}
+
+/// At most 1 MiB: a wrong path must not fill the memory.
+fn contents(path: &Path) -> Result<Vec<u8>> {
+    use std::io::Read as _;
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(1024 * 1024 + 1).read_to_end(&mut bytes))
+        .and_then(|read| if read <= 1024 * 1024 { Ok(()) } else { Err(io::Error::other("it is too large")) })
+        .map_err(|error| wrong(path, error))?;
+    Ok(bytes)
+}

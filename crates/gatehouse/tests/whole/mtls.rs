@@ -1,0 +1,344 @@
+//! Services in processes of their own that know each other by certificates, and strangers who must not get in.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use gatehouse_client::tls::{Certificates, ClientTls, TlsFiles};
+use gatehouse_client::{ChannelConfig, channel, from_status};
+use gatehouse_core::ErrorCode;
+use gatehouse_db::{DatabaseUrl, Db, Sql, params, read_tx};
+use gatehouse_proto::access::{PACKAGES, access_table};
+use gatehouse_proto::auth::v1::GetJwksRequest;
+use gatehouse_proto::auth::v1::token_service_client::TokenServiceClient;
+use gatehouse_testkit::authority::{Authority, Issued, Leaf};
+use gatehouse_testkit::{Postgres, Redis, eventually};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tower::ServiceExt as _;
+
+use crate::processes::{SERVICES, configuration, do_the_main_job, is_ready, start};
+use crate::support::{Ended, Gatehouse, PATIENCE, ended, folder, program};
+
+const TRUST_DOMAIN: &str = "dev.gatehouse.internal";
+
+async fn certs(place: &Path, arguments: &[&str]) -> Ended {
+    let mut command = program();
+    command.env("GATEHOUSE_ENV", "dev").args(["certs", "--json", "--out"]).arg(place.join("certs"));
+    ended(command.args(arguments)).await
+}
+
+/// What a service of its own is told of its certificate.
+fn variables(place: &Path, service: &str) -> Vec<(&'static str, PathBuf)> {
+    let folder = place.join("certs").join(service);
+    vec![
+        ("GATEHOUSE_TLS__CERT_FILE", folder.join("tls.crt")),
+        ("GATEHOUSE_TLS__KEY_FILE", folder.join("tls.key")),
+        ("GATEHOUSE_TLS__CA_FILE", folder.join("ca.crt")),
+    ]
+}
+
+/// Where a service listens, as the configuration has it.
+fn address(config: &Path, service: &str) -> String {
+    let text = std::fs::read_to_string(config).unwrap();
+    let key = format!("listen.{} = ", service.replace('-', "_"));
+    text.lines().find_map(|line| line.strip_prefix(&key)).unwrap().trim_matches('"').to_owned()
+}
+
+/// The certificates of `service` as a client uses them.
+fn own(place: &Path, service: &str) -> Certificates {
+    let folder = place.join("certs").join(service);
+    Certificates::load(TlsFiles {
+        certificate: folder.join("tls.crt"),
+        key: folder.join("tls.key"),
+        authorities: folder.join("ca.crt"),
+        trust_domain: TRUST_DOMAIN.to_owned(),
+    })
+    .unwrap()
+}
+
+/// Asks the service at `address` for its keys, as the owner of `certificates`, if it is `server`.
+async fn ask(certificates: &Certificates, address: &str, server: &str) -> Result<(), String> {
+    let tls = ClientTls::to(certificates, server).unwrap();
+    let channel = channel(&ChannelConfig::to(format!("https://{address}")).with_tls(tls)).unwrap();
+    let asked = TokenServiceClient::new(channel).get_jwks(GetJwksRequest {}).await;
+    asked.map(drop).map_err(|status| format!("{status:?}"))
+}
+
+/// What the method at `path` answers the owner of `certificates` who shows no token: code and reason.
+async fn call(certificates: &Certificates, address: &str, server: &str, path: &str) -> (ErrorCode, String) {
+    let tls = ClientTls::to(certificates, server).unwrap();
+    let channel = channel(&ChannelConfig::to(format!("https://{address}")).with_tls(tls)).unwrap();
+    let request =
+        http::Request::post(format!("https://{address}{path}")).header("content-type", "application/grpc");
+    // An empty message: 1 byte for "not compressed", 4 for its length.
+    let body = tonic::body::Body::new("\0\0\0\0\0".to_owned());
+    let answer = channel.oneshot(request.body(body).unwrap()).await.unwrap();
+    let error = from_status(tonic::Status::from_header_map(answer.headers()).expect("a refusal"));
+    (error.code(), error.reason().to_owned())
+}
+
+/// The service of a method.
+fn server_of(path: &str) -> &'static str {
+    let service =
+        SERVICES.iter().find(|service| path.contains(&format!("gatehouse.{}.", service.replace('-', "_"))));
+    service.unwrap()
+}
+
+/// How many connections of services PostgreSQL itself says to be encrypted, and how many not.
+async fn connections(url: &str, ca_file: &Path) -> (i64, i64) {
+    const CONNECTIONS: Sql = Sql::new(
+        "CONNECTIONS",
+        "SELECT CAST(COUNT(*) FILTER (WHERE ssl) AS BIGINT) AS encrypted,
+                CAST(COUNT(*) FILTER (WHERE NOT ssl) AS BIGINT) AS clear
+         FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name LIKE 'gatehouse-%'",
+    );
+    let config = gatehouse_db::Config {
+        url: DatabaseUrl::new(url),
+        ca_file: Some(ca_file.to_owned()),
+        ..gatehouse_db::Config::default()
+    };
+    let db = Db::connect(&config, "test").await.unwrap();
+    let row = read_tx!(db, "test.connections", |tx| { tx.fetch_one(&CONNECTIONS, params![]).await }).unwrap();
+    (row.get("encrypted").unwrap(), row.get("clear").unwrap())
+}
+
+/// A handshake by hand, with what a well-behaved client would not show; the certificate that the server showed.
+async fn handshake(
+    place: &Path,
+    address: &str,
+    client: Option<&Issued>,
+) -> Result<CertificateDer<'static>, String> {
+    let mut roots = RootCertStore::empty();
+    let authority = CertificateDer::from_pem_file(place.join("certs/ca/ca.crt")).unwrap();
+    roots.add(authority).unwrap();
+    let config = ClientConfig::builder().with_root_certificates(roots);
+    let mut config = match client {
+        None => config.with_no_client_auth(),
+        Some(client) => {
+            let chain = vec![CertificateDer::from_pem_file(&client.certificate).unwrap()];
+            config.with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(&client.key).unwrap()).unwrap()
+        }
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = TcpStream::connect(address).await.unwrap();
+    // By host name, so that the names for tools other than ours are proven too.
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut stream =
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|e| e.to_string())?;
+    let shown = stream.get_ref().1.peer_certificates().unwrap()[0].clone();
+    // A client learns only after its own part whether it was let in: HTTP/2 begins, and the server answers.
+    stream
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await
+        .map_err(|e| e.to_string())?;
+    match stream.read(&mut [0; 16]).await {
+        Ok(0) => Err("closed".to_owned()),
+        Ok(_) => Ok(shown),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn services_know_each_other_and_strangers_stay_outside() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let place = folder();
+    let place = place.path();
+    let made = certs(place, &["--name", "stranger"]).await;
+    assert_eq!(made.code, Some(0), "{made:?}");
+    // PostgreSQL and Redis have certificates of the same authority, and are talked to in no other way.
+    let ours = Authority::open(&place.join("certs/ca/ca.crt"), &place.join("certs/ca/ca.key"));
+    let redis = Redis::start_with_tls(&ours).unwrap();
+    let postgres = Postgres::start_with_tls(&ours).unwrap();
+    let url = format!("{}?sslmode=verify-full", postgres.url());
+    let config = configuration(place, redis.url(), &url);
+    let start = |service: &str, number| {
+        let mut variables = variables(place, service);
+        let authorities = place.join("certs").join(service).join("ca.crt");
+        for section in ["AUTH", "TOKEN_BROKER", "JOB", "AUDIT"].map(|name| format!("DATABASES__{name}")) {
+            variables.push((format!("GATEHOUSE_{section}__CA_FILE").leak(), authorities.clone()));
+        }
+        variables.push(("GATEHOUSE_REDIS__CA_FILE", authorities));
+        start(place, &config, service, number, &variables)
+    };
+    let mut processes: Vec<Gatehouse> = SERVICES.iter().map(|service| start(service, 1)).collect();
+    let (one, two) = (start("gateway", 1), start("gateway", 2));
+    processes.push(start("optimizer", 1));
+    for process in processes.iter().chain([&one, &two]) {
+        is_ready(process).await;
+    }
+    do_the_main_job(&one, &two).await;
+    let (encrypted, clear) = connections(&url, &place.join("certs/ca/ca.crt")).await;
+    assert!(encrypted >= SERVICES.len() as i64 && clear == 0, "{encrypted} encrypted, {clear} clear");
+    for log in ["gateway-1", "gateway-2", "job-1", "auth-1"] {
+        let log = std::fs::read_to_string(place.join(format!("{log}.log"))).unwrap();
+        assert!(!log.contains("away"), "Redis was not reached: {log}");
+    }
+
+    let auth = address(&config, "auth");
+    // The right service may ask the right service, and goes on with no other that lies in its way.
+    ask(&own(place, "gateway"), &auth, "auth").await.unwrap();
+    let refused = ask(&own(place, "gateway"), &auth, "audit").await.unwrap_err();
+    assert!(refused.contains("the server is spiffe://dev.gatehouse.internal/auth, not"), "{refused}");
+
+    // Who is let in is not let at everything: each method has its callers, whatever token they might show.
+    let refusal = (ErrorCode::PermissionDenied, "CALLER_NOT_ALLOWED".to_owned());
+    let (stranger, optimizer) = (own(place, "stranger"), own(place, "optimizer"));
+    for (path, declared) in access_table(PACKAGES).unwrap() {
+        let (server, address) = (server_of(&path), address(&config, server_of(&path)));
+        assert_eq!(call(&stranger, &address, server, &path).await, refusal, "{path}");
+        let answer = call(&optimizer, &address, server, &path).await;
+        assert_eq!(answer == refusal, !declared.may_be_called_by("optimizer", false), "{path}: {answer:?}");
+    }
+
+    // Nobody gets in without a certificate of ours that counts now.
+    let refused = handshake(place, &auth, None).await.unwrap_err();
+    assert!(refused.contains("CertificateRequired"), "{refused}");
+    let gateway = ["spiffe://dev.gatehouse.internal/gateway"];
+    let good = Leaf { uris: &gateway, ..Leaf::default() };
+    handshake(place, &auth, Some(&ours.issue(place, "good", &good))).await.unwrap();
+    let others = [
+        ("of another authority", Authority::new().issue(place, "other", &good), "UnknownCA"),
+        ("ended", ours.issue(place, "ended", &Leaf { ends_in_s: -1, ..good.clone() }), "CertificateExpired"),
+        ("without a name", ours.issue(place, "nameless", &Leaf::default()), "alert"),
+        (
+            "with two names",
+            ours.issue(
+                place,
+                "two",
+                &Leaf { uris: &[gateway[0], "spiffe://dev.gatehouse.internal/job"], ..Leaf::default() },
+            ),
+            "alert",
+        ),
+        (
+            "of another environment",
+            ours.issue(
+                place,
+                "prod",
+                &Leaf { uris: &["spiffe://prod.gatehouse.internal/gateway"], ..good.clone() },
+            ),
+            "alert",
+        ),
+    ];
+    for (what, issued, expected) in others {
+        let refused = handshake(place, &auth, Some(&issued)).await.unwrap_err();
+        assert!(refused.contains(expected), "{what}: {refused}");
+    }
+    // Nor in the clear.
+    let plain = channel(&ChannelConfig::to(format!("http://{auth}"))).unwrap();
+    assert!(TokenServiceClient::new(plain).get_jwks(GetJwksRequest {}).await.is_err());
+
+    // Renewed files are taken up without a restart, and nothing breaks.
+    let before = handshake(place, &auth, Some(&ours.issue(place, "good", &good))).await.unwrap();
+    let renewed = certs(place, &["--name", "stranger", "--renew"]).await;
+    assert_eq!(renewed.code, Some(0), "{renewed:?}");
+    let good = ours.issue(place, "good", &good);
+    eventually(PATIENCE, || async { handshake(place, &auth, Some(&good)).await.unwrap() != before }).await;
+    do_the_main_job(&two, &one).await;
+
+    for process in [one, two].into_iter().chain(processes.into_iter().rev()) {
+        let status = process.stop().await;
+        assert!(status.success(), "{status}");
+    }
+}
+
+/// The `action` of `service` in what `certs --json` said.
+fn action(said: &Ended, service: &str) -> String {
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let said: Value = serde_json::from_str(&said.stdout).unwrap();
+    let services = said["services"].as_array().unwrap();
+    let found = services.iter().find(|found| found["name"] == service).unwrap();
+    found["action"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn certificates_are_made_once_and_renewed_when_they_must_be() {
+    let place = folder();
+    let place = place.path();
+    let read = |file: &str| std::fs::read_to_string(place.join("certs").join(file)).unwrap();
+    assert_eq!(action(&certs(place, &[]).await, "job"), "made");
+    let (authority, job) = (read("ca/ca.crt"), read("job/tls.crt"));
+    assert_eq!(action(&certs(place, &[]).await, "job"), "kept");
+    assert_eq!((read("ca/ca.crt"), read("job/tls.crt")), (authority.clone(), job.clone()));
+    // A name more, a life that is almost over, a broken file: each is a reason.
+    assert_eq!(action(&certs(place, &["--dns", "job.internal.example"]).await, "job"), "renewed");
+    assert_eq!(action(&certs(place, &[]).await, "job"), "kept");
+    std::fs::write(place.join("certs/job/tls.crt"), "nonsense").unwrap();
+    assert_eq!(action(&certs(place, &[]).await, "job"), "renewed");
+    let ours = Authority::open(&place.join("certs/ca/ca.crt"), &place.join("certs/ca/ca.key"));
+    let uris = ["spiffe://dev.gatehouse.internal/job"];
+    let short = ours.issue(place, "short", &Leaf { uris: &uris, ends_in_s: 60, ..Leaf::default() });
+    std::fs::copy(short.certificate, place.join("certs/job/tls.crt")).unwrap();
+    std::fs::copy(short.key, place.join("certs/job/tls.key")).unwrap();
+    assert_eq!(action(&certs(place, &[]).await, "job"), "renewed");
+    assert_eq!(action(&certs(place, &["--renew"]).await, "auth"), "renewed");
+
+    // A new authority is believed first and signs later.
+    let before = read("job/tls.crt");
+    assert_eq!(action(&certs(place, &["--new-ca"]).await, "job"), "kept");
+    assert_eq!(read("job/tls.crt"), before);
+    assert_ne!(read("ca/ca.crt"), authority);
+    assert!(read("job/ca.crt").contains(&authority) && read("job/ca.crt").contains(&read("ca/ca.crt")));
+    assert!(own(place, "job").id().service() == "job", "the old certificate still counts");
+    assert_eq!(action(&certs(place, &[]).await, "job"), "renewed");
+    assert_eq!(action(&certs(place, &[]).await, "job"), "kept");
+
+    for (arguments, expected) in [
+        (&["--name", "ca"][..], "--name"),
+        (&["--name", "Job"], "--name"),
+        (&["--trust-domain", "prod.example"], "must begin with dev."),
+        (&["--trust-domain", "dev.example"], "is of the trust domain dev.gatehouse.internal"),
+    ] {
+        let refused = certs(place, arguments).await.refusal();
+        assert!(refused.contains(expected), "{expected}: {refused}");
+    }
+    let mut nowhere = program();
+    let refused = ended(nowhere.args(["certs", "--out"]).arg(place.join("x"))).await;
+    assert!(refused.code == Some(2) && refused.stderr.contains("--environment"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_wrong_certificate_of_its_own_forbids_the_start() {
+    let place = folder();
+    let place = place.path();
+    let config = configuration(place, "redis://127.0.0.1:1", "postgres://nobody@127.0.0.1:1/none");
+    assert_eq!(action(&certs(place, &[]).await, "job"), "made");
+    let start = async |files: [PathBuf; 3]| {
+        let mut command = program();
+        command.arg("job").arg("--config").arg(&config).env("GATEHOUSE_ENV", "dev");
+        command.env("GATEHOUSE_CLIENT__SECRET_FILE", place.join("job.secret"));
+        command.env("GATEHOUSE_PROBES__ADDRESS", "127.0.0.1:0");
+        for (name, file) in ["CERT_FILE", "KEY_FILE", "CA_FILE"].iter().zip(files) {
+            command.env(format!("GATEHOUSE_TLS__{name}"), file);
+        }
+        ended(&mut command).await.refusal()
+    };
+    let of = |service: &str, file: &str| place.join("certs").join(service).join(file);
+    let ours = Authority::open(&of("ca", "ca.crt"), &of("ca", "ca.key"));
+    let issue = |name: &str, uri: &str, ends_in_s| {
+        let issued = ours.issue(place, name, &Leaf { uris: &[uri], ends_in_s, ..Leaf::default() });
+        [issued.certificate, issued.key, issued.authorities]
+    };
+    let [certificate, key, authorities] = ["tls.crt", "tls.key", "ca.crt"].map(|file| of("job", file));
+    std::fs::write(place.join("other.crt"), Authority::new().certificate()).unwrap();
+    let none = PathBuf::new();
+    let cases = [
+        ([certificate.clone(), none.clone(), authorities.clone()], "key_file: is not set"),
+        ([place.join("gone"), key.clone(), authorities.clone()], "gone can't be used"),
+        ([certificate.clone(), certificate.clone(), authorities.clone()], "holds no private key"),
+        ([certificate.clone(), of("auth", "tls.key"), authorities.clone()], "is not the key of"),
+        ([certificate.clone(), key.clone(), place.join("other.crt")], "vouches for it"),
+        ([of("auth", "tls.crt"), of("auth", "tls.key"), authorities], "Give it its own"),
+        (issue("ended", "spiffe://dev.gatehouse.internal/job", -60), "it ended at"),
+        (issue("prod", "spiffe://prod.gatehouse.internal/job", 60), "in the trust domain dev."),
+        (issue("web", "https://example.com/job", 60), "is not of the form spiffe://"),
+    ];
+    for (files, expected) in cases {
+        let refused = start(files).await;
+        assert!(refused.contains(expected), "{expected}: {refused}");
+    }
+}
