@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
-use prost_types::FileDescriptorSet;
 use prost_types::method_options::IdempotencyLevel;
+use prost_types::{FileDescriptorSet, MethodOptions};
 
 use prost::Message as _;
 
@@ -17,10 +17,10 @@ static REPEATABLE: LazyLock<HashSet<String>> = LazyLock::new(|| {
     for file in &files.file {
         for service in &file.service {
             for method in &service.method {
-                let level = method.options.as_ref().map_or(
-                    IdempotencyLevel::IdempotencyUnknown,
-                    prost_types::MethodOptions::idempotency_level,
-                );
+                let level = method
+                    .options
+                    .as_ref()
+                    .map_or(IdempotencyLevel::IdempotencyUnknown, MethodOptions::idempotency_level);
                 if level != IdempotencyLevel::IdempotencyUnknown {
                     paths.insert(format!("/{}.{}/{}", file.package(), service.name(), method.name()));
                 }
