@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo up test build lint fmt bench bench-start bench-micro bench-counts bench-compare soak compose-up compose-down compose-test clean
+.PHONY: help demo up test build lint fmt bench bench-start bench-micro bench-counts bench-compare faults faults-planted soak compose-up compose-down compose-test clean
 .PHONY: bench-auth bench-gateway bench-ratelimit bench-broker bench-job bench-audit bench-raw
 
 # Options of the thing run: make demo ARGS=--json
@@ -82,8 +82,19 @@ bench-start: ## Measure the start, idle memory and size of the release build
 	cargo build --locked --release --bin gatehouse --bin gatehouse-demo
 	@cargo run --locked --quiet --release --bin gatehouse-demo -- bench-start $(ARGS)
 
-soak: ## kill -9 in the middle of a job, start again, 100 times (GATEHOUSE_SOAK_ROUNDS): nothing may be lost
+faults: ## Faults in a cluster of processes: one random seed, or GATEHOUSE_SEED=n again, or GATEHOUSE_FAULT_SEEDS=n
+	cargo test --locked --workspace --test faults nothing_is_lost -- --nocapture
+
+faults-planted: ## Show that the fault harness catches three planted bugs (PLANTED_BUG=refresh|worker|audit for one)
+	cargo build --locked --bin gatehouse --features gatehouse/planted-bugs
+	cp target/debug/gatehouse target/debug/gatehouse-planted
+	GATEHOUSE_FAULT_PROGRAM=$(CURDIR)/target/debug/gatehouse-planted \
+	  cargo test --locked --workspace --test faults every_planted_bug -- --ignored --nocapture
+
+soak: ## kill -9 of one process 100 times (GATEHOUSE_SOAK_ROUNDS), then faults in a cluster for an hour (GATEHOUSE_SOAK_SECONDS)
 	GATEHOUSE_SOAK_ROUNDS=$${GATEHOUSE_SOAK_ROUNDS:-100} cargo test --locked --workspace --test crash -- --nocapture
+	GATEHOUSE_FAULT_SECONDS=$${GATEHOUSE_SOAK_SECONDS:-3600} \
+	  cargo test --locked --workspace --test faults nothing_is_lost -- --nocapture
 
 # docker-compose where it is installed, else the engine's plugin.
 COMPOSE ?= $(shell command -v docker-compose >/dev/null && echo docker-compose || echo docker compose)
