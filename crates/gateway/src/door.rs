@@ -130,9 +130,7 @@ impl Door {
                 self.0.verifier.revocations().check(&caller, false)?;
                 Ok(Some(caller))
             }
-            (Presented::AccessToken(token), None) => {
-                self.0.verifier.verify(token.expose(), false).map(Some)
-            }
+            (Presented::AccessToken(token), None) => self.0.verifier.verify(token.expose(), false).map(Some),
             (Presented::ApiKey(_), remembered) => Ok(remembered),
         }
     }

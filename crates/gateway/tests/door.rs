@@ -164,16 +164,17 @@ async fn a_revocation_ends_remembered_tokens_at_once() {
 async fn a_token_is_remembered_byte_for_byte() {
     let world = World::start().await;
     let (token, _) = world.person(300);
-    let ask = async |token: &str| {
-        world.get("/v1/jobs").bearer_auth(token).send().await.unwrap().status().as_u16()
-    };
+    let ask =
+        async |token: &str| world.get("/v1/jobs").bearer_auth(token).send().await.unwrap().status().as_u16();
     assert_eq!(ask(&token).await, 200);
     let other = |at: usize| {
         let swapped = if token.as_bytes()[at] == b'A' { "B" } else { "A" };
         format!("{}{swapped}{}", &token[..at], &token[at + 1..])
     };
     let signature = token.rfind('.').unwrap() + 1;
-    for forged in [other(signature), other(signature - 20), token[..signature].to_owned(), format!("{token}A")] {
+    for forged in
+        [other(signature), other(signature - 20), token[..signature].to_owned(), format!("{token}A")]
+    {
         assert_eq!(ask(&forged).await, 401, "{forged}");
     }
     // Not even those forgeries made it forget, or ask again.
