@@ -1,5 +1,6 @@
 //! A channel that shows a credential with every call.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,10 +9,9 @@ use gatehouse_core::Secret;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use tonic::body::Body;
-use tonic::transport::Channel;
 use tower::Service;
 
-use crate::{TokenSource, context, to_status};
+use crate::{Channel, TokenSource, context, to_status};
 
 /// A [`Channel`] whose calls carry a bearer token, the request id and the trace context. Give it to any generated
 /// client. Cheap to clone.
@@ -50,7 +50,7 @@ impl Authorized {
 
 impl Service<http::Request<Body>> for Authorized {
     type Response = http::Response<Body>;
-    type Error = tonic::transport::Error;
+    type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {

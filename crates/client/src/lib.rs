@@ -1,9 +1,9 @@
 //! What an internal Rust service imports to call Gatehouse: channels, credentials, errors, retries, and the loop
 //! of a worker.
 //!
-//! Invariants: a token is fetched for one audience and sent to no other service; nothing here retries a call that
-//! may have had an effect; every call carries the request id and the W3C trace context of the task that makes it.
-//! Between hosts, give each [`ChannelConfig`] a [`tls::ClientTls`].
+//! Invariants: a token is fetched for one audience and sent to no other service; nothing here repeats a call that
+//! may have had an effect, unless its contract says that repeating does no harm; every call carries the request id and
+//! the W3C trace context of the task that makes it. Between hosts, give each [`ChannelConfig`] a [`tls::ClientTls`].
 //!
 //! To extend: wrap a generated client of `gatehouse-proto` around a [`Authorized`] channel:
 //!
@@ -31,7 +31,10 @@ mod token_source;
 pub mod worker;
 
 pub use authorized::Authorized;
-pub use channel::{ChannelConfig, channel, stream_channel};
+pub use channel::{
+    Channel, ChannelBuilder, ChannelConfig, Connector, NOT_BEGUN, Repeatable, Resolver, Securing, Transport,
+    channel, stream_channel,
+};
 pub use retry::Backoff;
 pub use status::{from_status, to_status};
 pub use token_source::{ClientCredentials, TokenSource};

@@ -9,9 +9,8 @@ use gatehouse_core::{Clock, Result, Secret, Timestamp};
 use gatehouse_proto::auth::v1::IssueTokenRequest;
 use gatehouse_proto::auth::v1::token_service_client::TokenServiceClient;
 use tokio::sync::Mutex;
-use tonic::transport::Channel;
 
-use crate::{context, from_status};
+use crate::{Channel, context, from_status};
 
 /// Who an internal service is.
 #[derive(Clone)]

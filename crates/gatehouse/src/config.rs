@@ -28,7 +28,10 @@ const MAX_STREAM_CONNECTIONS: usize = 2048;
 pub(crate) struct Config {
     /// Who issues access tokens: an address without a path. The environment is appended as its path.
     pub(crate) issuer: String,
-    /// How long running work may take to finish after SIGTERM, seconds, 1 to 600.
+    /// How long a process goes on as before after SIGTERM, while `/readyz` says that it is not ready, milliseconds, 0 to
+    /// 60000: longer than the load balancer takes to notice. `gatehouse up` does not wait.
+    pub(crate) drain_delay_ms: u64,
+    /// How long running work may take to finish after that, seconds, 1 to 600.
     pub(crate) drain_timeout_s: u64,
     /// Logs, traces, metrics.
     pub(crate) telemetry: TelemetryConfig,
@@ -78,6 +81,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             issuer: "https://gatehouse.localhost".to_owned(),
+            drain_delay_ms: 500,
             drain_timeout_s: 30,
             telemetry: TelemetryConfig::default(),
             probes: ProbesConfig::default(),
@@ -453,6 +457,9 @@ impl Config {
             _ => problems.push(
                 "issuer: must be an https address without a path, such as https://id.example.com".to_owned(),
             ),
+        }
+        if self.drain_delay_ms > 60_000 {
+            problems.push("drain_delay_ms: must be at most 60000".to_owned());
         }
         if !(1..=600).contains(&self.drain_timeout_s) {
             problems.push("drain_timeout_s: must be from 1 to 600".to_owned());

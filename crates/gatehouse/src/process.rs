@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use gatehouse_core::Environment;
 use gatehouse_service::lifecycle::Signals;
+use gatehouse_service::readiness::Gate;
 use gatehouse_service::telemetry::Telemetry;
 use gatehouse_service::{Lifecycle, Readiness, grpc, probes};
 use tokio::signal::unix::{SignalKind, signal};
@@ -47,6 +48,8 @@ pub(crate) struct Process {
     pub(crate) readiness: Readiness,
     pub(crate) probes_address: SocketAddr,
     pub(crate) signals: Signals,
+    /// Holds once every service has been started and said what it waits for.
+    pub(crate) started: Gate,
     telemetry: Telemetry,
     // Probes answer until everything else has ended.
     probes: Lifecycle,
@@ -64,18 +67,35 @@ impl Process {
         let telemetry = Telemetry::start(&config.telemetry, name, environment)
             .map_err(|error| anyhow::anyhow!("{error:?}"))?;
         let (lifecycle, readiness, probes) = (Lifecycle::new(), Readiness::new(), Lifecycle::new());
+        let started = readiness.gate("process", "not everything has been started yet");
         let listener = grpc::bind("probes", &config.probes.address).await?.into_std()?;
         let probes_address = listener.local_addr()?;
         probes::start(listener, &readiness, &telemetry.metrics(), &lifecycle, &probes)?;
         // Before anything says that it is ready: whoever reads that may send a signal at once.
         let signals = Lifecycle::signals().context("can't listen for signals")?;
-        Ok(Self { lifecycle, readiness, probes_address, signals, telemetry, probes })
+        Ok(Self { lifecycle, readiness, probes_address, signals, started, telemetry, probes })
     }
 
-    /// Waits for a signal, then drains: no new work, running work finishes, at most `limit`.
-    pub(crate) async fn run_until_signal(mut self, limit: Duration) -> anyhow::Result<ExitCode> {
-        let signal = self.signals.recv().await;
+    /// Waits for a signal, then drains: for `delay` everything goes on as before but `/readyz`, then there is no new
+    /// work, and running work finishes, at most `limit`. A second signal ends the delay.
+    pub(crate) async fn run_until_signal(
+        mut self,
+        delay: Duration,
+        limit: Duration,
+    ) -> anyhow::Result<ExitCode> {
+        let stopping = self.lifecycle.stopping();
+        let signal = tokio::select! {
+            signal = self.signals.recv() => signal,
+            // A part of it can't go on.
+            () = stopping.cancelled() => "none",
+        };
         tracing::info!(signal, "stopping: running work finishes first");
+        self.lifecycle.leave();
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            _ = self.signals.recv() => {}
+            () = stopping.cancelled() => {}
+        }
         self.finish(limit).await
     }
 

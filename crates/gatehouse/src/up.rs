@@ -95,6 +95,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
             return Err(error);
         }
     };
+    process.started.ready();
     let ready = tokio::select! {
         ready = tokio::time::timeout(READY_LIMIT, process.readiness.wait()) => ready.is_ok(),
         signal = process.signals.recv() => {
@@ -109,7 +110,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         anyhow::bail!("not ready after {} s: {}", READY_LIMIT.as_secs(), waiting.join("; "));
     }
     tell(&args, &started, process.probes_address, &folder, began.elapsed());
-    let code = process.run_until_signal(limit).await;
+    let code = process.run_until_signal(Duration::ZERO, limit).await;
     drop(folder);
     code
 }

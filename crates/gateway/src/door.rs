@@ -12,13 +12,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use gatehouse_client::{Authorized, TokenSource, audience, from_status};
+use gatehouse_client::{Authorized, Channel, TokenSource, audience, from_status};
 use gatehouse_core::{Clock, Error, ErrorCode, Result, Secret, Timestamp};
 use gatehouse_proto::auth::v1::ExchangeTokenRequest;
 use gatehouse_proto::auth::v1::token_service_client::TokenServiceClient;
 use gatehouse_service::{Caller, Lifecycle, Verifier};
 use sha2::{Digest as _, Sha256};
-use tonic::transport::Channel;
 
 use crate::context::own_failure;
 use crate::credential::Presented;

@@ -12,7 +12,7 @@ use std::time::Instant;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use actix_web::http::{Method, StatusCode};
+use actix_web::http::{ConnectionType, Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, guard, web};
 use bytes::Bytes;
@@ -109,6 +109,10 @@ pub(crate) async fn surround<B: MessageBody + 'static>(
 
     let route = response.request().match_pattern();
     let status = response.status().as_u16();
+    if gateway.lifecycle.leaving().is_cancelled() {
+        // The next request is to find another process; a connection that closes under it would cost it an answer.
+        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    }
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&id) {
         headers.insert(HeaderName::from_static(request_id::HEADER), value);

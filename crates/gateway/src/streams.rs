@@ -6,10 +6,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use gatehouse_client::Channel;
 use gatehouse_core::ids::{JobId, TenantId};
 use gatehouse_core::{Error, Result};
 use gatehouse_service::{Caller, Subject};
-use tonic::transport::Channel;
 
 use crate::config::SseConfig;
 use crate::upstream::StreamChannels;

@@ -48,8 +48,8 @@ pub struct Relay {
 
 /// What one look at the table led to.
 enum Pass {
-    /// A batch went out: there may be more.
-    More,
+    /// So many went out: there may be more.
+    More(u64),
     /// Nothing is left.
     Empty,
     /// Another replica relays.
@@ -110,7 +110,7 @@ impl Relay {
         while !stopping.is_cancelled() {
             let pass = self.pass().await;
             let pause = match pass {
-                Pass::More => Duration::ZERO,
+                Pass::More(_) => Duration::ZERO,
                 Pass::Empty if eager > 0 => EAGER_PAUSE * 4_u32.pow(EAGER_LOOKS - eager),
                 Pass::Empty | Pass::Elsewhere => Duration::from_millis(self.config.poll_ms),
                 Pass::Failed => backoff.next_wait(),
@@ -126,10 +126,18 @@ impl Relay {
                 () = stopping.cancelled() => {}
             }
         }
-        // What the last calls left behind. What can't be sent now stays in the table.
+        // What the last calls left behind, and not what other replicas add meanwhile. What can't be sent now stays in
+        // the table.
         let last = async {
-            while let Pass::More | Pass::Failed = self.pass().await {
-                tokio::time::sleep(backoff.next_wait().min(Duration::from_millis(200))).await;
+            let mut left = self.status().await.map_or(u64::MAX, |status| status.waiting);
+            while left > 0 {
+                match self.pass().await {
+                    Pass::More(sent) => left = left.saturating_sub(sent),
+                    Pass::Failed => {
+                        tokio::time::sleep(backoff.next_wait().min(Duration::from_millis(200))).await;
+                    }
+                    Pass::Empty | Pass::Elsewhere => return,
+                }
             }
         };
         let drained = tokio::time::timeout(Duration::from_millis(self.config.drain_ms), last).await;
@@ -161,10 +169,13 @@ impl Relay {
         let until = now.plus(Duration::from_millis(self.config.lease_ms));
         match self.take_batch(now, until).await {
             Ok(None) => Pass::Elsewhere,
-            Ok(Some(batch)) => match self.send(batch).await {
-                Ok(()) => Pass::More,
-                Err(()) => Pass::Failed,
-            },
+            Ok(Some(batch)) => {
+                let count = batch.len() as u64;
+                match self.send(batch).await {
+                    Ok(()) => Pass::More(count),
+                    Err(()) => Pass::Failed,
+                }
+            }
             Err(error) => {
                 tracing::warn!(%error, "the outbox can't be read");
                 Pass::Failed

@@ -8,6 +8,7 @@
 //! goes into the list in `build.rs` and into `secret_messages.rs` (the compiler insists on the second).
 
 pub mod access;
+pub mod repeatable;
 mod secret_messages;
 
 /// Every descriptor with its options, as protox encoded it; for reflection and the permission table.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use gatehouse_client::context;
-use gatehouse_core::{Clock, Entropy, Error, Result};
+use gatehouse_client::{NOT_BEGUN, context};
+use gatehouse_core::{Clock, Entropy, Error, ErrorCode, Result};
 use gatehouse_proto::access::{Access, Declared};
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request, Response};
@@ -144,7 +144,7 @@ impl AccessLayer {
             async {
                 match self.door.admit(&path, &mut request, self.between_services) {
                     Ok(()) => inner.call(request).await,
-                    Err(error) => Ok(reply::status(&error).into_http()),
+                    Err(error) => Ok(refusal(&error)),
                 }
             }
             .instrument(span),
@@ -230,6 +230,15 @@ impl Door {
                 str::to_owned,
             )
     }
+}
+
+/// The answer to a call that goes no further. Where that is only this replica's state, the caller may ask another.
+fn refusal(error: &Error) -> Response<Body> {
+    let mut response = reply::status(error).into_http();
+    if error.code() == ErrorCode::Unavailable {
+        response.headers_mut().insert(NOT_BEGUN, HeaderValue::from_static("1"));
+    }
+    response
 }
 
 /// Whether the service at the other end may call the method at all, whatever token it shows.

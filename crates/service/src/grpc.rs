@@ -89,17 +89,15 @@ impl GrpcServer {
         let routes = routes.add_service(reflection).add_service(health);
         let readiness = readiness.clone();
         let stopping = lifecycle.stopping();
-        lifecycle.spawn({
-            let stopping = stopping.clone();
-            async move {
-                reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
-                tokio::select! {
-                    () = readiness.wait() => reporter.set_service_status("", tonic_health::ServingStatus::Serving).await,
-                    () = stopping.cancelled() => return,
-                }
-                stopping.cancelled().await;
-                reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+        let leaving = lifecycle.leaving();
+        lifecycle.spawn(async move {
+            reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+            tokio::select! {
+                () = readiness.wait() => reporter.set_service_status("", tonic_health::ServingStatus::Serving).await,
+                () = leaving.cancelled() => return,
             }
+            leaving.cancelled().await;
+            reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
         });
         let address = self.listener.local_addr().map_err(Error::internal)?;
         // A connection that tells nothing of its other end must then be a mistake of ours.

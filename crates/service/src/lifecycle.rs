@@ -14,6 +14,8 @@ use tokio_util::task::TaskTracker;
 /// watches [`Lifecycle::stopping`].
 #[derive(Clone, Debug, Default)]
 pub struct Lifecycle {
+    /// Before `stop`: still at work, but others should be asked.
+    leave: CancellationToken,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -29,7 +31,11 @@ impl Lifecycle {
     /// and drained alone.
     #[must_use]
     pub fn child(&self) -> Self {
-        let child = Self { stop: self.stop.child_token(), tasks: TaskTracker::new() };
+        let child = Self {
+            leave: self.leave.child_token(),
+            stop: self.stop.child_token(),
+            tasks: TaskTracker::new(),
+        };
         let (stop, tasks) = (child.stop.clone(), child.tasks.clone());
         self.spawn(async move {
             stop.cancelled().await;
@@ -61,8 +67,21 @@ impl Lifecycle {
         self.stop.clone()
     }
 
+    /// Cancelled when new work should go to another replica already, at the latest when stop begins. Until then
+    /// whatever comes is still done.
+    #[must_use]
+    pub fn leaving(&self) -> CancellationToken {
+        self.leave.clone()
+    }
+
+    /// Says that this process is about to stop: whoever asks whether it is ready learns that it is not.
+    pub fn leave(&self) {
+        self.leave.cancel();
+    }
+
     /// Begins to stop: no new work, streams end themselves.
     pub fn stop(&self) {
+        self.leave.cancel();
         self.stop.cancel();
         self.tasks.close();
     }
@@ -73,7 +92,8 @@ impl Lifecycle {
         tokio::time::timeout(limit, self.tasks.wait()).await.is_ok()
     }
 
-    /// Takes SIGTERM and SIGINT (Ctrl-C) over from the operating system's default, which would end the process at once.
+    /// Takes SIGTERM, SIGINT (Ctrl-C) and SIGHUP over from the operating system's default, which would end the process
+    /// at once. SIGHUP asks nobody to stop: whoever has something to read again listens to it, for others it is nothing.
     ///
     /// # Errors
     /// If the operating system refuses to tell of signals.
@@ -82,6 +102,7 @@ impl Lifecycle {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            _hangup: signal(SignalKind::hangup())?,
         })
     }
 }
@@ -91,6 +112,7 @@ impl Lifecycle {
 pub struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
+    _hangup: tokio::signal::unix::Signal,
 }
 
 impl Signals {
@@ -139,6 +161,8 @@ mod tests {
     async fn a_child_stops_with_its_parent() {
         let parent = Lifecycle::new();
         let child = parent.child();
+        parent.leave();
+        assert!(child.leaving().is_cancelled() && !child.stopping().is_cancelled());
         parent.stop();
         assert!(child.stopping().is_cancelled());
         assert!(parent.drain(Duration::from_secs(5)).await == child.drain(Duration::from_secs(5)).await);

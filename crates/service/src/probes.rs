@@ -13,10 +13,10 @@ use crate::{Lifecycle, Readiness};
 struct State {
     readiness: Readiness,
     metrics: Metrics,
-    stopping: tokio_util::sync::CancellationToken,
+    leaving: tokio_util::sync::CancellationToken,
 }
 
-/// Serves the probes on `listener`. `/readyz` fails as soon as `process` stops; the port itself lives until `probes`
+/// Serves the probes on `listener`. `/readyz` fails as soon as `process` is about to stop; the port itself lives until `probes`
 /// stops, so that the drain can be watched.
 ///
 /// # Errors
@@ -28,8 +28,7 @@ pub fn start(
     process: &Lifecycle,
     probes: &Lifecycle,
 ) -> Result<()> {
-    let state =
-        State { readiness: readiness.clone(), metrics: metrics.clone(), stopping: process.stopping() };
+    let state = State { readiness: readiness.clone(), metrics: metrics.clone(), leaving: process.leaving() };
     let server = HttpServer::new(move || {
         App::new()
             .app_data(web::Data::new(state.clone()))
@@ -59,7 +58,7 @@ pub fn start(
 }
 
 async fn readyz(state: web::Data<State>) -> HttpResponse {
-    if state.stopping.is_cancelled() {
+    if state.leaving.is_cancelled() {
         return HttpResponse::ServiceUnavailable()
             .json(serde_json::json!({"ready": false, "stopping": true}));
     }

@@ -128,11 +128,7 @@ impl Revocations {
         let state = self.0.state.read().unwrap_or_else(PoisonError::into_inner);
         let limit = if privileged { self.0.staleness.privileged } else { self.0.staleness.all };
         if !state.complete || state.heard_at.is_none_or(|heard_at| now.since(heard_at) > limit) {
-            return Err(Error::unavailable(
-                "REVOCATIONS_STALE",
-                "This service has not heard of revocations for too long to let anyone in. Try again in a moment.",
-            )
-            .retry_after(Duration::from_secs(1)));
+            return Err(stale());
         }
         let claims = caller.claims();
         let revoked = names(caller).into_iter().any(|(kind, id)| {
@@ -151,6 +147,15 @@ impl Revocations {
         }
         Ok(())
     }
+}
+
+/// Nobody can tell whether a token still counts.
+pub(crate) fn stale() -> Error {
+    Error::unavailable(
+        "REVOCATIONS_STALE",
+        "This service has not heard of revocations for too long to let anyone in. Try again in a moment.",
+    )
+    .retry_after(Duration::from_secs(1))
 }
 
 /// What is revoked, by kind and id, and from when on a new start counts again.

@@ -9,7 +9,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use tokio::sync::Notify;
 
 use crate::identity::{Caller, Claims};
-use crate::revocations::Revocations;
+use crate::revocations::{Revocations, stale};
 
 /// The longest token that is looked at, bytes.
 pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
@@ -60,6 +60,10 @@ impl KeySet {
     /// Resolves when a token named a key that is not here: time to ask auth again.
     pub async fn wanted(&self) {
         self.0.wanted.notified().await;
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.keys.read().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     fn get(&self, id: &str) -> Option<DecodingKey> {
@@ -123,11 +127,10 @@ impl Verifier {
         if header.alg != Algorithm::EdDSA || !typed {
             return Err(invalid("the header is not that of an access token"));
         }
-        let key = header
-            .kid
-            .as_deref()
-            .and_then(|id| self.keys.get(id))
-            .ok_or_else(|| invalid("the key is not known"))?;
+        let key = header.kid.as_deref().and_then(|id| self.keys.get(id)).ok_or_else(|| {
+            // Whoever knows no key at all has just started: that is not the token's fault.
+            if self.keys.is_empty() { stale() } else { invalid("the key is not known") }
+        })?;
         let claims = jsonwebtoken::decode::<Claims>(token, &key, &self.validation()).map_err(invalid)?.claims;
         let now = self.clock.now().as_seconds();
         if claims.exp <= now {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gatehouse_auth::config::{ClientConfig, HashingConfig};
 use gatehouse_auth::{Config, Deps, Server, build, key_file};
-use gatehouse_client::{Authorized, ChannelConfig, audience, channel, from_status};
+use gatehouse_client::{Authorized, Channel, ChannelConfig, audience, channel, from_status};
 use gatehouse_core::{Clock, Entropy, Environment, Error, Secret, Timestamp};
 use gatehouse_outbox::Outbox;
 use gatehouse_proto::auth::v1::account_service_client::AccountServiceClient;
@@ -20,7 +20,6 @@ use gatehouse_service::revocations::Staleness;
 use gatehouse_service::{Doorbell, Lifecycle, Readiness};
 use gatehouse_testkit::TestDb;
 use tokio::net::TcpListener;
-use tonic::transport::Channel;
 
 pub(crate) const ISSUER: &str = "https://gatehouse.test/dev";
 pub(crate) const PASSWORD: &str = "an owl reads at noon";

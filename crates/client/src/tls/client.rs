@@ -1,14 +1,9 @@
 //! The side that connects.
 
-use std::future::Future;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use gatehouse_core::{Error, Result};
-use http::Uri;
-use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
@@ -21,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use super::{ALPN, Certificates, ServiceId};
+use crate::channel::{Connector, Transport};
 
 /// How to connect to one service: as whom, and who must answer. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -40,11 +36,14 @@ impl ClientTls {
         Ok(Self { certificates: certificates.clone(), server })
     }
 
-    /// Makes connections for [`tonic::transport::Endpoint::connect_with_connector_lazy`]. The endpoint's address must
-    /// begin with `http://`: tonic would want to do the TLS of `https://` itself.
+    /// Secures the connections of a [`Channel`](crate::Channel).
     #[must_use]
-    pub fn connector(&self) -> TlsConnector {
-        TlsConnector(self.clone())
+    pub fn connector(&self) -> Connector {
+        let tls = self.clone();
+        Connector::tls(move |stream, host| {
+            let tls = tls.clone();
+            Box::pin(async move { Ok(Box::new(tls.secure(stream, host).await?) as Box<dyn Transport>) })
+        })
     }
 
     /// The configuration for a connection that begins now.
@@ -66,15 +65,6 @@ impl ClientTls {
         Ok(config)
     }
 
-    async fn connect(&self, uri: Uri) -> io::Result<TlsStream<TcpStream>> {
-        let host = uri.host().ok_or_else(|| io::Error::other("the address names no host"))?;
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = uri.port_u16().unwrap_or(443);
-        let stream = TcpStream::connect((host.as_str(), port)).await?;
-        stream.set_nodelay(true)?;
-        self.secure(stream, host).await
-    }
-
     /// Makes a fresh connection to `host` one to the service, over which HTTP/2 can be spoken. Each call takes the
     /// certificates as they are now. The caller bounds the time.
     ///
@@ -91,25 +81,6 @@ impl ClientTls {
             return Err(io::Error::other("the other side does not speak HTTP/2"));
         }
         Ok(stream)
-    }
-}
-
-/// See [`ClientTls::connector`].
-#[derive(Clone, Debug)]
-pub struct TlsConnector(ClientTls);
-
-impl tower::Service<Uri> for TlsConnector {
-    type Response = TokioIo<TlsStream<TcpStream>>;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let tls = self.0.clone();
-        Box::pin(async move { tls.connect(uri).await.map(TokioIo::new) })
     }
 }
 

@@ -10,7 +10,7 @@ mod server;
 mod service_id;
 
 pub use certificates::{Certificates, Loaded, TlsFiles, ends_at};
-pub use client::{ClientTls, TlsConnector};
+pub use client::ClientTls;
 pub use server::server_config;
 pub use service_id::{ServiceId, ServiceIdError, is_service, is_trust_domain};
 

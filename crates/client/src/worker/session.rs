@@ -71,6 +71,8 @@ impl Link {
 enum Ended {
     Drained,
     Broken,
+    /// The service goes away.
+    Moved,
 }
 
 impl Session {
@@ -120,6 +122,11 @@ impl Session {
                         Ended::Drained => return Ok(()),
                         Ended::Broken => {
                             tracing::warn!("the stream to the job service broke; connecting again");
+                        }
+                        Ended::Moved => {
+                            tracing::info!(
+                                "this replica of the job service goes away; taking the session to another"
+                            );
                         }
                     }
                 }
@@ -193,7 +200,7 @@ impl Session {
     fn grant(&self, link: &mut Link) {
         let room = usize::try_from(self.config.concurrency).unwrap_or(1);
         let wanted = room.saturating_sub(self.leases.len() + link.granted);
-        if self.drain_by.is_none() && !link.closing && wanted > 0 {
+        if self.drain_by.is_none() && wanted > 0 {
             link.granted += wanted;
             link.send(Message::Credit(WorkCredit { leases: i32::try_from(wanted).unwrap_or(1) }));
         }
@@ -210,6 +217,9 @@ impl Session {
             // A lease may be on its way until the goodbye is answered.
             if self.drain_is_late() || link.goodbye == Goodbye::Answered && self.drained() {
                 return Ended::Drained;
+            }
+            if link.closing {
+                return Ended::Moved;
             }
             tokio::select! {
                 answer = link.incoming.message() => match answer {
@@ -273,7 +283,7 @@ impl Session {
                 self.grant(link);
             }
             Answer::Drain(_) if link.goodbye == Goodbye::Said => link.goodbye = Goodbye::Answered,
-            // The service goes away. Until it ends the stream, what the jobs write is still stored.
+            // What it did not acknowledge is sent to the next.
             Answer::Drain(_) => link.closing = true,
             Answer::Welcome(_) => {}
         }

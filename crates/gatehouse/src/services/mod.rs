@@ -92,6 +92,7 @@ async fn serve(
 ) -> anyhow::Result<ExitCode> {
     let process = Process::start(service.name(), &config, environment).await?;
     let limit = Duration::from_secs(config.drain_timeout_s);
+    let delay = Duration::from_millis(config.drain_delay_ms);
     let runtime = Runtime::new(service, config, environment, &process)?;
     match service {
         Service::Gateway => {
@@ -116,5 +117,6 @@ async fn serve(
         }
         Service::Optimizer => start_optimizer(&runtime),
     }
-    process.run_until_signal(limit).await
+    process.started.ready();
+    process.run_until_signal(delay, limit).await
 }

@@ -8,6 +8,7 @@ mod docs;
 mod mtls;
 mod other_tenants;
 mod processes;
+mod replicas;
 mod sql;
 mod start;
 mod support;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ed25519_dalek::{Signer as _, SigningKey};
-use gatehouse_client::{Authorized, ChannelConfig, audience, channel, from_status};
+use gatehouse_client::{Authorized, Channel, ChannelConfig, audience, channel, from_status};
 use gatehouse_core::ids::{PersonId, SessionId, TenantId};
 use gatehouse_core::{Clock, Entropy, Environment, Error, Secret, Timestamp};
 use gatehouse_db::{read_tx, sql};
@@ -25,7 +25,6 @@ use gatehouse_token_broker::domain::policy::Rule;
 use gatehouse_token_broker::{Broker, Deps, PACKAGE, Steps};
 use prost::Message as _;
 use serde_json::{Value, json};
-use tonic::transport::Channel;
 
 /// The callback of every test.
 pub(crate) const CALLBACK: &str = "http://127.0.0.1:9/v1/connections/callback";

@@ -2,14 +2,13 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::{ConnectionType, Version, header};
-use gatehouse_client::Authorized;
+use gatehouse_client::{Authorized, Channel};
 use gatehouse_core::ids::JobId;
 use gatehouse_core::{Error, Result};
 use gatehouse_proto::job::v1::job_service_client::JobServiceClient;
 use serde::Deserialize;
 use std::sync::Arc;
 use tokio::time::Instant;
-use tonic::transport::Channel;
 use utoipa::IntoParams;
 
 use crate::context::Context;
@@ -34,7 +33,8 @@ const OK_KEEP_ALIVE: &str = "OK\r\nconnection: keep-alive";
 /// HTTP/2 forbids the header (RFC 9113, section 8.2.2), and a client that asked for `close` gets that.
 fn speaks_keep_alive(context: &Context) -> bool {
     let head = context.request.head();
-    head.version == Version::HTTP_11 && head.connection_type() == ConnectionType::KeepAlive
+    let leaving = context.gateway.lifecycle.leaving().is_cancelled();
+    head.version == Version::HTTP_11 && head.connection_type() == ConnectionType::KeepAlive && !leaving
 }
 
 /// Where to begin.

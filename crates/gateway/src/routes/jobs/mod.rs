@@ -2,7 +2,8 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::header;
-use gatehouse_client::from_status;
+use gatehouse_client::{Repeatable, from_status};
+use gatehouse_core::ids::RequestId;
 use gatehouse_core::{Error, Result};
 use gatehouse_proto::job::v1::{Job, JobState, SubmitJobRequest};
 use serde::Serialize;
@@ -118,8 +119,13 @@ impl JobView {
 
 /// Queues a job: 202 with its address, or 200 if the idempotency key had made it before.
 async fn submit(context: &Context, kind: String, input_json: String) -> Result<HttpResponse> {
-    let idempotency_key = context.header("idempotency-key", 128)?.unwrap_or_default().to_owned();
-    let request = SubmitJobRequest { kind, input_json, idempotency_key };
+    // A key in any case: a call whose answer is lost with a replica can then be made again at another.
+    let idempotency_key = match context.header("idempotency-key", 128)? {
+        Some(key) => key.to_owned(),
+        None => RequestId::new(&context.gateway.clock, &context.gateway.entropy).to_string(),
+    };
+    let mut request = tonic::Request::new(SubmitJobRequest { kind, input_json, idempotency_key });
+    request.extensions_mut().insert(Repeatable);
     let answer = context.jobs().await?.submit_job(request).await.map_err(from_status)?.into_inner();
     let job = JobView::new(answer.job)?;
     let location = format!("/v1/jobs/{}", job.job_id);

@@ -25,7 +25,7 @@ struct Ready {
     responses((status = 200, body = Ready, description = "It is ready"))
 )]
 async fn handle(context: Context) -> Result<HttpResponse> {
-    if context.gateway.lifecycle.stopping().is_cancelled() {
+    if context.gateway.lifecycle.leaving().is_cancelled() {
         return Err(Error::unavailable("DRAINING", "This process is going away. Use another."));
     }
     // Which condition is missing stands on the private port: here anyone may look.
