@@ -82,8 +82,7 @@ fn create(args: &CreateArgs, environment: Environment) -> anyhow::Result<Vec<Str
     })?;
     folder.made.extend(made);
     if !folder.root.join("audit/checkpoint.key").exists() {
-        let seed: String = entropy.bytes::<32>().iter().map(|byte| format!("{byte:02x}")).collect();
-        folder.keep("audit/checkpoint.key", OWNER, &seed)?;
+        folder.keep("audit/checkpoint.key", OWNER, &hex::encode(entropy.bytes::<32>()))?;
     }
     Ok(folder.made)
 }
@@ -163,7 +162,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    fn files(root: &Path, below: &Path, found: &mut BTreeMap<String, (u32, Vec<u8>)>) {
+    fn files(root: &Path, below: &Path, found: &mut Files) {
         for entry in fs::read_dir(below).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
@@ -176,7 +175,10 @@ mod tests {
         }
     }
 
-    fn made(args: &CreateArgs) -> (Vec<String>, BTreeMap<String, (u32, Vec<u8>)>) {
+    /// Modes and contents by name.
+    type Files = BTreeMap<String, (u32, Vec<u8>)>;
+
+    fn made(args: &CreateArgs) -> (Vec<String>, Files) {
         let made = create(args, Environment::Prod).unwrap();
         let mut found = BTreeMap::new();
         files(&args.folder, &args.folder, &mut found);
