@@ -14,6 +14,9 @@ use crate::identity::{Caller, Subject};
 use crate::verifier::KeySet;
 use crate::{Lifecycle, Readiness};
 
+/// How far the clock may be set back without doubt on what was heard before: a time server's small corrections.
+const CLOCK_SLACK: Duration = Duration::from_secs(1);
+
 /// How late the news may be. Both count from the last word of auth.
 #[derive(Clone, Copy, Debug)]
 pub struct Staleness {
@@ -62,8 +65,9 @@ impl Revocations {
         Self(Arc::new(Inner { clock, staleness, state: RwLock::default(), changed: watch::Sender::new(0) }))
     }
 
-    /// Takes news in, also empty news: hearing from auth is what keeps the state fresh.
-    pub fn apply(&self, revocations: &[Revocation], sequence: i64, snapshot_complete: bool) {
+    /// Takes news in, also empty news: hearing all of it from auth is what keeps the state fresh. `complete` says that
+    /// nothing is missing; a part before the last is taken in and proves nothing yet.
+    pub fn apply(&self, revocations: &[Revocation], sequence: i64, complete: bool) {
         let now = self.0.clock.now();
         let mut state = self.0.state.write().unwrap_or_else(PoisonError::into_inner);
         for revocation in revocations {
@@ -79,8 +83,10 @@ impl Revocations {
             state.entries.retain(|_, entry| entry.expires_at > now);
         }
         state.sequence = state.sequence.max(sequence);
-        state.complete |= snapshot_complete;
-        state.heard_at = Some(now);
+        if complete {
+            state.complete = true;
+            state.heard_at = Some(now);
+        }
         let sequence = state.sequence;
         drop(state);
         self.0.changed.send_replace(sequence);
@@ -127,7 +133,9 @@ impl Revocations {
         let now = self.0.clock.now();
         let state = self.0.state.read().unwrap_or_else(PoisonError::into_inner);
         let limit = if privileged { self.0.staleness.privileged } else { self.0.staleness.all };
-        if !state.complete || state.heard_at.is_none_or(|heard_at| now.since(heard_at) > limit) {
+        // A clock that was set back makes old news look fresh for as long: news from the future is no news.
+        let is_old = |heard_at: Timestamp| now.plus(CLOCK_SLACK) < heard_at || now.since(heard_at) > limit;
+        if !state.complete || state.heard_at.is_none_or(is_old) {
             return Err(stale());
         }
         let claims = caller.claims();
