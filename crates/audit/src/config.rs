@@ -17,7 +17,8 @@ pub struct Config {
     pub origin: String,
     /// How long the log `default` is kept, days, 1 to 36500.
     pub retention_days: u32,
-    /// Further logs, one for each retention class that an emitter may ask for: `[{ name = "long", days = 365 }]`.
+    /// Further logs, one for each retention class that an emitter may ask for: `[{ name = "long", days = 365 }]`. One that
+    /// is taken out takes nothing more, but its events are still read; nothing of it is pruned or signed any more.
     pub logs: Vec<LogConfig>,
     /// Folder of the keys that payloads are sealed with, one file a subject. It must lie outside the database and
     /// outside what is backed up with it: a restored backup must not bring shredded keys back. Replicas share it.

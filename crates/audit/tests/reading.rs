@@ -123,6 +123,17 @@ both_engines! {
         ] {
             assert_eq!(reader.list_events(wrong).await.unwrap_err().code(), Code::InvalidArgument);
         }
+        for (field, wrong) in [
+            ("action", ListEventsRequest { action: "a".repeat(201), ..ListEventsRequest::default() }),
+            ("actor", ListEventsRequest { actor: "é".repeat(101), ..ListEventsRequest::default() }),
+            ("target", ListEventsRequest { target: "a\0".into(), ..ListEventsRequest::default() }),
+            ("request_id", ListEventsRequest { request_id: "a".repeat(201), ..ListEventsRequest::default() }),
+            ("occurred_from", ListEventsRequest { occurred_from: -1, ..ListEventsRequest::default() }),
+            ("occurred_to", ListEventsRequest { occurred_to: -1, ..ListEventsRequest::default() }),
+        ] {
+            let refused = gatehouse_client::from_status(reader.list_events(wrong).await.unwrap_err());
+            assert_eq!((refused.reason(), refused.violations()[0].field.as_str()), ("INVALID_FIELD", field));
+        }
         replica.stop().await;
     }
 
@@ -137,9 +148,13 @@ both_engines! {
         assert_eq!(forger.append_events(request()).await.unwrap_err().code(), Code::PermissionDenied);
         let mut client = world.client(&replica, "client:job", None, &["audit.events.read"]);
         assert_eq!(client.append_events(request()).await.unwrap_err().code(), Code::PermissionDenied);
-        let mut admin = world.client(&replica, &person.to_string(), tenant, &["audit.subjects.erase"]);
-        let erase = EraseSubjectRequest { subject_id: person.to_string() };
-        assert_eq!(admin.erase_subject(erase).await.unwrap_err().code(), Code::PermissionDenied);
+        // To erase takes the platform's permission, which no tenant's role and no key has.
+        let key = format!("api_key:{person}");
+        for (subject, permissions) in [(person.to_string(), "audit.events.read"), (key, "audit.subjects.erase")] {
+            let mut caller = world.client(&replica, &subject, tenant, &[permissions]);
+            let erase = EraseSubjectRequest { subject_id: person.to_string() };
+            assert_eq!(caller.erase_subject(erase).await.unwrap_err().code(), Code::PermissionDenied);
+        }
         let mut homeless = world.client(&replica, &person.to_string(), None, &["audit.events.read"]);
         let list = ListEventsRequest::default();
         assert_eq!(homeless.list_events(list).await.unwrap_err().code(), Code::PermissionDenied);
@@ -202,6 +217,48 @@ both_engines! {
         let platform = world.operator(&replica).list_events(ListEventsRequest::default()).await.unwrap();
         let actions: Vec<String> = platform.into_inner().events.into_iter().map(|event| event.action).collect();
         assert_eq!(actions, ["audit.subjects.erase"; 2]);
+        replica.stop().await;
+    }
+
+    async fn a_platform_administrator_erases_in_their_own_name(db: TestDb) {
+        let world = World::new(db);
+        let replica = world.replica().await;
+        let (admin, ada) = (world.person(), world.person());
+        let event = NewEvent { actor: ada.to_string(), ..world.event("auth.sessions.create") };
+        append(&mut world.emitter(&replica, "auth"), vec![event.clone()]).await;
+        let mut as_admin = world.client(&replica, &admin.to_string(), None, &["audit.subjects.erase"]);
+        as_admin.erase_subject(EraseSubjectRequest { subject_id: ada.to_string() }).await.unwrap();
+        let listed = world.operator(&replica).list_events(ListEventsRequest::default()).await.unwrap().into_inner().events;
+        let of_ada = listed.iter().find(|listed| listed.event_id == event.event_id).unwrap();
+        assert!(of_ada.erased && !of_ada.actor.contains(&ada.to_string()), "{of_ada:?}");
+        let told = listed.iter().find(|listed| listed.action == "audit.subjects.erase").unwrap();
+        assert_eq!(told.actor, admin.to_string());
+        replica.stop().await;
+    }
+
+    /// Its events are there, and nobody can tell why they should not be read.
+    async fn a_log_that_is_configured_no_more_is_still_read(db: TestDb) {
+        let mut world = World::new(db);
+        world.config.logs = vec![gatehouse_audit::LogConfig { name: "long".into(), days: 365 }];
+        let replica = world.replica().await;
+        let tenant = world.tenant();
+        let event = NewEvent {
+            tenant_id: tenant.to_string(),
+            retention_class: "long".into(),
+            ..world.event("test.things.do")
+        };
+        let placed = append(&mut world.emitter(&replica, "job"), vec![event.clone()]).await;
+        assert_eq!(placed[0].log, "long");
+        replica.stop().await;
+        world.config.logs.clear();
+        let replica = world.replica().await;
+        let mut reader = world.reader(&replica, tenant);
+        let listed = reader.list_events(ListEventsRequest::default()).await.unwrap().into_inner().events;
+        assert_eq!((listed.len(), listed[0].payload_json.as_str()), (1, event.payload_json.as_str()));
+        let get = GetEventRequest { event_id: event.event_id.clone() };
+        assert_eq!(reader.get_event(get).await.unwrap().into_inner().event.unwrap(), listed[0]);
+        let proof = GetInclusionProofRequest { event_id: event.event_id, size: 0 };
+        assert_eq!(gatehouse_client::from_status(reader.get_inclusion_proof(proof).await.unwrap_err()).reason(), "LOG_NOT_FOUND");
         replica.stop().await;
     }
 

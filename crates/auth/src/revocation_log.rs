@@ -73,15 +73,16 @@ impl RevocationLog {
         self.0.read.subscribe()
     }
 
-    /// The live entries after `sequence`, in order.
+    /// The first live entries after `sequence`, in order, at most `most`.
     #[must_use]
-    pub fn after(&self, sequence: i64) -> Vec<Revocation> {
+    pub fn after(&self, sequence: i64, most: usize) -> Vec<Revocation> {
         let now = self.0.clock.now();
         let entries = self.0.entries.read().unwrap_or_else(PoisonError::into_inner);
         entries
             .range(sequence.saturating_add(1)..)
             .map(|(_, entry)| entry)
             .filter(|entry| entry.expires_at > now)
+            .take(most)
             .map(to_proto)
             .collect()
     }

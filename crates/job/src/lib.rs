@@ -29,5 +29,7 @@ pub use server::{Deps, start};
 pub use store::all_sql;
 
 /// The tables of this service, oldest first.
-pub const MIGRATIONS: gatehouse_db::Migrations =
-    gatehouse_db::migrations!["0001_init" => include_str!("../../../migrations/job/0001_init.sql")];
+pub const MIGRATIONS: gatehouse_db::Migrations = gatehouse_db::migrations![
+    "0001_init" => include_str!("../../../migrations/job/0001_init.sql"),
+    "0002_endings" => include_str!("../../../migrations/job/0002_endings.sql"),
+];

@@ -254,8 +254,9 @@ impl AuditEvent {
             word("delegate", delegate, 64, b"._-")?;
         }
         let is_reason = |c: u8| c.is_ascii_uppercase() || c.is_ascii_digit() || c == b'_';
-        if reason.len() > 64 || !reason.bytes().all(is_reason) {
-            return Err(format!("the reason {reason:?} must be of A-Z, 0-9 and _"));
+        let first = reason.bytes().next().is_none_or(|first| first.is_ascii_uppercase());
+        if !first || reason.len() > 64 || !reason.bytes().all(is_reason) {
+            return Err(format!("the reason {reason:?} must be 1 to 64 of A-Z, 0-9 and _, a letter first"));
         }
         Ok(())
     }
@@ -293,6 +294,8 @@ mod tests {
             outbox().event("Auth.Sessions"),
             outbox().event(""),
             event().denied("no such user"),
+            event().denied("2FA_MISSING"),
+            event().denied("_HIDDEN"),
             event().target_named("person", "ada"),
             event().target_named("flag", "a@b"),
             event().retention("7 years"),

@@ -62,8 +62,9 @@ impl Revocations {
         Self(Arc::new(Inner { clock, staleness, state: RwLock::default(), changed: watch::Sender::new(0) }))
     }
 
-    /// Takes news in, also empty news: hearing from auth is what keeps the state fresh.
-    pub fn apply(&self, revocations: &[Revocation], sequence: i64, snapshot_complete: bool) {
+    /// Takes news in, also empty news: hearing all of it from auth is what keeps the state fresh. `complete` says that
+    /// nothing is missing; a part before the last is taken in and proves nothing yet.
+    pub fn apply(&self, revocations: &[Revocation], sequence: i64, complete: bool) {
         let now = self.0.clock.now();
         let mut state = self.0.state.write().unwrap_or_else(PoisonError::into_inner);
         for revocation in revocations {
@@ -79,8 +80,10 @@ impl Revocations {
             state.entries.retain(|_, entry| entry.expires_at > now);
         }
         state.sequence = state.sequence.max(sequence);
-        state.complete |= snapshot_complete;
-        state.heard_at = Some(now);
+        if complete {
+            state.complete = true;
+            state.heard_at = Some(now);
+        }
         let sequence = state.sequence;
         drop(state);
         self.0.changed.send_replace(sequence);

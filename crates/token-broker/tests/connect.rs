@@ -17,6 +17,10 @@ async fn ends(world: &World) -> usize {
     world.actions().await.iter().filter(|action| *action == "token-broker.grants.end").count()
 }
 
+gatehouse_db::sql! {
+    CONNECTIONS_OF_ATTEMPTS = "SELECT DISTINCT connection_id FROM rotations";
+}
+
 both_engines! {
     migrations: gatehouse_token_broker::MIGRATIONS;
 
@@ -180,6 +184,9 @@ both_engines! {
         for (request, expected) in [
             (ask("stranger", &[], 0), "CLIENT_NOT_ALLOWED"),
             (ask("reporter", &["admin"], 0), "INVALID_FIELD"),
+            // This upstream's tokens carry all scopes of the connection: for fewer there would never be one.
+            (ask("reporter", &["read"], 0), "INVALID_FIELD"),
+            (ask("reader", &[], 0), "CLIENT_NOT_ALLOWED"),
             (ask("reporter", &[], 366 * 86_400), "INVALID_FIELD"),
             (ask("reporter", &[], -1), "INVALID_FIELD"),
         ] {
@@ -297,6 +304,96 @@ both_engines! {
             }
         }
         assert_eq!(ends(&world).await, 6, "an end was not audited, or twice");
+    }
+
+    /// Open consents end by themselves; connections do not.
+    async fn open_consents_and_connections_are_bounded_apart(db: TestDb) {
+        let mut world = World::new(db, Rotation::Strict).await;
+        world.config.max_connections = 1;
+        world.config.upstreams.insert("another".into(), world.config.upstreams[UPSTREAM].clone());
+        let (replica, person) = (world.start().await, Person::new());
+        let mut client = replica.client(&world.person_token(&person));
+        let begin = |upstream: &str| pb::BeginConnectionRequest { upstream: upstream.into(), scopes: vec![] };
+        for _ in 0..20 {
+            client.begin_connection(begin(UPSTREAM)).await.unwrap();
+        }
+        let refused = client.begin_connection(begin(UPSTREAM)).await.map_err(from_status).unwrap_err();
+        assert_eq!(refused.reason(), "TOO_MANY_CONSENTS");
+        world.clock.advance(Duration::from_secs(601));
+        world.connect(&replica, &person).await.unwrap();
+        let refused = client.begin_connection(begin("another")).await.map_err(from_status).unwrap_err();
+        assert_eq!(refused.reason(), "TOO_MANY_CONNECTIONS");
+        replica.stop().await;
+    }
+
+    /// What has ended is shown behind what stands, and forgotten a month after.
+    async fn what_has_ended_stands_last_and_is_forgotten(db: TestDb) {
+        let world = World::new(db, Rotation::Strict).await;
+        let (replica, person) = (world.start().await, Person::new());
+        let mut client = replica.client(&world.person_token(&person));
+        let create = |connection: &str, lifetime_seconds: i64| pb::CreateOfflineGrantRequest {
+            connection_id: connection.into(),
+            client_id: "reporter".into(),
+            lifetime_seconds,
+            ..Default::default()
+        };
+        let mut ended = Vec::new();
+        for days in [0, 29] {
+            world.clock.advance(Duration::from_hours(days * 24));
+            let connection_id = world.connect(&replica, &person).await.unwrap().connection_id;
+            client.create_offline_grant(create(&connection_id, 0)).await.unwrap();
+            world.expire_access_tokens();
+            get(&mut client).await.unwrap();
+            client.disconnect(pb::DisconnectRequest { connection_id: connection_id.clone() }).await.unwrap();
+            ended.insert(0, connection_id);
+        }
+        let standing = world.connect(&replica, &person).await.unwrap().connection_id;
+        let long = client.create_offline_grant(create(&standing, 365 * 86_400)).await.unwrap().into_inner().grant.unwrap();
+        let short = client.create_offline_grant(create(&standing, 60)).await.unwrap().into_inner().grant.unwrap();
+        world.clock.advance(Duration::from_mins(2));
+        let listed = async |client: &mut support::Client| {
+            let connections = client.list_connections(pb::ListConnectionsRequest {}).await.unwrap().into_inner().connections;
+            let grants = client.list_offline_grants(pb::ListOfflineGrantsRequest {}).await.unwrap().into_inner().grants;
+            let connections: Vec<_> = connections.into_iter().map(|found| found.connection_id).collect();
+            let grants: Vec<_> = grants.into_iter().map(|found| found.offline_grant_id).collect();
+            (connections, grants)
+        };
+        let (connections, grants) = listed(&mut client).await;
+        assert_eq!(connections, [vec![standing.clone()], ended.clone()].concat());
+        assert_eq!((grants.len(), &grants[0], &grants[1]), (4, &long.offline_grant_id, &short.offline_grant_id));
+        replica.stop().await;
+        // Each process begins with a sweep.
+        world.clock.advance(Duration::from_hours(2 * 24));
+        let replica = world.start().await;
+        let client = replica.client(&world.person_token(&person));
+        eventually(Duration::from_secs(10), || {
+            let mut client = client.clone();
+            async move { listed(&mut client).await.0.len() == 2 }
+        })
+        .await;
+        let mut client = client;
+        let (connections, grants) = listed(&mut client).await;
+        assert_eq!(connections, [standing, ended.swap_remove(0)]);
+        assert_eq!((grants.len(), &grants[0]), (3, &long.offline_grant_id));
+        let left = gatehouse_db::read_tx!(world.db, "test.left", |tx| { tx.fetch_all(&CONNECTIONS_OF_ATTEMPTS, vec![]).await }).unwrap();
+        assert_eq!(left.len(), 1, "only the connection that is still shown has attempts");
+        assert!(get(&mut client).await.is_ok());
+        replica.stop().await;
+    }
+
+    /// A token that the provider goes on with was not rotated.
+    async fn a_renewal_without_rotation_is_not_called_one(db: TestDb) {
+        let world = World::new(db, Rotation::NoRotate).await;
+        let (replica, person) = (world.start().await, Person::new());
+        world.connect(&replica, &person).await.unwrap();
+        let mut client = replica.client(&world.person_token(&person));
+        world.expire_access_tokens();
+        get(&mut client).await.unwrap();
+        assert_eq!(world.provider.counters().refreshes, 1);
+        let listed = client.list_connections(pb::ListConnectionsRequest {}).await.unwrap().into_inner().connections;
+        assert_eq!((listed[0].generation, listed[0].rotated_at), (0, 0));
+        assert!(listed[0].last_used_at > 0);
+        replica.stop().await;
     }
 
     /// Ending a connection ends it everywhere: here, in the secrets backend, at the provider.

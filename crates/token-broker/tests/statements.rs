@@ -4,13 +4,15 @@
 use gatehouse_testkit::{TestDb, both_engines};
 
 /// By id and client alone, because a platform's client has no tenant; the rest is maintenance over all tenants.
-const ACROSS_TENANTS: [&str; 8] = [
+const ACROSS_TENANTS: [&str; 10] = [
     "FIND_GRANT",
     "LIST_STANDING_GRANTS",
     "LIST_UNSHREDDED",
     "LIST_UNFINISHED",
     "FREE_LEASES",
     "LIST_INTERRUPTED",
+    "LIST_FORGETTABLE",
+    "FORGET_GRANTS",
     "PURGE_ACCESS_TOKENS",
     "PURGE_AUTHORIZATIONS",
 ];

@@ -11,16 +11,13 @@ use crate::keys::Owner;
 use crate::store::plain;
 
 impl App {
-    /// Erases `person`, for `client`. Idempotent; goes on though the caller went away.
-    pub(crate) async fn erase_subject(&self, person: PersonId, client: ClientName) -> Result<()> {
+    /// Erases `person`, for `actor`. Idempotent; goes on though the caller went away.
+    pub(crate) async fn erase_subject(&self, person: PersonId, actor: Actor) -> Result<()> {
         let this = self.clone();
-        self.lifecycle
-            .spawn(async move { this.erase(person, client).await })
-            .await
-            .map_err(Error::internal)?
+        self.lifecycle.spawn(async move { this.erase(person, actor).await }).await.map_err(Error::internal)?
     }
 
-    async fn erase(&self, person: PersonId, client: ClientName) -> Result<()> {
+    async fn erase(&self, person: PersonId, actor: Actor) -> Result<()> {
         let owner = Owner::Person(person);
         // The key goes last: as long as it is there, a second try finds the same pseudonym.
         let key = self.blocking(move |app| app.keys.lookup(owner)).await?;
@@ -29,7 +26,7 @@ impl App {
             None => "erased".to_owned(),
         };
         run_tx!(self.db, "audit.erase", |tx| { plain::erase(tx, person, &pseudonym).await })?;
-        let event = self.own_event("audit.subjects.erase", Actor::Client(client))?;
+        let event = self.own_event("audit.subjects.erase", actor)?;
         let target = key.map(|key| Target::Person(key.pseudonym(person.as_uuid())));
         self.append(vec![Incoming { target: target.map(super::append::Target::Other), ..event }]).await?;
         self.blocking(move |app| app.keys.shred(owner)).await.map(drop)

@@ -8,6 +8,7 @@ use gatehouse_db::read_tx;
 use uuid::Uuid;
 
 use super::App;
+use crate::domain::names::LogId;
 use crate::domain::seal::{self, OpenError, Part};
 use crate::keys::Owner;
 use crate::store::plain::{Filter, PLATFORM, PlainRow};
@@ -100,8 +101,9 @@ impl App {
 
     fn open(&self, row: PlainRow, entry: events::Stored) -> Result<Event> {
         let tenant = (row.tenant != PLATFORM).then_some(row.tenant);
-        let log = &self.log(&row.log)?.id;
-        let place = seal::Place { environment: self.environment, log, event: row.event_id };
+        // Its log may be one that the configuration names no more: what it holds is still to be read.
+        let log = LogId::new(row.log.as_str()).map_err(Error::internal)?;
+        let place = seal::Place { environment: self.environment, log: &log, event: row.event_id };
         let mut erased = false;
         let mut read = |part: Part, owner: Owner| -> Result<String> {
             if seal::key_id(&entry.payload, part).map_err(changed)?.is_none() {

@@ -5,7 +5,7 @@ use gatehouse_proto::audit::v1::{ListEventsRequest, ListEventsResponse};
 use gatehouse_service::Caller;
 use tonic::Request;
 
-use super::{tenant_of, to_wire};
+use super::{count, tenant_of, to_wire};
 use crate::app::App;
 use crate::app::read::Query;
 
@@ -20,10 +20,17 @@ pub(super) async fn handle(app: &App, request: Request<ListEventsRequest>) -> Re
             .filter(|size| *size <= 200)
             .ok_or_else(|| Error::invalid_field("page_size", "must be from 1 to 200, or 0 for 50"))?,
     };
-    let texts = [&request.action, &request.actor, &request.target, &request.request_id];
-    if texts.iter().any(|text| text.len() > 200 || text.contains('\0')) {
-        return Err(Error::invalid_field("filter", "must be at most 200 characters"));
+    let texts = [
+        ("action", &request.action),
+        ("actor", &request.actor),
+        ("target", &request.target),
+        ("request_id", &request.request_id),
+    ];
+    if let Some((field, _)) = texts.iter().find(|(_, text)| text.len() > 200 || text.contains('\0')) {
+        return Err(Error::invalid_field(*field, "must be at most 200 bytes, without NUL"));
     }
+    count("occurred_from", request.occurred_from)?;
+    count("occurred_to", request.occurred_to)?;
     let query = Query {
         page_size,
         page_token: request.page_token,

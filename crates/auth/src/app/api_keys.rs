@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use gatehouse_client::audience;
 use gatehouse_core::ids::{CredentialId, PersonId, TenantId};
 use gatehouse_core::{Error, Result, Secret, Timestamp};
 use gatehouse_db::{Tx, read_tx, run_tx};
@@ -10,7 +11,7 @@ use serde_json::json;
 
 use super::{App, permissions_of};
 use crate::domain::api_key::{ApiKey, end_after_rotation};
-use crate::domain::roles::{Role, is_known};
+use crate::domain::roles::{Role, audience_of, is_for_keys, is_known};
 use crate::domain::text;
 use crate::store::api_keys::{self, ApiKeyRow};
 use crate::store::revocations::{self, Revoked};
@@ -23,8 +24,6 @@ const MAX_LIFETIME_S: u64 = 365 * DAY;
 const DEFAULT_LIFETIME_S: u64 = 90 * DAY;
 /// The longest overlap of two texts of one key, seconds.
 const MAX_OVERLAP_S: u64 = 7 * DAY;
-/// How much of a key's text may be shown, to tell keys apart: the prefix and part of the id, none of the secret.
-const HINT_CHARS: usize = 22;
 
 fn not_found() -> Error {
     Error::not_found("API_KEY_NOT_FOUND", "This tenant has no such API key.")
@@ -55,7 +54,17 @@ async fn held_now(
             .map(|key| (key.permissions, key.created_by)),
         Subject::Client(_) => None,
     };
-    Ok(held.unwrap_or_else(|| (Vec::new(), caller.subject().as_text())))
+    let (held, maker) = held.unwrap_or_else(|| (Vec::new(), caller.subject().as_text()));
+    Ok((within_token(held, &caller.claims().permissions), maker))
+}
+
+/// Those of `held` that a token for this service, which says `told`, does not withhold. It says nothing of what the
+/// caller may do at other services.
+fn within_token(mut held: Vec<String>, told: &[String]) -> Vec<String> {
+    held.retain(|permission| {
+        audience_of(permission).as_deref() != Some(audience::AUTH) || told.contains(permission)
+    });
+    held
 }
 
 /// Who is given a key's text is given all that the key may do.
@@ -70,7 +79,7 @@ fn refuse_wider(permissions: &[String], held: &[String]) -> Result<()> {
 }
 
 impl App {
-    /// Makes a key. No wider than its maker is now, nor than the maker's token.
+    /// Makes a key. No wider than its maker is now, nor, in what concerns this service, than the maker's token.
     ///
     /// # Errors
     /// `INVALID_FIELD`, `PERMISSION_TOO_HIGH`, `TOO_MANY_KEYS`, `TENANT_REQUIRED`.
@@ -94,6 +103,10 @@ impl App {
                 format!("{shown:?} is no permission that a key can have"),
             ));
         }
+        if let Some(personal) = permissions.iter().find(|permission| !is_for_keys(permission)) {
+            let message = format!("{personal} is for signed-in people only: a key could never use it");
+            return Err(Error::invalid_field("permissions", message));
+        }
         let now = self.now();
         let key = ApiKey::generate(CredentialId::new(&self.0.clock, &self.0.entropy), &self.0.entropy);
         let text = key.to_text(self.0.environment);
@@ -109,7 +122,7 @@ impl App {
             expires_at: Some(now.plus(Duration::from_secs(lifetime))),
             last_used_at: None,
             revoked_at: None,
-            hint: text.expose().chars().take(HINT_CHARS).collect(),
+            hint: key.hint(self.0.environment),
             digest: key.digest(&ring, ring.current(now)),
             previous: None,
         };
@@ -120,7 +133,7 @@ impl App {
             let granted = if permissions.is_empty() {
                 permissions_of(&[Role::Member])
                     .into_iter()
-                    .filter(|permission| held.contains(permission))
+                    .filter(|permission| is_for_keys(permission) && held.contains(permission))
                     .collect()
             } else {
                 refuse_wider(&permissions, &held)?;
@@ -153,7 +166,8 @@ impl App {
     /// caller's to use, so they must hold all that the key may do.
     ///
     /// # Errors
-    /// `API_KEY_NOT_FOUND`, `PERMISSION_TOO_HIGH`, `INVALID_FIELD`, `TENANT_REQUIRED`.
+    /// `API_KEY_NOT_FOUND`, `API_KEY_EXPIRED`, `API_KEY_CHANGED`, `PERMISSION_TOO_HIGH`, `INVALID_FIELD`,
+    /// `TENANT_REQUIRED`.
     pub async fn rotate_api_key(
         &self,
         caller: &Caller,
@@ -175,13 +189,17 @@ impl App {
             else {
                 return Err(not_found().into());
             };
+            if !old.is_live(now) {
+                let message = "This API key has ended. Make a new one.";
+                return Err(Error::failed_precondition("API_KEY_EXPIRED", message).into());
+            }
             refuse_wider(&old.permissions, &held)?;
             let life = old.expires_at.map(|end| end.since(old.made_at));
             let new = ApiKeyRow {
                 made_at: now,
                 expires_at: life.map(|life| now.plus(life)),
                 digest: digest.clone(),
-                hint: text.expose().chars().take(HINT_CHARS).collect(),
+                hint: key.hint(self.0.environment),
                 ..old.clone()
             };
             let until = end_after_rotation(old.expires_at, now, overlap);
@@ -305,5 +323,18 @@ impl App {
             })?;
         }
         Ok(Some((row, ends_at, not_before)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_narrow_token_makes_no_wide_key() {
+        let texts = |all: &[&str]| all.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+        let held = texts(&["auth.api_keys.manage", "auth.members.read", "job.jobs.submit"]);
+        let told = texts(&["auth.api_keys.manage"]);
+        assert_eq!(within_token(held, &told), ["auth.api_keys.manage", "job.jobs.submit"]);
     }
 }

@@ -64,7 +64,7 @@ impl App {
     /// for as long as the retry window; after either, the session ends.
     ///
     /// # Errors
-    /// `REFRESH_TOKEN_INVALID`, `REFRESH_TOKEN_REUSED`, `SESSION_EXPIRED`.
+    /// `REFRESH_TOKEN_INVALID`, `REFRESH_TOKEN_REUSED`, `SESSION_EXPIRED`, `REFRESH_RACE`.
     pub async fn refresh(&self, text: &Secret<String>, origin: &Origin) -> Result<Tokens> {
         let ring = self.0.keys.ring();
         // Not made by us: refused before the database is asked.
@@ -126,17 +126,8 @@ impl App {
             let Some(session) = sessions::lookup(tx, token.family()).await? else {
                 return refused(Refusal::Invalid);
             };
-            let Some(person) =
-                people::lookup(tx, session.person).await?.filter(|person| person.disabled_at.is_none())
-            else {
+            let Some((person, tenant)) = standing(tx, &session).await? else {
                 return refused(Refusal::Ended);
-            };
-            let tenant = match session.tenant {
-                None => None,
-                Some(tenant) => match memberships::lookup_role(tx, tenant, person.id).await? {
-                    Some(role) => Some((tenant, role)),
-                    None => return refused(Refusal::Ended),
-                },
             };
             let successor = match session.family.judge(token, ring, now, self.retry_window()) {
                 Verdict::Unknown => return refused(Refusal::Invalid),
@@ -198,16 +189,19 @@ impl App {
         Ok(())
     }
 
-    /// Ends one of the caller's own sessions.
+    /// Ends one of the caller's own sessions. Idempotent.
     ///
     /// # Errors
     /// `SESSION_NOT_FOUND`, `PERSON_REQUIRED`.
     pub async fn revoke_session(&self, caller: &Caller, session: SessionId) -> Result<()> {
         let person = caller.person()?;
         if self.end_own_session(caller, person, session, EndReason::Revoked, "auth.sessions.revoke").await? {
-            Ok(())
-        } else {
-            Err(Error::not_found("SESSION_NOT_FOUND", "You have no such session, or it is over."))
+            return Ok(());
+        }
+        let found = read_tx!(self.0.db, "auth.session.look", |tx| { sessions::lookup(tx, session).await })?;
+        match found.filter(|found| found.person == person) {
+            Some(_) => Ok(()),
+            None => Err(Error::not_found("SESSION_NOT_FOUND", "You have no such session.")),
         }
     }
 
@@ -259,6 +253,18 @@ impl App {
         let (person, now) = (caller.person()?, self.now());
         Ok(read_tx!(self.0.db, "auth.session.list", |tx| { sessions::list(tx, person, now).await })?)
     }
+}
+
+/// Whose session it is and where they act in it, if they still may.
+pub(crate) async fn standing(
+    tx: &mut Tx,
+    session: &Session,
+) -> gatehouse_db::Result<Option<(Person, Option<(TenantId, Role)>)>> {
+    let person = people::lookup(tx, session.person).await?;
+    let Some(person) = person.filter(|person| person.disabled_at.is_none()) else { return Ok(None) };
+    let Some(tenant) = session.tenant else { return Ok(Some((person, None))) };
+    let role = memberships::lookup_role(tx, tenant, person.id).await?;
+    Ok(role.map(|role| (person, Some((tenant, role)))))
 }
 
 pub(crate) fn in_tenant(event: AuditEvent, tenant: Option<TenantId>) -> AuditEvent {

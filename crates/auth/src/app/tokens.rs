@@ -11,6 +11,7 @@ use gatehouse_service::{Caller, Claims};
 use serde_json::{Value, json};
 
 use super::App;
+use super::sessions::standing;
 use crate::domain::api_key::looks_like_one;
 use crate::domain::refresh::{RefreshToken, Verdict};
 use crate::domain::roles::{audience_of, covers};
@@ -234,7 +235,9 @@ impl App {
         let ring = self.0.keys.ring();
         if let Some(refresh) = RefreshToken::parse(text, &ring) {
             let session = read_tx!(self.0.db, "auth.token.introspect", |tx| {
-                sessions::lookup(tx, refresh.family()).await
+                let Some(session) = sessions::lookup(tx, refresh.family()).await? else { return Ok(None) };
+                // Of someone who is no longer let in it would not be exchanged.
+                Ok(standing(tx, &session).await?.map(|_| session))
             })?;
             let live = session.filter(|session| {
                 session.family.judge(&refresh, &ring, now, self.retry_window()) == Verdict::Alive

@@ -11,6 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use gatehouse_core::ids::CredentialId;
 use gatehouse_core::{Entropy, Environment, Secret, Timestamp};
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -49,6 +50,15 @@ impl ApiKey {
         text.push('_');
         URL_SAFE_NO_PAD.encode_string(self.secret.expose(), &mut text);
         Secret::new(text)
+    }
+
+    /// What of the text may be shown, to tell keys and their texts apart: the prefix, the last 4 digits of the id, and
+    /// 32 bits of the text's SHA-256, which whoever has a text can compute and which say nothing of 256 random bits.
+    #[must_use]
+    pub fn hint(&self, environment: Environment) -> String {
+        let id = self.id.as_uuid().simple().to_string();
+        let digest = Sha256::digest(self.to_text(environment).expose());
+        format!("{}…{}:{}", prefix(environment), &id[28..], hex::encode(&digest[..4]))
     }
 
     /// What may be stored of it.

@@ -118,10 +118,20 @@ pub fn covers(held: &str, asked: &str) -> bool {
     held.split(':').next() == Some(asked)
 }
 
-/// Whether `permission` is one that a role of a tenant has, and so one that an API key can have.
+/// Whether `permission` is one that a role of a tenant has.
 #[must_use]
 pub fn is_known(permission: &str) -> bool {
     Role::Owner.holds(permission)
+}
+
+/// What only a signed-in person can do, whatever else they hold: the methods ask for one. All others that a role of a
+/// tenant has are of use to an API key; `token-broker.tokens.get` with upstreams that take a key of the installation.
+const OF_PERSONS: &[&str] = &["auth.members.manage", "token-broker.connections.manage"];
+
+/// Whether an API key can use `permission`.
+#[must_use]
+pub fn is_for_keys(permission: &str) -> bool {
+    is_known(permission) && !OF_PERSONS.contains(&permission)
 }
 
 /// The audience (`gatehouse.<service>`) at which `permission` means something.
@@ -168,6 +178,14 @@ mod tests {
         for (permission, _) in TABLE {
             assert!(asked.contains(&Access::Permission((*permission).to_owned())), "{permission}");
         }
+    }
+
+    #[test]
+    fn what_keys_cannot_use_is_spelled_as_what_roles_have() {
+        for permission in OF_PERSONS {
+            assert!(is_known(permission) && !is_for_keys(permission), "{permission}");
+        }
+        assert!(is_for_keys("job.jobs.submit") && !is_for_keys("audit.log.export"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod api_key;
 mod tenant;
 mod token;
 
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use gatehouse_core::{Error, Result, Timestamp};
@@ -57,7 +58,8 @@ impl Face {
             .is_some_and(|caller| caller.holds(ASSERT_ORIGIN));
         match said {
             Some(said) if trusted => Origin {
-                ip: said.ip.chars().take(64).collect(),
+                // What is no address is not told as one.
+                ip: said.ip.parse().map(|ip: IpAddr| ip.to_string()).unwrap_or_default(),
                 user_agent: said.user_agent.chars().filter(|c| !c.is_control()).take(256).collect(),
             },
             _ => Origin::default(),

@@ -21,6 +21,9 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 /// The service that stands at the OAuth endpoint.
 const GATEWAY: &str = "gateway";
 
+/// Entries in one message: some 100 KiB, where clients take 4 MiB.
+const PART: usize = 1_000;
+
 #[async_trait]
 impl TokenService for Face {
     type WatchRevocationsStream = ReceiverStream<Result<WatchRevocationsResponse, Status>>;
@@ -132,14 +135,20 @@ async fn watch(
     loop {
         let reading = *readings.borrow_and_update();
         if let Some(sequence) = reading {
-            let revocations = log.after(sent);
-            let quiet = last_sent.is_some_and(|sent| sent.elapsed() < HEARTBEAT / 2);
-            if !(quiet && revocations.is_empty()) {
-                sent = revocations.last().map_or(sent, |last| last.sequence).max(sequence);
+            // In parts, for any number may be live; only the last covers the whole reading.
+            loop {
+                let revocations = log.after(sent, PART);
+                let quiet = last_sent.is_some_and(|sent| sent.elapsed() < HEARTBEAT / 2);
+                if quiet && revocations.is_empty() {
+                    break;
+                }
+                let whole = revocations.len() < PART;
+                let last = revocations.last().map_or(sent, |last| last.sequence);
+                sent = if whole { last.max(sequence) } else { last };
                 let message = WatchRevocationsResponse {
                     revocations,
                     sequence: sent,
-                    snapshot_complete: true,
+                    snapshot_complete: whole,
                     heartbeat_ms: i64::try_from(HEARTBEAT.as_millis()).unwrap_or(i64::MAX),
                 };
                 // A watcher that takes nothing for as long as this is better off with a new stream.
@@ -147,7 +156,10 @@ async fn watch(
                 {
                     return;
                 }
-                last_sent = Some(tokio::time::Instant::now());
+                last_sent = whole.then(tokio::time::Instant::now);
+                if whole {
+                    break;
+                }
             }
         }
         tokio::select! {

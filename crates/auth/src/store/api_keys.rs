@@ -9,7 +9,7 @@ use crate::domain::keys::KeyedDigest;
 
 sql! {
     /// Adds a key unless the tenant has its fill of live ones.
-    pub ADD_API_KEY = "INSERT INTO api_keys (tenant_id, api_key_id, name, permissions, created_by, created_at, made_at, expires_at, hint, digest_kid, digest) SELECT $1, $2, $3, $4, $5, $6, $6, $7, $8, $9, $10 WHERE (SELECT COUNT(*) FROM api_keys AS others WHERE others.tenant_id = $1 AND others.revoked_at IS NULL) < $11";
+    pub ADD_API_KEY = "INSERT INTO api_keys (tenant_id, api_key_id, name, permissions, created_by, created_at, made_at, expires_at, hint, digest_kid, digest) SELECT $1, $2, $3, $4, $5, $6, $6, $7, $8, $9, $10 WHERE (SELECT COUNT(*) FROM api_keys AS others WHERE others.tenant_id = $1 AND others.revoked_at IS NULL AND (others.expires_at IS NULL OR others.expires_at > $6)) < $11";
     /// A key by id alone: what is presented names no tenant, and the key says which one it is for.
     pub LOOKUP_CREDENTIAL = "SELECT tenant_id, api_key_id, name, permissions, created_by, created_at, made_at, expires_at, last_used_at, revoked_at, hint, digest_kid, digest, previous_digest_kid, previous_digest, previous_until FROM api_keys WHERE api_key_id = $1";
     /// A key of a tenant.
@@ -19,7 +19,7 @@ sql! {
     /// The keys of a tenant that are not revoked and that came from one person, or whose text that person was shown.
     pub LIST_API_KEYS_OF_PERSON = "SELECT tenant_id, api_key_id, name, permissions, created_by, created_at, made_at, expires_at, last_used_at, revoked_at, hint, digest_kid, digest, previous_digest_kid, previous_digest, previous_until FROM api_keys WHERE tenant_id = $1 AND (created_by = $2 OR held_by = $2 OR (previous_held_by = $2 AND previous_until > $3)) AND revoked_at IS NULL ORDER BY api_key_id";
     /// Gives a live key a new text; the present one becomes the previous one.
-    pub ROTATE_API_KEY = "UPDATE api_keys SET previous_digest_kid = digest_kid, previous_digest = digest, previous_until = $3, previous_held_by = COALESCE(held_by, created_by), held_by = $10, digest_kid = $4, digest = $5, made_at = $6, expires_at = $7, hint = $8 WHERE tenant_id = $1 AND api_key_id = $2 AND digest = $9 AND revoked_at IS NULL";
+    pub ROTATE_API_KEY = "UPDATE api_keys SET previous_digest_kid = digest_kid, previous_digest = digest, previous_until = $3, previous_held_by = COALESCE(held_by, created_by), held_by = $10, digest_kid = $4, digest = $5, made_at = $6, expires_at = $7, hint = $8 WHERE tenant_id = $1 AND api_key_id = $2 AND digest = $9 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $6)";
     /// Ends a key.
     pub REVOKE_API_KEY = "UPDATE api_keys SET revoked_at = $3 WHERE tenant_id = $1 AND api_key_id = $2 AND revoked_at IS NULL";
     /// Marks a use, to the minute.
@@ -51,7 +51,7 @@ pub struct ApiKeyRow {
     pub last_used_at: Option<Timestamp>,
     /// When it was revoked.
     pub revoked_at: Option<Timestamp>,
-    /// First characters of its text.
+    /// What tells keys and their texts apart: [`ApiKey::hint`](crate::domain::api_key::ApiKey::hint).
     pub hint: String,
     /// Digest of its text.
     pub digest: KeyedDigest,

@@ -10,6 +10,8 @@ use gatehouse_proto::auth::v1::{
 };
 use gatehouse_testkit::{TestDb, both_engines, eventually};
 
+use sha2::Digest as _;
+
 use crate::support::{Cluster, PATIENCE, Subject, claims, reason};
 
 async fn admin_of(cluster: &Cluster, email: &str) -> Subject {
@@ -27,6 +29,13 @@ async fn key(admin: &mut Subject, permissions: &[&str]) -> CreateApiKeyResponse 
     admin.api_keys.create_api_key(request).await.unwrap().into_inner()
 }
 
+/// What anyone who has a text can compute of it.
+fn hint_of(text: &str, id: &str) -> String {
+    let id = id.replace('-', "");
+    let digest = hex::encode(&sha2::Sha256::digest(text)[..4]);
+    format!("gh_dev_ak_…{}:{digest}", &id[28..])
+}
+
 both_engines! {
     migrations: MIGRATIONS;
 
@@ -36,7 +45,7 @@ both_engines! {
         let made = key(&mut admin, &["job.jobs.submit", "auth.tenants.read"]).await;
         assert!(made.text.starts_with("gh_dev_ak_"), "{}", made.text);
         let stored = made.api_key.unwrap();
-        assert!(made.text.starts_with(&stored.hint) && stored.hint.len() < 24);
+        assert_eq!(stored.hint, hint_of(&made.text, &stored.api_key_id));
         let exchanged = cluster.at(1).exchange(&made.text, audience::JOB).await.unwrap();
         let said = claims(&exchanged.access_token);
         assert_eq!(said["sub"], format!("api_key:{}", stored.api_key_id));
@@ -61,10 +70,21 @@ both_engines! {
         };
         for (permissions, lifetime, name) in [
             (&["auth.tokens.exchange"][..], 0, "k"), (&["everything"], 0, "k"), (&["audit.log.export"], 0, "k"),
+            // Of a person's own: no key could ever use them.
+            (&["auth.members.manage"], 0, "k"), (&["token-broker.connections.manage"], 0, "k"),
+            (&["job.jobs.read", "token-broker.connections.manage"], 0, "k"),
             (&[], -1, "k"), (&[], 400 * 86_400, "k"), (&[], 0, ""),
         ] {
             assert_eq!(reason(admin.api_keys.create_api_key(create(permissions, lifetime, name)).await), "INVALID_FIELD");
         }
+        let usual = admin.api_keys.create_api_key(create(&[], 0, "k")).await.unwrap().into_inner().api_key.unwrap();
+        assert_eq!(
+            usual.permissions,
+            [
+                "audit.checkpoints.read", "auth.tenants.read", "job.jobs.cancel", "job.jobs.read",
+                "job.jobs.submit", "token-broker.connections.read", "token-broker.tokens.get",
+            ]
+        );
         // A key that may make keys makes none that is wider than itself.
         let maker = key(&mut admin, &["auth.api_keys.manage", "job.jobs.read"]).await;
         let mut maker = cluster.at(0).as_subject(&maker.text).await;
@@ -80,7 +100,9 @@ both_engines! {
         let id = made.api_key.unwrap().api_key_id;
         let rotate = |overlap: i64| RotateApiKeyRequest { api_key_id: id.clone(), overlap_seconds: overlap };
         let rotated = admin.api_keys.rotate_api_key(rotate(60)).await.unwrap().into_inner();
-        assert_eq!(rotated.api_key.unwrap().api_key_id, id);
+        let shown = rotated.api_key.unwrap();
+        assert_eq!((shown.api_key_id.as_str(), shown.hint), (id.as_str(), hint_of(&rotated.text, &id)));
+        assert_ne!(hint_of(&rotated.text, &id), hint_of(&made.text, &id), "a hint tells which text it is of");
         for text in [&made.text, &rotated.text] {
             cluster.at(1).exchange(text, audience::JOB).await.unwrap();
         }
@@ -114,7 +136,7 @@ both_engines! {
         assert_eq!(reason(as_narrow.api_keys.rotate_api_key(rotate(&wide_id)).await), "PERMISSION_TOO_HIGH");
         // The refusal changed nothing.
         let listed = admin.api_keys.list_api_keys(ListApiKeysRequest {}).await.unwrap().into_inner().api_keys;
-        assert!(listed.iter().any(|key| key.api_key_id == wide_id && wide.text.starts_with(&key.hint)));
+        assert!(listed.iter().any(|key| key.api_key_id == wide_id && key.hint == hint_of(&wide.text, &wide_id)));
         cluster.at(0).exchange(&wide.text, audience::JOB).await.unwrap();
         as_narrow.api_keys.rotate_api_key(rotate(&narrow_id)).await.unwrap();
         let mut as_wide = cluster.at(0).as_subject(&wide.text).await;
@@ -174,5 +196,14 @@ both_engines! {
             cluster.at(0).exchange(&made.text, audience::JOB).await.is_err_and(|status| reason::<()>(Err(status)) == "SUBJECT_TOKEN_INVALID")
         })
         .await;
+        // What has ended takes no one's place, and stays ended.
+        let tokens = cluster.at(0).sign_in("ada@example.com").await;
+        let mut admin = cluster.at(0).as_subject(&tokens.access_token).await;
+        let rotate = RotateApiKeyRequest { api_key_id: made.api_key.unwrap().api_key_id, overlap_seconds: 0 };
+        assert_eq!(reason(admin.api_keys.rotate_api_key(rotate).await), "API_KEY_EXPIRED");
+        key(&mut admin, &[]).await;
+        key(&mut admin, &[]).await;
+        let third = CreateApiKeyRequest { name: "k".into(), ..CreateApiKeyRequest::default() };
+        assert_eq!(reason(admin.api_keys.create_api_key(third).await), "TOO_MANY_KEYS");
     }
 }

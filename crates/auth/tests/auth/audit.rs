@@ -139,5 +139,12 @@ both_engines! {
         let told: Vec<_> = events(&db).await.into_iter().filter(|event| event.action == "auth.sessions.create").collect();
         let from: Vec<_> = told.iter().map(|event| event.payload_json.contains("192.0.2.7")).collect();
         assert_eq!(from, [false, false, true]);
+        // What is no address is not told as one.
+        let mut odd = request();
+        odd.origin = Some(Origin { ip: "ada@example.com".into(), user_agent: "probe".into() });
+        AccountServiceClient::new(replica.with(&gateway)).sign_in(odd).await.unwrap();
+        let last = events(&db).await.into_iter().rfind(|event| event.action == "auth.sessions.create").unwrap();
+        let payload: serde_json::Value = serde_json::from_str(&last.payload_json).unwrap();
+        assert_eq!((payload["ip"].as_str(), payload["user_agent"].as_str()), (Some(""), Some("probe")));
     }
 }

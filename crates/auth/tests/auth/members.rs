@@ -160,7 +160,7 @@ both_engines! {
         let cluster = Cluster::start(&db, 2).await;
         let (_, mut staff) = staffed(&cluster).await;
         let person = staff[1].1.clone();
-        let owners = key(&mut staff[0].2, &["auth.members.manage"]).await;
+        let owners = key(&mut staff[0].2, &["auth.api_keys.manage"]).await;
         let wide = key(&mut staff[1].2, &["auth.api_keys.manage", "auth.tenants.read"]).await;
         let narrow = key(&mut staff[1].2, &["auth.tenants.read"]).await;
         let mut as_wide = cluster.at(0).as_subject(&wide.1).await;

@@ -7,11 +7,13 @@ use gatehouse_auth::store::revocations::{self, Revoked};
 use gatehouse_client::audience;
 use gatehouse_core::ids::SessionId;
 use gatehouse_core::{Clock, Entropy};
-use gatehouse_db::run_tx;
+use gatehouse_db::{params, run_tx, sql};
 use gatehouse_proto::auth::v1::token_service_client::TokenServiceClient;
 use gatehouse_proto::auth::v1::{
     RevokeTokenRequest, WatchRevocationsRequest, WatchRevocationsResponse, WhoAmIRequest,
 };
+use gatehouse_service::revocations::{RevocationFeed, Staleness};
+use gatehouse_service::{KeySet, Lifecycle, Readiness, Revocations};
 use gatehouse_testkit::{TestDb, both_engines, eventually};
 use tonic::Streaming;
 
@@ -25,6 +27,11 @@ async fn watch(cluster: &Cluster, replica: usize, after: i64) -> Streaming<Watch
 
 async fn next(stream: &mut Streaming<WatchRevocationsResponse>) -> WatchRevocationsResponse {
     tokio::time::timeout(PATIENCE, stream.message()).await.expect("news in time").unwrap().unwrap()
+}
+
+sql! {
+    ADD_MANY_ENTRIES = "WITH RECURSIVE n (v) AS (SELECT CAST(1 AS BIGINT) UNION ALL SELECT v + 1 FROM n WHERE v < $1) INSERT INTO revocations (sequence, kind, subject_id, not_before, expires_at) SELECT v, 'membership', CAST($2 AS TEXT), CAST($3 AS BIGINT), CAST($4 AS BIGINT) FROM n";
+    SET_HEAD = "UPDATE revocation_head SET sequence = $1 WHERE id = 1";
 }
 
 both_engines! {
@@ -109,6 +116,46 @@ both_engines! {
             async move { accounts.who_am_i(WhoAmIRequest {}).await.is_err() }
         })
         .await;
+    }
+
+    /// Far more than one message can hold: 4 MiB is what clients take.
+    async fn a_snapshot_of_any_size_comes_in_parts(db: TestDb) {
+        const ENTRIES: i64 = 60_000;
+        let cluster = Cluster::start(&db, 0).await;
+        let now = cluster.clock.now();
+        let (not_before, expires_at) = (now.as_micros(), now.plus(Duration::from_hours(1)).as_micros());
+        run_tx!(db.db(), "test.revoke_many", |tx| {
+            let id = format!("{0}/{0}", uuid::Uuid::max());
+            tx.execute(&ADD_MANY_ENTRIES, params![ENTRIES, id, not_before, expires_at]).await?;
+            tx.execute(&SET_HEAD, params![ENTRIES]).await
+        })
+        .unwrap();
+        let mut cluster = cluster;
+        let replica = cluster.add_replica(&db).await.unwrap();
+        cluster.replicas.push(replica);
+        let mut stream = watch(&cluster, 0, 0).await;
+        let (mut seen, mut bytes) = (Vec::new(), 0);
+        loop {
+            let part = next(&mut stream).await;
+            assert!(part.revocations.len() <= 1_000, "{} in one part", part.revocations.len());
+            bytes += prost::Message::encoded_len(&part);
+            seen.extend(part.revocations.iter().map(|entry| entry.sequence));
+            assert_eq!(part.sequence, *seen.last().unwrap(), "a part covers what it brings");
+            if part.snapshot_complete {
+                break;
+            }
+        }
+        assert!(bytes > 4 << 20, "{bytes} bytes prove nothing");
+        assert_eq!(seen, (1..=ENTRIES).collect::<Vec<_>>());
+        // A verifier that was given a part only lets nobody in yet.
+        let never = Staleness { privileged: Duration::from_hours(1), all: Duration::from_hours(1) };
+        let revocations = Revocations::new(cluster.clock.clone(), never);
+        let lifecycle = Lifecycle::new();
+        let token = cluster.at(0).client_token("worker", audience::AUTH).await;
+        RevocationFeed::new(cluster.at(0).with(&token), revocations.clone(), KeySet::default(), Entropy::system())
+            .start("test", &lifecycle, &Readiness::new());
+        eventually(PATIENCE, || async { revocations.sequence() == ENTRIES }).await;
+        assert!(lifecycle.drain(PATIENCE).await);
     }
 
     async fn heartbeats_come_when_nothing_happens(db: TestDb) {

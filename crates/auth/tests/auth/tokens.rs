@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use gatehouse_auth::MIGRATIONS;
 use gatehouse_client::audience;
+use gatehouse_db::{params, run_tx, sql};
 use gatehouse_proto::auth::v1::token_service_client::TokenServiceClient;
 use gatehouse_proto::auth::v1::{
     ExchangeTokenRequest, GetJwksRequest, IntrospectTokenRequest, IssueTokenRequest, RevokeTokenRequest,
@@ -23,6 +24,10 @@ async fn verifier(cluster: &Cluster, issuer: &str, audience: &'static str) -> Ve
     keys.replace(&jwks.jwks_json).unwrap();
     revocations.apply(&[], 0, true);
     Verifier::new(issuer, audience, keys, revocations, cluster.clock.clone())
+}
+
+sql! {
+    DISABLE_ALL = "UPDATE people SET disabled_at = 1";
 }
 
 both_engines! {
@@ -183,6 +188,10 @@ both_engines! {
             let said = introspect(token).await;
             assert_eq!((said.active, said.claims_json.as_str()), (false, ""), "{token}");
         }
+        // What would not be exchanged is not active: the person was disabled.
+        run_tx!(db.db(), "test.disable", |tx| { tx.execute(&DISABLE_ALL, params![]).await }).unwrap();
+        assert_eq!(reason(replica.refresh(&tokens.refresh_token).await), "SESSION_EXPIRED");
+        assert!(!introspect(&tokens.refresh_token).await.active);
     }
 
     async fn whoever_holds_a_token_can_revoke_it(db: TestDb) {

@@ -168,6 +168,7 @@ const ACROSS_TENANTS: &[(&str, &str, &str)] = &[
     ("auth", "LIST_TENANTS_OF_PERSON", "a person asks for their own memberships"),
     ("job", "CLAIM_ANY_TENANT", "a worker that may work for all tenants asks for the next job"),
     ("job", "HELD_BY", "a worker's own leases"),
+    ("job", "FIND_ENDING", "a worker says again how it ended a lease: found only by exactly its own words"),
     ("job", "LIST_STALLED", "a sweep"),
     ("job", "LIST_TIMED_OUT", "a sweep"),
     ("job", "LIST_EXPIRED", "a sweep"),
@@ -177,6 +178,8 @@ const ACROSS_TENANTS: &[(&str, &str, &str)] = &[
     ("token_broker", "LIST_STANDING_GRANTS", "a sweep; what it finds is handled tenant by tenant"),
     ("token_broker", "LIST_UNSHREDDED", "a sweep; what it finds is handled tenant by tenant"),
     ("token_broker", "LIST_UNFINISHED", "a sweep; what it finds is handled tenant by tenant"),
+    ("token_broker", "LIST_FORGETTABLE", "a sweep; what it finds is handled tenant by tenant"),
+    ("token_broker", "FORGET_GRANTS", "time ends those of all tenants"),
     ("token_broker", "LIST_INTERRUPTED", "a sweep; what it finds is handled tenant by tenant"),
     (
         "token_broker",

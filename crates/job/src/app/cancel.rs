@@ -21,25 +21,25 @@ impl App {
         let now = self.0.clock.now();
         let expires_at = now.plus(self.0.config.ttl(JobState::Cancelled));
         let audit = self.0.outbox.event("job.jobs.cancel").by(caller).target("job", id.as_uuid());
-        let (job, holder) = run_tx!(self.0.db, "job.cancel", |tx| {
+        let (job, holder, ended) = run_tx!(self.0.db, "job.cancel", |tx| {
             if let Some(job) = jobs::cancel_queued(tx, tenant, id, now, expires_at).await? {
                 let data = end_data(JobState::Cancelled, None);
                 events::add(tx, (tenant, id), (job.last_sequence, EventType::End, job.attempt), now, data)
                     .await?;
                 self.0.outbox.emit(tx, &audit).await?;
-                return Ok((Some(job), None));
+                return Ok((Some(job), None, true));
             }
             if let Some((job, holder)) = jobs::request_cancel(tx, tenant, id).await? {
                 let data = json!({}).to_string();
                 let event = (job.last_sequence, EventType::CancelRequested, job.attempt);
                 events::add(tx, (tenant, id), event, now, data).await?;
                 self.0.outbox.emit(tx, &audit).await?;
-                return Ok((Some(job), holder));
+                return Ok((Some(job), holder, false));
             }
-            Ok((jobs::lookup(tx, tenant, id).await?, None))
+            Ok((jobs::lookup(tx, tenant, id).await?, None, false))
         })?;
         let job = job.ok_or_else(not_found)?;
-        if job.state == JobState::Cancelled {
+        if ended {
             self.0.metrics.finished(&job.kind, job.state.as_str());
         }
         self.ring_events(tenant, id);

@@ -7,6 +7,7 @@ use gatehouse_service::Caller;
 use serde_json::json;
 
 use super::App;
+use super::submit::queue_full;
 use crate::domain::{EventType, Job, JobState, fair_turn, not_found};
 use crate::store::{events, jobs};
 
@@ -16,6 +17,7 @@ enum Retried {
     Succeeded,
     NotFound,
     KindGone,
+    QueueFull(i64),
 }
 
 impl App {
@@ -23,7 +25,7 @@ impl App {
     /// checkpoint stay.
     ///
     /// # Errors
-    /// `JOB_NOT_FOUND`, `JOB_NOT_FINISHED`, `JOB_SUCCEEDED`, `KIND_NOT_FOUND`.
+    /// `JOB_NOT_FOUND`, `JOB_NOT_FINISHED`, `JOB_SUCCEEDED`, `KIND_NOT_FOUND`, `QUEUE_FULL`.
     pub(crate) async fn retry(&self, caller: &Caller, id: JobId) -> Result<Job> {
         let tenant = caller.tenant()?;
         let now = self.0.clock.now();
@@ -31,7 +33,11 @@ impl App {
         let retried = run_tx!(self.0.db, "job.retry", |tx| {
             let Some(found) = jobs::lookup(tx, tenant, id).await? else { return Ok(Retried::NotFound) };
             let Some(bounds) = self.0.config.kinds.get(&found.kind) else { return Ok(Retried::KindGone) };
-            let (_, last_turn) = jobs::queue_of(tx, tenant, &found.kind).await?;
+            let (waiting, last_turn) = jobs::queue_of(tx, tenant, &found.kind).await?;
+            let limit = i64::from(bounds.max_queued_per_tenant);
+            if matches!(found.state, JobState::Failed | JobState::Cancelled) && waiting >= limit {
+                return Ok(Retried::QueueFull(limit));
+            }
             let turn = fair_turn(now, last_turn, self.0.config.fair_share());
             let Some(job) = jobs::retry(tx, tenant, id, now, turn, bounds.max_attempts).await? else {
                 return Ok(if found.state == JobState::Succeeded {
@@ -52,6 +58,7 @@ impl App {
                 self.ring_queue(&job.kind);
                 Ok(*job)
             }
+            Retried::QueueFull(limit) => Err(queue_full(limit)),
             Retried::Succeeded => Err(Error::failed_precondition(
                 "JOB_SUCCEEDED",
                 "The job succeeded. Submit a new one to do it again.",

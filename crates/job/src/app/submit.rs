@@ -29,7 +29,7 @@ impl App {
     /// Queues a job for the caller's tenant; `true` if the idempotency key had made it before.
     ///
     /// # Errors
-    /// `KIND_NOT_FOUND`, `INPUT_TOO_LARGE`, `INPUT_INVALID`, `IDEMPOTENCY_KEY_REUSED`, `QUEUE_FULL`.
+    /// `KIND_NOT_FOUND`, `INPUT_TOO_LARGE`, `INPUT_INVALID`, `IDEMPOTENCY_KEY_REUSED`, `QUEUE_FULL`, `SUBMIT_RACED`.
     pub(crate) async fn submit(
         &self,
         caller: &Caller,
@@ -96,11 +96,7 @@ impl App {
                 "IDEMPOTENCY_KEY_REUSED",
                 "This idempotency key was used for another request. Use a new key for a new job.",
             )),
-            Submitted::QueueFull => Err(Error::resource_exhausted(
-                "QUEUE_FULL",
-                format!("{limit} jobs of this kind wait already. Wait until some of them are done."),
-            )
-            .retry_after(Duration::from_secs(5))),
+            Submitted::QueueFull => Err(queue_full(limit)),
             Submitted::Vanished => Err(Error::aborted(
                 "SUBMIT_RACED",
                 "The job of this key was deleted just now. Submit it again.",
@@ -118,6 +114,12 @@ impl App {
             )
         })
     }
+}
+
+/// A tenant may have `limit` jobs of the kind waiting, and has.
+pub(super) fn queue_full(limit: i64) -> Error {
+    let message = format!("{limit} jobs of this kind wait already. Wait until some of them are done.");
+    Error::resource_exhausted("QUEUE_FULL", message).retry_after(Duration::from_secs(5))
 }
 
 fn check_input(input: &str, bounds: &KindConfig) -> Result<()> {

@@ -130,7 +130,9 @@ impl App {
                 .tenant(held.tenant)
                 .target("job", held.job.as_uuid())
         };
-        self.give_up(tx, holding(held), &lease_row(held), failure, audit, now, effects).await.map(drop)
+        self.give_up(tx, (holding(held), None), &lease_row(held), failure, audit, now, effects)
+            .await
+            .map(drop)
     }
 
     async fn sweep_stalled(&self, kind: &str, since: Timestamp, now: Timestamp) -> Result<()> {

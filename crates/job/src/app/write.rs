@@ -3,7 +3,7 @@
 
 use gatehouse_core::ids::{JobId, TenantId};
 use gatehouse_core::{Result, Timestamp};
-use gatehouse_db::{Tx, run_tx};
+use gatehouse_db::{Tx, read_tx, run_tx};
 use gatehouse_outbox::AuditEvent;
 use serde_json::json;
 
@@ -11,7 +11,7 @@ use super::App;
 use super::lease::WorkerSession;
 use crate::domain::{EventType, Failure, JobState, Write, WriteOutcome, retry_pause};
 use crate::store::events;
-use crate::store::jobs::{self, Ending, Holding, LeaseRow};
+use crate::store::jobs::{self, Ending, Holding, LeaseRow, Said};
 
 /// A write of one worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub(crate) struct NumberedWrite {
     pub(crate) epoch: i64,
     pub(crate) number: i64,
     pub(crate) write: Write,
+    /// Of a message that ends a lease: its digest.
+    pub(crate) said: Option<Said>,
 }
 
 /// What follows a commit: bells and counts.
@@ -32,6 +34,11 @@ pub(super) struct Effects {
 }
 
 impl App {
+    /// Whether a lease was ended by exactly what was `said`: the worker says it again, since it heard no answer.
+    pub(crate) async fn ended_before(&self, job: JobId, epoch: i64, said: Said) -> Result<bool> {
+        Ok(read_tx!(self.0.db, "job.ended_before", |tx| { jobs::was_ended_by(tx, job, epoch, said).await })?)
+    }
+
     /// Stores the writes of a worker, in order, in one transaction.
     pub(crate) async fn write(
         &self,
@@ -95,7 +102,7 @@ impl App {
                 let written = jobs::write_checkpoint(tx, holding, number, checkpoint.clone()).await?;
                 written.map(|written| jobs::Written { sequence: 0, ..written })
             }
-            ending => return self.end(tx, holding, ending, audit, now, effects).await,
+            ending => return self.end(tx, holding, (ending, write.said), audit, now, effects).await,
         };
         if let Some(jobs::Written { sequence, cancel_requested, .. }) = stored {
             return Ok(WriteOutcome::Stored { sequence, cancel_requested });
@@ -113,12 +120,20 @@ impl App {
         &self,
         tx: &mut Tx,
         holding: Holding,
-        write: &Write,
+        (write, said): (&Write, Option<Said>),
         audit: impl Fn(&str) -> AuditEvent,
         now: Timestamp,
         effects: &mut Effects,
     ) -> gatehouse_db::Result<WriteOutcome> {
-        let Some(lease) = jobs::lookup_lease(tx, holding).await? else { return Ok(WriteOutcome::LeaseLost) };
+        let Some(lease) = jobs::lookup_lease(tx, holding).await? else {
+            // Stored before, and the worker did not hear of it; or no longer the worker's.
+            let before = match said {
+                Some(said) => jobs::was_ended_by(tx, holding.job, holding.epoch, said).await?,
+                None => false,
+            };
+            return Ok(if before { WriteOutcome::STORED_BEFORE } else { WriteOutcome::LeaseLost });
+        };
+        let holding = (holding, said);
         let stopped = Failure::new("WORKER_STOPPED", "The worker stopped before the job was done.");
         let ended = match write {
             Write::Succeed(result) => {
@@ -156,7 +171,7 @@ impl App {
     pub(super) async fn give_up(
         &self,
         tx: &mut Tx,
-        holding: Holding,
+        holding: (Holding, Option<Said>),
         lease: &LeaseRow,
         failure: &Failure,
         audit: impl Fn(&str) -> AuditEvent,
@@ -185,7 +200,7 @@ impl App {
     async fn requeue(
         &self,
         tx: &mut Tx,
-        holding: Holding,
+        (holding, said): (Holding, Option<Said>),
         lease: &LeaseRow,
         (available_at, attempts_given_back): (Timestamp, u32),
         data: String,
@@ -194,7 +209,7 @@ impl App {
         effects: &mut Effects,
     ) -> gatehouse_db::Result<Option<i64>> {
         let key = (holding.tenant, holding.job);
-        let Some(written) = jobs::requeue(tx, holding, available_at, attempts_given_back).await? else {
+        let Some(written) = jobs::requeue(tx, holding, said, available_at, attempts_given_back).await? else {
             return Ok(None);
         };
         // The event belongs to the attempt that ended.
@@ -210,7 +225,7 @@ impl App {
     pub(super) async fn finish(
         &self,
         tx: &mut Tx,
-        holding: Holding,
+        (holding, said): (Holding, Option<Said>),
         lease: &LeaseRow,
         ending: &Ending,
         audit: AuditEvent,
@@ -220,7 +235,7 @@ impl App {
         let key = (holding.tenant, holding.job);
         let state = ending.state();
         let expires_at = now.plus(self.0.config.ttl(state));
-        let Some(written) = jobs::finish(tx, holding, ending, now, expires_at).await? else {
+        let Some(written) = jobs::finish(tx, holding, ending, said, now, expires_at).await? else {
             return Ok(None);
         };
         let (data, audit) = match ending {

@@ -84,3 +84,8 @@ pub enum WriteOutcome {
     /// The writer no longer holds the job; nothing was changed.
     LeaseLost,
 }
+
+impl WriteOutcome {
+    /// An end that was stored before.
+    pub const STORED_BEFORE: Self = Self::Stored { sequence: 0, cancel_requested: false };
+}

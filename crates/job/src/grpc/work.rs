@@ -15,6 +15,8 @@ use gatehouse_proto::job::v1::{
 };
 use gatehouse_service::doorbell::Bell;
 use gatehouse_service::{Caller, status};
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -55,7 +57,7 @@ pub(super) async fn handle(app: &App, request: Request<Streaming<WorkRequest>>) 
     let WorkHello { kinds, worker_id, name } = hello;
     let opened = app.open_session(&caller, &kinds, &worker_id, &name).await?;
     let (answers, stream) = mpsc::channel(BATCH);
-    let work = Work::new(app.clone(), opened, answers);
+    let work = Work::new(app.clone(), opened, name, answers);
     app.lifecycle().spawn(work.run(incoming));
     Ok(ReceiverStream::new(stream))
 }
@@ -71,6 +73,8 @@ struct Known {
 struct Work {
     app: App,
     worker: WorkerSession,
+    /// What the worker calls itself.
+    name: String,
     answers: mpsc::Sender<Result<WorkResponse, Status>>,
     leases: HashMap<(JobId, i64), Known>,
     credit: u32,
@@ -79,11 +83,24 @@ struct Work {
     welcome: Option<WorkWelcome>,
 }
 
+/// A write to a lease that the session does not have.
+struct Stranger {
+    job_id: String,
+    epoch: i64,
+    number: i64,
+    said: Option<[u8; 32]>,
+}
+
 /// The stream is over; the worker may come back.
 struct Over;
 
 impl Work {
-    fn new(app: App, opened: Opened, answers: mpsc::Sender<Result<WorkResponse, Status>>) -> Self {
+    fn new(
+        app: App,
+        opened: Opened,
+        name: String,
+        answers: mpsc::Sender<Result<WorkResponse, Status>>,
+    ) -> Self {
         let Opened { session: worker, held } = opened;
         let ttl_ms = i64::try_from(app.config().lease_ttl_ms).unwrap_or(i64::MAX);
         let welcome = WorkWelcome {
@@ -107,12 +124,12 @@ impl Work {
                 ((held.job, held.epoch), known)
             })
             .collect();
-        Self { app, worker, answers, leases, credit: 0, leaving: false, welcome: Some(welcome) }
+        Self { app, worker, name, answers, leases, credit: 0, leaving: false, welcome: Some(welcome) }
     }
 
     async fn run(mut self, mut incoming: Streaming<WorkRequest>) {
         let worker_id = self.worker.id();
-        tracing::info!(%worker_id, held = self.leases.len(), "a worker has connected");
+        tracing::info!(%worker_id, name = self.name, held = self.leases.len(), "a worker has connected");
         // An error here means that nobody reads: then there is nobody to tell.
         let _ = self.serve(&mut incoming).await;
         if self.leases.is_empty()
@@ -120,7 +137,7 @@ impl Work {
         {
             gatehouse_service::reply::log(&error);
         }
-        tracing::info!(%worker_id, held = self.leases.len(), "a worker's stream has ended");
+        tracing::info!(%worker_id, name = self.name, held = self.leases.len(), "a worker's stream has ended");
     }
 
     async fn serve(&mut self, incoming: &mut Streaming<WorkRequest>) -> Result<(), Over> {
@@ -216,7 +233,7 @@ impl Work {
                 Some(Message::Hello(_)) | None => {}
                 Some(write) => match self.write_of(write) {
                     Ok(write) => writes.push(write),
-                    Err(lost) => self.tell(Answer::LeaseLost(lost)).await?,
+                    Err(stranger) => self.answer_stranger(stranger).await?,
                 },
             }
             // What is not there yet comes later; an end or a break shows again at the next read.
@@ -312,8 +329,25 @@ impl Work {
         Ok(())
     }
 
-    /// The write that a message asks for; a lease that this session never had is lost to it.
-    fn write_of(&self, message: Message) -> Result<NumberedWrite, WorkLeaseLost> {
+    /// Answers a write to a lease that this session does not have. An end that was stored before is acknowledged again:
+    /// the worker sends it because it did not hear that. Anything else is lost.
+    async fn answer_stranger(&mut self, stranger: Stranger) -> Result<(), Over> {
+        let Stranger { job_id, epoch, number, said } = stranger;
+        if let (Ok(job), Some(said)) = (job_id.parse(), said) {
+            match self.app.ended_before(job, epoch, said).await {
+                Ok(true) => {
+                    let ack = WorkAck { job_id, epoch, write_number: number, sequence: 0 };
+                    return self.tell(Answer::Ack(ack)).await;
+                }
+                Ok(false) => {}
+                Err(error) => return self.fail(&error).await,
+            }
+        }
+        self.tell(Answer::LeaseLost(WorkLeaseLost { job_id, epoch })).await
+    }
+
+    /// The write that a message asks for, unless this session does not have the lease that it names.
+    fn write_of(&self, message: Message) -> Result<NumberedWrite, Stranger> {
         let (job_id, epoch, number) = match &message {
             Message::Event(event) => (&event.job_id, event.epoch, event.write_number),
             Message::Checkpoint(checkpoint) => {
@@ -326,18 +360,38 @@ impl Work {
             }
         };
         let job_id = job_id.clone();
+        let said = self.said(&message);
         let found =
             job_id.parse().ok().and_then(|job| self.leases.get(&(job, epoch)).map(|known| (job, known)));
-        let Some((job, known)) = found else { return Err(WorkLeaseLost { job_id, epoch }) };
+        let Some((job, known)) = found else { return Err(Stranger { job_id, epoch, number, said }) };
         let max_result = self.app.config().kinds.get(&known.kind).map_or(0, |bounds| bounds.max_result_bytes);
         let write = write_of(message, usize::try_from(max_result).unwrap_or(0));
-        Ok(NumberedWrite { tenant: known.tenant, job, epoch, number, write })
+        Ok(NumberedWrite { tenant: known.tenant, job, epoch, number, write, said })
+    }
+
+    /// A digest of a message that ends a lease, as this client sent it: the same again is the same end.
+    fn said(&self, message: &Message) -> Option<[u8; 32]> {
+        let message = match message {
+            Message::Finish(finish) => finish.encode_to_vec(),
+            Message::Release(release) => release.encode_to_vec(),
+            _ => return None,
+        };
+        let client = self.worker.caller.subject().as_text();
+        Some(Sha256::new().chain_update(client).chain_update([0]).chain_update(message).finalize().into())
     }
 }
 
 /// What a message asks to be stored. A message that breaks the protocol fails the job: sent again it would break it
 /// again.
 fn write_of(message: Message, max_result_bytes: usize) -> Write {
+    let numbered = match &message {
+        Message::Event(event) => event.write_number > 0,
+        Message::Checkpoint(checkpoint) => checkpoint.write_number > 0,
+        _ => true,
+    };
+    if !numbered {
+        return broken("writes are numbered from 1");
+    }
     match message {
         Message::Event(event) => {
             let event_type = match JobEventType::try_from(event.r#type) {
@@ -376,8 +430,8 @@ fn write_of(message: Message, max_result_bytes: usize) -> Write {
                 failure: Failure::from_worker(&failure.reason, &failure.message),
                 retryable: failure.retryable,
             },
-            Some(Outcome::Cancelled(_)) => Write::Cancelled,
-            None => broken("a finish must say how"),
+            Some(Outcome::Cancelled(true)) => Write::Cancelled,
+            Some(Outcome::Cancelled(false)) | None => broken("a finish must say how"),
         },
         Message::Release(_)
         | Message::Hello(_)

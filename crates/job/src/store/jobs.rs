@@ -71,16 +71,20 @@ sql! {
     pub(crate) WRITE_CHECKPOINT = concat!("UPDATE jobs SET last_write = $5, checkpoint = $6 WHERE ", holds!(), " \
         AND last_write < $5 RETURNING last_sequence, attempt, cancel_requested");
     pub(crate) FINISH = concat!("UPDATE jobs SET state = $5, finished_at = $6, expires_at = $7, result = $8, \
-        failure_reason = $9, failure_message = $10, holder = NULL, stalled = FALSE, last_sequence = last_sequence + 1 \
+        failure_reason = $9, failure_message = $10, holder = NULL, stalled = FALSE, last_sequence = last_sequence + 1, \
+        ended_epoch = epoch, ended_digest = $11 \
         WHERE ", holds!(), " RETURNING last_sequence, attempt, cancel_requested");
     /// $6 is how many attempts are given back.
     pub(crate) REQUEUE = concat!("UPDATE jobs SET state = 'queued', holder = NULL, available_at = $5, \
-        attempt = attempt - $6, stalled = FALSE, last_sequence = last_sequence + 1 WHERE ", holds!(), " \
+        attempt = attempt - $6, stalled = FALSE, last_sequence = last_sequence + 1, ended_epoch = epoch, ended_digest = $7 \
+        WHERE ", holds!(), " \
         RETURNING last_sequence, attempt, cancel_requested");
     pub(crate) MARK_STALLED = concat!("UPDATE jobs SET stalled = TRUE, last_sequence = last_sequence + 1 WHERE ", holds!(), " \
         AND NOT stalled AND progressed_at <= $5 RETURNING last_sequence, attempt, cancel_requested");
     pub(crate) FIND_LEASE = "SELECT last_write, max_attempts, kind, attempt, cancel_requested, last_sequence FROM jobs \
         WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND holder = $4 AND state = 'running'";
+    /// Whether a lease of the job was ended by exactly this. Whoever can say it has held the lease.
+    pub(crate) FIND_ENDING = "SELECT tenant_id FROM jobs WHERE id = $1 AND ended_epoch = $2 AND ended_digest = $3";
     pub(crate) DELETE_JOB = "DELETE FROM jobs WHERE tenant_id = $1 AND id = $2 AND expires_at <= $3";
 }
 
@@ -261,6 +265,14 @@ pub(crate) async fn write_checkpoint(
     )
 }
 
+/// Digest of what a worker said when it ended a lease.
+pub(crate) type Said = [u8; 32];
+
+/// Whether the lease of `job` under `epoch` was ended by exactly what was `said`.
+pub(crate) async fn was_ended_by(tx: &mut Tx, job: JobId, epoch: i64, said: Said) -> Result<bool> {
+    Ok(tx.fetch_optional(&FIND_ENDING, params![job, epoch, said]).await?.is_some())
+}
+
 /// How a job ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
@@ -284,6 +296,7 @@ pub(crate) async fn finish(
     tx: &mut Tx,
     holding: Holding,
     ending: &Ending,
+    said: Option<Said>,
     now: Timestamp,
     expires_at: Timestamp,
 ) -> Result<Option<Written>> {
@@ -294,7 +307,7 @@ pub(crate) async fn finish(
         Ending::Failed(failure) => (None, Some(failure.reason.as_str()), Some(failure.message.as_str())),
         Ending::Cancelled => (None, None, None),
     };
-    let values = params![tenant, job, epoch, holder, state, now, expires_at, result, reason, message];
+    let values = params![tenant, job, epoch, holder, state, now, expires_at, result, reason, message, said];
     written(tx.fetch_optional(&FINISH, values).await?)
 }
 
@@ -302,11 +315,12 @@ pub(crate) async fn finish(
 pub(crate) async fn requeue(
     tx: &mut Tx,
     holding: Holding,
+    said: Option<Said>,
     available_at: Timestamp,
     attempts_given_back: u32,
 ) -> Result<Option<Written>> {
     let Holding { tenant, job, epoch, holder } = holding;
-    let values = params![tenant, job, epoch, holder, available_at, attempts_given_back];
+    let values = params![tenant, job, epoch, holder, available_at, attempts_given_back, said];
     written(tx.fetch_optional(&REQUEUE, values).await?)
 }
 

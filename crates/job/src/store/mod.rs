@@ -25,6 +25,7 @@ mod tests {
         let across = [
             "CLAIM_ANY_TENANT",
             "HELD_BY",
+            "FIND_ENDING",
             "LIST_STALLED",
             "LIST_TIMED_OUT",
             "LIST_EXPIRED",

@@ -66,9 +66,14 @@ both_engines! {
         ] {
             assert_eq!(owner.submit(kind, input, key).await.unwrap_err().reason(), reason, "{kind} {input} {key}");
         }
-        owner.submit_count(1).await;
+        let waiting = owner.submit_count(1).await;
         owner.submit_count(1).await;
         let full = owner.submit("count", "{}", "").await.unwrap_err();
+        assert_eq!((full.code(), full.reason()), (ErrorCode::ResourceExhausted, "QUEUE_FULL"));
+        // A retry waits in the same queue, so it asks for a place there too.
+        owner.cancel(&waiting).await.unwrap();
+        owner.submit_count(1).await;
+        let full = owner.retry(&waiting).await.unwrap_err();
         assert_eq!((full.code(), full.reason()), (ErrorCode::ResourceExhausted, "QUEUE_FULL"));
         assert!(full.retry_after_hint().is_some());
         service.owner().submit("count", "{}", "").await.expect("another tenant's queue is its own");
@@ -233,4 +238,30 @@ fn the_migration_holds_the_outbox_as_its_crate_has_it() {
     let migration = include_str!("../../../../migrations/job/0001_init.sql");
     assert!(migration.contains(gatehouse_outbox::MIGRATION.trim()));
     assert!(PATIENCE > Duration::ZERO);
+}
+
+#[tokio::test]
+async fn a_job_that_is_cancelled_twice_is_counted_once() {
+    let registry = prometheus::Registry::new();
+    let exporter = opentelemetry_prometheus::exporter().with_registry(registry.clone()).build().unwrap();
+    let meters = opentelemetry_sdk::metrics::SdkMeterProvider::builder().with_reader(exporter).build();
+    opentelemetry::global::set_meter_provider(meters);
+    let db = TestDb::sqlite(&MIGRATIONS).await;
+    let kinds = [("counted".to_owned(), KindConfig::default())].into();
+    let config = Config { kinds, ..crate::common::config() };
+    let service = Service::start_with(&db, config, Clock::system(), "127.0.0.1:0").await;
+    let owner = service.owner();
+    let job = owner.submit("counted", "{}", "").await.unwrap().job.unwrap().job_id;
+    for _ in 0..3 {
+        assert_eq!(owner.cancel(&job).await.unwrap().state(), JobState::Cancelled);
+    }
+    let families = registry.gather();
+    let finished =
+        families.iter().find(|family| family.name().starts_with("gatehouse_job_finished")).unwrap();
+    let counted = |metric: &&prometheus::proto::Metric| {
+        metric.get_label().iter().any(|label| label.value() == "counted")
+    };
+    let counted = finished.get_metric().iter().find(counted).unwrap();
+    assert!((counted.get_counter().get_value() - 1.0).abs() < f64::EPSILON, "{counted:?}");
+    service.stop().await;
 }

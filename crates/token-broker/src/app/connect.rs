@@ -51,6 +51,12 @@ pub struct Callback {
     pub issuer: String,
 }
 
+/// What a person has as many of as they may.
+enum Full {
+    Connections,
+    Consents,
+}
+
 fn state_invalid() -> Error {
     Error::failed_precondition(
         "STATE_INVALID",
@@ -70,7 +76,8 @@ impl Broker {
     /// Begins a connection of the caller to `upstream` with `scopes` (all of the upstream's if empty).
     ///
     /// # Errors
-    /// `UPSTREAM_NOT_FOUND`, `SCOPE_NOT_ALLOWED`, `TOO_MANY_CONNECTIONS`, `PERSON_REQUIRED`, `TENANT_REQUIRED`.
+    /// `UPSTREAM_NOT_FOUND`, `SCOPE_NOT_ALLOWED`, `TOO_MANY_CONNECTIONS`, `TOO_MANY_CONSENTS`, `PERSON_REQUIRED`,
+    /// `TENANT_REQUIRED`.
     pub async fn begin_connection(
         &self,
         caller: &Caller,
@@ -110,21 +117,38 @@ impl Broker {
             self.outbox.event("token-broker.connections.begin").by(caller).about(person).payload(
                 serde_json::json!({ "upstream": upstream, "scopes": authorization.scopes.to_vec() }),
             );
-        let begun = run_tx!(self.db, "token_broker.connect.begin", |tx| {
+        let full = run_tx!(self.db, "token_broker.connect.begin", |tx| {
             let reconnects = connections::find_live(tx, tenant, person, upstream).await?.is_some();
-            let full = !reconnects && connections::count_live(tx, tenant, person).await? >= most;
-            if full || authorizations::count(tx, tenant, person, now).await? >= OPEN_CONSENTS {
-                return Ok(false);
+            if !reconnects && connections::count_live(tx, tenant, person).await? >= most {
+                return Ok(Some(Full::Connections));
+            }
+            if authorizations::count(tx, tenant, person, now).await? >= OPEN_CONSENTS {
+                return Ok(Some(Full::Consents));
             }
             authorizations::add(tx, &authorization).await?;
             self.outbox.emit(tx, &event).await?;
-            Ok(true)
+            Ok(None)
         })?;
-        if !begun {
-            return Err(Error::resource_exhausted(
-                "TOO_MANY_CONNECTIONS",
-                "There are too many connections or open consents. Disconnect one, or wait for open consents to end.",
-            ));
+        match full {
+            Some(Full::Connections) => {
+                return Err(Error::resource_exhausted(
+                    "TOO_MANY_CONNECTIONS",
+                    format!(
+                        "You have {most} connections, which is all that you may have. Disconnect one first."
+                    ),
+                ));
+            }
+            Some(Full::Consents) => {
+                let minutes = self.0.config.authorization_seconds.div_ceil(60);
+                return Err(Error::resource_exhausted(
+                    "TOO_MANY_CONSENTS",
+                    format!(
+                        "You have begun {OPEN_CONSENTS} connections that wait for a consent. Complete one, or wait: \
+                         each ends after {minutes} minutes."
+                    ),
+                ));
+            }
+            None => {}
         }
         Ok(Begun { authorization_url: Secret::new(url.into()), expires_at: authorization.expires_at })
     }

@@ -11,6 +11,9 @@ use crate::domain::connection::{Connection, ConnectionState};
 use crate::domain::scopes::Scopes;
 use crate::store::connections::{self, new_key};
 
+/// Connections that are over, beside all that a person may have, in a list.
+const SHOWN_ENDED: i64 = 200;
+
 /// An upstream as people see it.
 #[derive(Clone, Debug)]
 pub struct UpstreamInfo {
@@ -40,14 +43,15 @@ impl Broker {
             .collect()
     }
 
-    /// The caller's own connections in their tenant, newest first, 200 at most.
+    /// The caller's own connections in their tenant: those that stand, then those disconnected; each newest first.
     ///
     /// # Errors
     /// `PERSON_REQUIRED`, `TENANT_REQUIRED`.
     pub async fn list_connections(&self, caller: &Caller) -> Result<Vec<Connection>> {
         let (person, tenant) = (caller.person()?, caller.tenant()?);
+        let most = i64::from(self.0.config.max_connections) + SHOWN_ENDED;
         Ok(read_tx!(self.db, "token_broker.connections.list", |tx| {
-            connections::list(tx, tenant, person).await
+            connections::list(tx, tenant, person, most).await
         })?)
     }
 

@@ -78,6 +78,20 @@ impl Broker {
                 "must be among those of the connection that the service may have",
             ));
         }
+        // A grant for less would never be answered: each token carries every scope of the connection.
+        if !provider.settings.narrows_scopes && !connection.scopes.are_within(&asked) {
+            return Err(if connection.scopes.are_within(&allowed) {
+                Error::invalid_field(
+                    "scopes",
+                    "this upstream's tokens carry all scopes of the connection: name all of them, or none",
+                )
+            } else {
+                Error::permission_denied(
+                    "CLIENT_NOT_ALLOWED",
+                    "This upstream's tokens carry all scopes of the connection, and this service may not have all.",
+                )
+            });
+        }
         let now = self.clock.now();
         let grant = OfflineGrant {
             id: OfflineGrantId::new(&self.clock, &self.entropy),
@@ -124,14 +138,14 @@ impl Broker {
         }
     }
 
-    /// The caller's own offline grants in their tenant, newest first, 200 at most.
+    /// The caller's own offline grants in their tenant: those that hold, then those that have ended; each newest first.
     ///
     /// # Errors
     /// `PERSON_REQUIRED`, `TENANT_REQUIRED`.
     pub async fn list_offline_grants(&self, caller: &Caller) -> Result<Vec<OfflineGrant>> {
-        let (person, tenant) = (caller.person()?, caller.tenant()?);
+        let (person, tenant, now) = (caller.person()?, caller.tenant()?, self.clock.now());
         Ok(read_tx!(self.db, "token_broker.grants.list", |tx| {
-            offline_grants::list(tx, tenant, person).await
+            offline_grants::list(tx, tenant, person, now).await
         })?)
     }
 

@@ -8,10 +8,12 @@ use gatehouse_service::reply;
 use super::Broker;
 use super::failure::Failure;
 use super::rotate::Want;
-use crate::store::{access_tokens, authorizations, connections, rotations};
+use crate::store::{access_tokens, authorizations, connections, offline_grants, rotations};
 
 /// How many interrupted connections are seen to at once.
 const AT_ONCE: usize = 8;
+/// How long connections and offline grants are shown after they have ended. The audit trail keeps what they were.
+const KEPT_ENDED: Duration = Duration::from_hours(30 * 24);
 
 impl Broker {
     /// Begins the sweeps; they end when the lifecycle stops.
@@ -89,6 +91,15 @@ impl Broker {
         run_tx!(self.db, "token_broker.sweep.purge", |tx| {
             authorizations::purge(tx, now).await?;
             access_tokens::purge(tx, now).await
+        })?;
+        let long_over = now.minus(KEPT_ENDED);
+        run_tx!(self.db, "token_broker.sweep.forget", |tx| {
+            offline_grants::forget(tx, long_over).await?;
+            for key in connections::list_forgettable(tx, long_over).await? {
+                rotations::forget(tx, key).await?;
+                connections::forget(tx, key).await?;
+            }
+            Ok(())
         })?;
         self.read_static_keys().await;
         Ok(())

@@ -25,7 +25,7 @@ sql! {
     FIND_LIVE = concat!("SELECT ", columns!(), " FROM connections WHERE tenant_id = $1 AND person_id = $2 AND upstream = $3 \
         AND state <> 'disconnected'");
     LIST_CONNECTIONS = concat!("SELECT ", columns!(), " FROM connections WHERE tenant_id = $1 AND person_id = $2 \
-        AND state <> 'connecting' ORDER BY connection_id DESC LIMIT 200");
+        AND state <> 'connecting' ORDER BY CASE WHEN state = 'disconnected' THEN 1 ELSE 0 END, connection_id DESC LIMIT $3");
     COUNT_LIVE = "SELECT COUNT(*) AS live FROM connections WHERE tenant_id = $1 AND person_id = $2 \
         AND state <> 'disconnected'";
     /// A new consent takes the lease from whoever has it. The generation moves on, so that a rotation of the old token
@@ -52,7 +52,8 @@ sql! {
     RENEW_LEASE = "UPDATE connections SET lease_until = $5 WHERE tenant_id = $1 AND connection_id = $2 \
         AND generation = $3 AND lease_holder = $4";
     FINISH_ROTATION = "UPDATE connections SET state = 'active', lease_holder = NULL, lease_until = NULL, failures = 0, \
-        retry_at = NULL, rotations = rotations + $4, rotated_at = $5 \
+        retry_at = NULL, rotations = rotations + $4, \
+        rotated_at = CASE WHEN $4 > 0 THEN $5 ELSE rotated_at END \
         WHERE tenant_id = $1 AND connection_id = $2 AND generation = $3 AND state <> 'disconnected'";
     FAIL_ROTATION = "UPDATE connections SET lease_holder = NULL, lease_until = NULL, failures = failures + 1, retry_at = $4 \
         WHERE tenant_id = $1 AND connection_id = $2 AND generation = $3";
@@ -70,6 +71,11 @@ sql! {
     /// Maintenance: connections that were begun long ago and never came to be.
     LIST_UNFINISHED = "SELECT tenant_id, connection_id FROM connections WHERE state = 'connecting' AND created_at < $1 \
         ORDER BY created_at LIMIT 100";
+    /// Maintenance: connections that were over long ago and hold nothing more.
+    LIST_FORGETTABLE = "SELECT tenant_id, connection_id FROM connections WHERE state = 'disconnected' \
+        AND shredded_at IS NOT NULL AND disconnected_at < $1 ORDER BY disconnected_at LIMIT 100";
+    FORGET_CONNECTION = "DELETE FROM connections WHERE tenant_id = $1 AND connection_id = $2 AND state = 'disconnected' \
+        AND shredded_at IS NOT NULL";
     /// Maintenance: where this is the only process, whoever held a lease is dead.
     FREE_LEASES = "UPDATE connections SET lease_holder = NULL, lease_until = NULL WHERE lease_until IS NOT NULL";
 }
@@ -123,8 +129,14 @@ pub(crate) async fn find_live(
     row.as_ref().map(read).transpose()
 }
 
-pub(crate) async fn list(tx: &mut Tx, tenant: TenantId, person: PersonId) -> Result<Vec<Connection>> {
-    tx.fetch_all(&LIST_CONNECTIONS, params![tenant, person]).await?.iter().map(read).collect()
+/// At most `most`, those that are over last.
+pub(crate) async fn list(
+    tx: &mut Tx,
+    tenant: TenantId,
+    person: PersonId,
+    most: i64,
+) -> Result<Vec<Connection>> {
+    tx.fetch_all(&LIST_CONNECTIONS, params![tenant, person, most]).await?.iter().map(read).collect()
 }
 
 pub(crate) async fn count_live(tx: &mut Tx, tenant: TenantId, person: PersonId) -> Result<i64> {
@@ -240,6 +252,14 @@ pub(crate) async fn list_unshredded(tx: &mut Tx, now: Timestamp) -> Result<Vec<C
 
 pub(crate) async fn list_unfinished(tx: &mut Tx, before: Timestamp) -> Result<Vec<ConnectionKey>> {
     tx.fetch_all(&LIST_UNFINISHED, params![before]).await?.iter().map(key).collect()
+}
+
+pub(crate) async fn list_forgettable(tx: &mut Tx, before: Timestamp) -> Result<Vec<ConnectionKey>> {
+    tx.fetch_all(&LIST_FORGETTABLE, params![before]).await?.iter().map(key).collect()
+}
+
+pub(crate) async fn forget(tx: &mut Tx, key: ConnectionKey) -> Result<()> {
+    tx.execute(&FORGET_CONNECTION, params![key.tenant, key.connection]).await.map(drop)
 }
 
 pub(crate) async fn free_leases(tx: &mut Tx) -> Result<u64> {

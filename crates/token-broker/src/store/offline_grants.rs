@@ -18,7 +18,7 @@ sql! {
     ADD_GRANT = "INSERT INTO offline_grants (tenant_id, offline_grant_id, person_id, connection_id, client_id, scopes, \
         created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
     LIST_GRANTS = concat!("SELECT ", columns!(), " FROM offline_grants WHERE tenant_id = $1 AND person_id = $2 \
-        ORDER BY offline_grant_id DESC LIMIT 200");
+        ORDER BY CASE WHEN revoked_at IS NULL AND expires_at > $3 THEN 0 ELSE 1 END, offline_grant_id DESC LIMIT 400");
     COUNT_GRANTS = "SELECT COUNT(*) AS held FROM offline_grants WHERE tenant_id = $1 AND person_id = $2 \
         AND revoked_at IS NULL AND expires_at > $3";
     /// By id and client alone: a platform's client has no tenant, the grant names it.
@@ -27,6 +27,8 @@ sql! {
         AND person_id = $3");
     REVOKE_GRANT = "UPDATE offline_grants SET revoked_at = $4 WHERE tenant_id = $1 AND offline_grant_id = $2 \
         AND person_id = $3 AND revoked_at IS NULL";
+    /// Maintenance: those that ended long ago.
+    FORGET_GRANTS = "DELETE FROM offline_grants WHERE revoked_at < $1 OR expires_at < $1";
     /// Maintenance: the grants of everyone that have not ended, a page at a time.
     LIST_STANDING_GRANTS = concat!("SELECT ", columns!(), " FROM offline_grants WHERE offline_grant_id > $1 \
         AND revoked_at IS NULL AND expires_at > $2 ORDER BY offline_grant_id LIMIT 500");
@@ -61,8 +63,14 @@ pub(crate) async fn add(tx: &mut Tx, grant: &OfflineGrant) -> Result<()> {
     tx.execute(&ADD_GRANT, values).await.map(drop)
 }
 
-pub(crate) async fn list(tx: &mut Tx, tenant: TenantId, person: PersonId) -> Result<Vec<OfflineGrant>> {
-    tx.fetch_all(&LIST_GRANTS, params![tenant, person]).await?.iter().map(read).collect()
+/// At most 400, those that have ended at `now` last.
+pub(crate) async fn list(
+    tx: &mut Tx,
+    tenant: TenantId,
+    person: PersonId,
+    now: Timestamp,
+) -> Result<Vec<OfflineGrant>> {
+    tx.fetch_all(&LIST_GRANTS, params![tenant, person, now]).await?.iter().map(read).collect()
 }
 
 pub(crate) async fn count(tx: &mut Tx, tenant: TenantId, person: PersonId, now: Timestamp) -> Result<i64> {
@@ -102,6 +110,10 @@ pub(crate) async fn list_standing(
     now: Timestamp,
 ) -> Result<Vec<OfflineGrant>> {
     tx.fetch_all(&LIST_STANDING_GRANTS, params![after, now]).await?.iter().map(read).collect()
+}
+
+pub(crate) async fn forget(tx: &mut Tx, before: Timestamp) -> Result<u64> {
+    tx.execute(&FORGET_GRANTS, params![before]).await
 }
 
 pub(crate) async fn revoke_all_of(tx: &mut Tx, key: ConnectionKey, now: Timestamp) -> Result<u64> {

@@ -27,6 +27,7 @@ sql! {
         AND (state IN ('intent', 'lost', 'answered') OR escrow IS NOT NULL)";
     PRUNE_ROTATIONS = "DELETE FROM rotations WHERE tenant_id = $1 AND connection_id = $2 AND generation < $3 \
         AND state NOT IN ('intent', 'answered')";
+    FORGET_ROTATIONS = "DELETE FROM rotations WHERE tenant_id = $1 AND connection_id = $2";
     LIST_ANSWERED = "SELECT tenant_id, connection_id, generation, rotation_id, token_version, expected_version, scopes, \
         escrow FROM rotations WHERE tenant_id = $1 AND connection_id = $2 AND state = 'answered' ORDER BY generation DESC LIMIT 8";
     LIST_REFUSED = "SELECT token_version FROM rotations WHERE tenant_id = $1 AND connection_id = $2 AND state = 'refused' \
@@ -130,6 +131,11 @@ pub(crate) async fn shred_escrows(tx: &mut Tx, key: ConnectionKey) -> Result<()>
 
 pub(crate) async fn prune(tx: &mut Tx, key: ConnectionKey, below: i64) -> Result<()> {
     tx.execute(&PRUNE_ROTATIONS, params![key.tenant, key.connection, below]).await.map(drop)
+}
+
+/// Deletes every attempt of a connection that is being forgotten.
+pub(crate) async fn forget(tx: &mut Tx, key: ConnectionKey) -> Result<()> {
+    tx.execute(&FORGET_ROTATIONS, params![key.tenant, key.connection]).await.map(drop)
 }
 
 pub(crate) async fn list_answered(tx: &mut Tx, key: ConnectionKey) -> Result<Vec<Answered>> {

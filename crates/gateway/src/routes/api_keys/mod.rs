@@ -26,14 +26,15 @@ struct ApiKeyView {
     permissions: Vec<String>,
     #[schema(format = DateTime)]
     created_at: Option<String>,
-    /// Null if it has no end.
+    /// Every key has an end.
     #[schema(format = DateTime)]
     expires_at: Option<String>,
     #[schema(format = DateTime)]
     last_used_at: Option<String>,
     #[schema(format = DateTime)]
     revoked_at: Option<String>,
-    /// First characters of the text.
+    /// To tell keys and their texts apart: the prefix of the text, `…`, the last 4 digits of the id, `:` and the first 8
+    /// hexadecimal digits of SHA-256 over the whole text. Another after each rotation.
     hint: String,
     /// Whole days since its text was made. Rotate before 90.
     age_days: i32,

@@ -30,7 +30,7 @@ pub(super) struct RotateApiKeyBody {
     overlap_seconds: i64,
 }
 
-/// Give a key a new text. The old one works until the overlap ends.
+/// Give a key a new text. The old one works until the overlap ends. A key that is past its end stays ended.
 #[utoipa::path(post, path = "/v1/api-keys/{api_key_id}/rotate", operation_id = "rotateApiKey", tag = "api keys", params(("api_key_id" = String, Path, format = Uuid)), request_body = RotateApiKeyBody, responses((status = 200, body = ApiKeyWithText, description = "Rotated")))]
 async fn handle(mut context: Context) -> Result<HttpResponse> {
     let api_key_id = context.id::<CredentialId>("api_key_id")?.to_string();

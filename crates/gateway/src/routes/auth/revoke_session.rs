@@ -18,7 +18,7 @@ pub(super) fn route() -> Route {
     )
 }
 
-/// End one of the caller's own sessions.
+/// End one of the caller's own sessions. Again is as good.
 #[utoipa::path(delete, path = "/v1/auth/sessions/{session_id}", operation_id = "revokeSession", tag = "auth", params(("session_id" = String, Path, format = Uuid)), responses((status = 204, description = "Ended")))]
 async fn handle(mut context: Context) -> Result<HttpResponse> {
     context.no_body().await?;

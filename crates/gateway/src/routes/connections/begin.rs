@@ -33,7 +33,7 @@ pub(super) struct BeginConnectionBody {
 /// Where to go.
 #[derive(Serialize, ToSchema)]
 pub(super) struct ConnectionBegun {
-    /// Where to send the person's browser.
+    /// Where to send the person's browser and nobody else: it is a secret until the callback.
     authorization_url: String,
     #[schema(format = DateTime)]
     expires_at: Option<String>,

@@ -27,7 +27,8 @@ pub(super) struct OfflineGrantBody {
     connection_id: String,
     /// The internal service that may act.
     client_id: String,
-    /// Absent means those of the connection.
+    /// Absent means all of the connection's that the service may have. Where the upstream's tokens can't be narrowed, all
+    /// of the connection's and no fewer.
     #[serde(default)]
     scopes: Vec<String>,
     /// At most a year; absent takes 30 days.

@@ -26,7 +26,7 @@ pub(super) struct ConnectionList {
     connections: Vec<ConnectionView>,
 }
 
-/// The caller's own connections.
+/// The caller's own connections, those that were disconnected in the last 30 days behind the others.
 #[utoipa::path(get, path = "/v1/connections", operation_id = "listConnections", tag = "connections", responses((status = 200, body = ConnectionList, description = "The connections")))]
 async fn handle(context: Context) -> Result<HttpResponse> {
     let answer = context

@@ -26,7 +26,7 @@ pub(super) struct OfflineGrantList {
     grants: Vec<OfflineGrantView>,
 }
 
-/// The caller's own offline grants.
+/// The caller's own offline grants, those that ended in the last 30 days behind the others.
 #[utoipa::path(get, path = "/v1/offline-grants", operation_id = "listOfflineGrants", tag = "connections", responses((status = 200, body = OfflineGrantList, description = "The grants")))]
 async fn handle(context: Context) -> Result<HttpResponse> {
     let answer = context

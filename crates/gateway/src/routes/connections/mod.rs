@@ -46,7 +46,7 @@ struct ConnectionView {
     state: &'static str,
     #[schema(format = DateTime)]
     created_at: Option<String>,
-    /// Last rotation of the refresh token.
+    /// When the upstream last gave a new refresh token for the old one; null if never.
     #[schema(format = DateTime)]
     rotated_at: Option<String>,
     /// Last issue of an access token.

@@ -23,10 +23,12 @@ pub(super) fn route() -> Route {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UpstreamTokenBody {
-    /// Narrows the scopes where the upstream allows it; absent means those of the connection.
+    /// Narrows the scopes where the upstream can; elsewhere each token has all of the connection's. Absent means all that
+    /// the caller may have.
     #[serde(default)]
     scopes: Vec<String>,
-    /// How long it must still live, at most 600; absent takes 60.
+    /// How long a token must still live to be given without renewal, at most 600; absent takes 60. One fresh from the
+    /// upstream is given however short its life is.
     #[serde(default)]
     min_remaining_seconds: i32,
 }

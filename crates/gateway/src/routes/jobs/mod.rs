@@ -70,7 +70,7 @@ struct JobView {
     /// Why it failed, if it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<Failure>,
-    /// Person id, credential id or client of the submitter.
+    /// A person id, `api_key:<id>` or `client:<name>`.
     submitted_by: String,
     /// Alive but without progress for too long.
     stalled: bool,
