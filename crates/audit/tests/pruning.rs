@@ -8,6 +8,9 @@ mod world;
 use std::time::Duration;
 
 use gatehouse_audit::MIGRATIONS;
+use gatehouse_audit::domain::digest::Digest;
+use gatehouse_audit::domain::leaf::Leaf;
+use gatehouse_audit::domain::names::LogId;
 use gatehouse_audit::domain::verify::Verdict;
 use gatehouse_audit::verify_log::{ExitCode, Trust};
 use gatehouse_core::{Clock, Timestamp};
@@ -23,6 +26,7 @@ sql! {
     AGE_COLUMN = "UPDATE audit_events SET recorded_at = 0 WHERE log = 'default' AND seq < 8";
     READ_LEAF = "SELECT leaf FROM audit_events WHERE log = 'default' AND seq = $1";
     CHANGE_LEAF = "UPDATE audit_events SET leaf = $2, recorded_at = $3 WHERE log = 'default' AND seq = $1";
+    CHANGE_HEAD = "UPDATE audit_heads SET chain = $1 WHERE log = 'default'";
     DELETE_EVENT = "DELETE FROM audit_events WHERE log = 'default' AND seq = 3";
     FORGE_FRONT = "UPDATE audit_heads SET first_seq = 4, first_chain = $1, pruned_note = 'forged' WHERE log = 'default'";
     DELETE_FRONT = "DELETE FROM audit_events WHERE log = 'default' AND seq < 4";
@@ -118,6 +122,23 @@ both_engines! {
         scene.replica.stop().await;
     }
 
+    /// Every leaf made old, and each linked to the one before: only the tree, of which checkpoints were signed, knows.
+    async fn a_whole_log_that_was_made_old_is_not_pruned(db: TestDb) {
+        let scene = scene(db).await;
+        let mut chain = Digest::of_genesis(&LogId::new("default").unwrap());
+        for seq in 0..i64::try_from(SIZE).unwrap() {
+            let leaf = Leaf::parse(&scene.bytes(&READ_LEAF, "leaf", params![seq]).await).unwrap();
+            let old = Leaf { recorded: Timestamp::from_seconds(1_690_000_000), prev_chain: chain, ..leaf };
+            scene.run(&CHANGE_LEAF, params![seq, old.encode(), old.recorded]).await;
+            chain = Digest::of_chain(&old.encode());
+        }
+        scene.run(&CHANGE_HEAD, params![*chain.as_bytes()]).await;
+        scene.two_passes().await;
+        assert_eq!(scene.first().await, 0, "forged entries were pruned");
+        scene.is_broken().await;
+        scene.replica.stop().await;
+    }
+
     /// Past their time, but not as they were: what would be lost with them is the proof.
     async fn what_was_changed_or_removed_is_not_signed_away_though_it_is_past_its_time(db: TestDb) {
         let scene = scene(db).await;
@@ -133,7 +154,7 @@ both_engines! {
     async fn a_front_that_is_gone_without_a_statement_is_not_signed_later(db: TestDb) {
         let scene = scene(db).await;
         let leaf = scene.bytes(&READ_LEAF, "leaf", params![3_i64]).await;
-        let chain = *gatehouse_audit::domain::digest::Digest::of_chain(&leaf).as_bytes();
+        let chain = *Digest::of_chain(&leaf).as_bytes();
         scene.run(&DELETE_FRONT, params![]).await;
         scene.run(&DELETE_ROWS_OF_FRONT, params![]).await;
         scene.run(&FORGE_FRONT, params![chain]).await;
