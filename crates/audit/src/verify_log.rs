@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use gatehouse_client::from_status;
-use gatehouse_core::{Environment, Error, Result, Timestamp};
+use gatehouse_core::{Error, Result, Timestamp};
 use gatehouse_db::{Db, MigrationState, read_tx};
 use gatehouse_proto::audit::v1::ExportLeavesRequest;
 use gatehouse_proto::audit::v1::audit_service_client::AuditServiceClient;
@@ -71,18 +71,9 @@ pub struct Trust {
     /// Whether the configuration names the log: then the service made it when it started, and it has to be there.
     pub configured: bool,
     /// The keys of those whom the entries are about. Without them persons are not compared.
-    pub subjects: Option<Subjects>,
+    pub subjects: Option<SubjectKeys>,
     /// How long entries are to be kept; without it, that they were kept as long is not looked at.
     pub retention: Option<Retention>,
-}
-
-/// What it takes to see whom an entry is about.
-#[derive(Clone, Debug)]
-pub struct Subjects {
-    /// The subject keys, which are only read.
-    pub keys: SubjectKeys,
-    /// The environment that payloads are sealed for.
-    pub environment: Environment,
 }
 
 /// How long entries are to be kept.

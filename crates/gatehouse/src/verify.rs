@@ -9,7 +9,7 @@ use clap::Args;
 use gatehouse_audit::domain::note::VerifierKey;
 use gatehouse_audit::domain::verify::{Fault, Report, Verdict};
 use gatehouse_audit::keys::SubjectKeys;
-use gatehouse_audit::verify_log::{self, Retention, Subjects, Trust};
+use gatehouse_audit::verify_log::{self, Retention, Trust};
 use gatehouse_core::Clock;
 use gatehouse_db::{DatabaseUrl, Db};
 
@@ -46,7 +46,6 @@ pub(crate) async fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     let config = args.config.load()?;
     let days: BTreeMap<String, u32> =
         config.audit.all_logs().into_iter().map(|log| (log.name, log.days)).collect();
-    let environment = crate::cli::environment()?;
     let mut subject_keys = config.audit.subject_keys_dir;
     let mut database = config.databases.audit;
     if let Some(data) = &args.data {
@@ -59,7 +58,7 @@ pub(crate) async fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     }
     let mut trust = trust(&args)?;
     // Where the keys are not at hand, the report says that persons were not compared.
-    trust.subjects = SubjectKeys::existing(&subject_keys).map(|keys| Subjects { keys, environment });
+    trust.subjects = SubjectKeys::existing(&subject_keys);
     let db = Db::connect(&database, "audit").await?;
     // Whoever can write to the database can take a log out of each table: names come from elsewhere too.
     let mut names = verify_log::logs_in(&db).await?;

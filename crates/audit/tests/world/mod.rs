@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ed25519_dalek::{Signer as _, SigningKey};
 use gatehouse_audit::keys::SubjectKeys;
-use gatehouse_audit::verify_log::{Subjects, Trust, verify_database};
+use gatehouse_audit::verify_log::{Trust, verify_database};
 use gatehouse_audit::{Config, Deps, build};
 use gatehouse_client::{Authorized, ChannelConfig, channel};
 use gatehouse_core::ids::{EventId, PersonId, TenantId};
@@ -216,7 +216,7 @@ impl World {
     /// `trust`, with the keys that the replicas seal with.
     pub fn with_subjects(&self, trust: &Trust) -> Trust {
         let keys = SubjectKeys::existing(&self.config.subject_keys_dir).unwrap();
-        Trust { subjects: Some(Subjects { keys, environment: Environment::Dev }), ..trust.clone() }
+        Trust { subjects: Some(keys), ..trust.clone() }
     }
 
     /// A fresh checkpoint and the key, as somebody elsewhere keeps them.
