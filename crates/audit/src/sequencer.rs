@@ -4,6 +4,9 @@
 //! queued as one contiguous run and answers every waiter. Between replicas the lock of the head row does the same.
 //! So numbers are contiguous, the chain can't fork, and the more there is to do the fewer commits an entry costs.
 
+#[cfg(feature = "planted-bugs")]
+mod planted;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 
@@ -194,6 +197,10 @@ impl Sequencer {
         edge: Option<&Edge>,
         now: Timestamp,
     ) -> gatehouse_db::Result<(Vec<Place>, Edge, u64)> {
+        #[cfg(feature = "planted-bugs")]
+        if gatehouse_core::planted::is(gatehouse_core::planted::Bug::BesideTheSequencer) {
+            return planted::append_beside(self, tx, drafts, now).await;
+        }
         let log = &self.0.log;
         let locked = heads::lock(tx, log).await?;
         let remembered = edge.filter(|edge| (edge.size, edge.chain) == (locked.size, locked.chain));

@@ -12,6 +12,8 @@ pub mod entropy;
 pub mod environment;
 pub mod error;
 pub mod ids;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
 pub mod redact;
 pub mod secret;
 

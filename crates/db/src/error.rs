@@ -115,6 +115,18 @@ impl Error {
         matches!(*self.0, Failure::Unavailable { .. })
     }
 
+    /// Whether the connection is gone, as when the server restarts. Before the commit was sent, nothing was changed.
+    pub(crate) fn is_connection_lost(&self) -> bool {
+        let Failure::Unavailable { cause, .. } = &*self.0 else { return false };
+        match cause {
+            sqlx::Error::Io(_) => true,
+            sqlx::Error::Database(error) => {
+                error.code().is_some_and(|code| code.starts_with("08") || matches!(&*code, "57P01" | "57P02"))
+            }
+            _ => false,
+        }
+    }
+
     /// Whether `fetch_one` found no row.
     #[must_use]
     pub fn is_no_row(&self) -> bool {

@@ -210,12 +210,14 @@ pub struct Attempts {
     name: &'static str,
     read_only: bool,
     attempt: u32,
+    /// Whether the block was run again because its connection was lost.
+    resumed: bool,
 }
 
 impl Attempts {
     #[must_use]
     pub fn new(db: &Db, name: &'static str, read_only: bool) -> Self {
-        Self { db: db.clone(), name, read_only, attempt: 0 }
+        Self { db: db.clone(), name, read_only, attempt: 0, resumed: false }
     }
 
     /// The span that the whole runs in.
@@ -262,6 +264,7 @@ impl Attempts {
         let (error, outcome) = match (result, &tx.health) {
             (Ok(value), Health::Sound) => match tx.commit().await {
                 Ok(()) => return Some(self.close(Ok(value), "committed")),
+                Err(error) if self.read_only && self.may_resume(&error) => return None,
                 Err(error) => (error, "error"),
             },
             (Ok(_), Health::Broken { statement, retryable }) => {
@@ -275,6 +278,9 @@ impl Attempts {
             }
             (Err(error), _) => {
                 tx.roll_back().await;
+                if self.may_resume(&error) {
+                    return None;
+                }
                 (error, "rolled_back")
             }
         };
@@ -283,6 +289,13 @@ impl Attempts {
             return None;
         }
         Some(self.close(Err(error), outcome))
+    }
+
+    /// Whether the server went away before the commit was sent: nothing was changed, and it may be back. Once.
+    fn may_resume(&mut self, error: &Error) -> bool {
+        let may = !self.resumed && error.is_connection_lost();
+        self.resumed |= may;
+        may
     }
 
     fn may_run_again(&self, error: &Error) -> bool {
@@ -330,7 +343,7 @@ pub fn block<T, F: Future<Output = Result<T>>>(block: F) -> F {
 /// `tx: &mut Tx`, and is a `Result<T, gatehouse_db::Error>`; the macro is that result. `Ok` commits, also where the
 /// value is a refusal; `Err` rolls back (a `gatehouse_core::Error` may be passed out that way). After a
 /// serialization failure, a deadlock or SQLite's BUSY the block RUNS AGAIN, up to ten times in all with jittered
-/// pauses: it must borrow what it uses and do nothing that can't be done twice (no sending, no pushing to outer lists).
+/// pauses, and once if the connection is lost before the commit: it must borrow what it uses and do nothing that can't be done twice (no sending, no pushing to outer lists).
 ///
 /// A statement that failed dooms the transaction, even if the block then returns `Ok`: use `ON CONFLICT` for
 /// violations that are expected. An error of the commit itself that is `is_unavailable` leaves open whether it happened.

@@ -294,3 +294,24 @@ async fn connections_that_died_idle_are_replaced_unnoticed() {
     assert!(killed.unwrap() > 0);
     fill().await;
 }
+
+/// What a restart of the server does to a transaction under way: nothing was committed, so it runs again, once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_whose_connection_is_lost_before_its_commit_runs_again() {
+    const DIE: Sql = Sql::new("DIE", "SELECT pg_terminate_backend(pg_backend_pid()) AS died");
+    let db = TestDb::postgres(&MIGRATIONS).await;
+    for (deaths, succeeds) in [(1, true), (2, false)] {
+        let before = value(db.db(), 1).await;
+        let runs = AtomicU32::new(0);
+        let result = run_tx!(db.db(), "test.die", |tx| {
+            tx.execute(&INCREMENT, params![1]).await?;
+            if runs.fetch_add(1, Ordering::SeqCst) < deaths {
+                tx.fetch_one(&DIE, params![]).await?;
+            }
+            Ok(())
+        });
+        assert_eq!(result.is_ok(), succeeds, "{result:?}");
+        assert_eq!(runs.load(Ordering::SeqCst), 2);
+        assert_eq!(value(db.db(), 1).await, before + i64::from(succeeds));
+    }
+}

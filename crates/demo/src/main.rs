@@ -4,8 +4,10 @@
 mod api;
 mod bench_start;
 mod narrator;
+mod provider;
 mod server;
 mod steps;
+mod tour;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,6 +16,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 use crate::narrator::Narrator;
+use crate::tour::{Proof, Tour, Visitor};
 
 /// Starts Gatehouse on this machine and does its main job from end to end
 #[derive(Debug, Parser)]
@@ -43,6 +46,37 @@ enum Command {
         after_help = "Examples:\n  gatehouse-demo bench-start\n  gatehouse-demo bench-start --build release --json"
     )]
     BenchStart(bench_start::BenchArgs),
+    /// Goes through a Gatehouse that runs already, as its first admin
+    #[command(
+        after_help = "Example:\n  gatehouse-demo tour --url https://localhost:8443 --authority ca.crt --email ada@example.com --password-file password.txt --upstream-api https://localhost:9443/api/me\n\nThe broker there must know the demo's provider as the upstream `demo`."
+    )]
+    Tour(TourArgs),
+    /// Runs the demo's OAuth provider by itself, over HTTPS
+    Provider(provider::ProviderArgs),
+    /// Makes the provider's certificate, for the provider and for who is to believe it
+    ProviderCertificate(provider::CertificateArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct TourArgs {
+    /// Address of the gateway
+    #[arg(long, value_name = "URL")]
+    url: String,
+    /// PEM file of certificates to believe beside those of the machine; may be given several times
+    #[arg(long, value_name = "FILE")]
+    authority: Vec<PathBuf>,
+    /// The first admin's address
+    #[arg(long, value_name = "ADDRESS")]
+    email: String,
+    /// File that holds their password
+    #[arg(long, value_name = "FILE")]
+    password_file: PathBuf,
+    /// What the upstream `demo` protects
+    #[arg(long, value_name = "URL")]
+    upstream_api: String,
+    /// Folder for the checkpoint and the key that are kept
+    #[arg(long, value_name = "FOLDER")]
+    keep: PathBuf,
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -61,6 +95,12 @@ async fn main() -> ExitCode {
 async fn run(args: &Args, narrator: &mut Narrator) -> anyhow::Result<()> {
     // Fails only if it was installed before, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    match &args.command {
+        Some(Command::Tour(tour)) => return go(tour, narrator).await,
+        Some(Command::Provider(provider)) => return provider::run(provider).await,
+        Some(Command::ProviderCertificate(certificate)) => return provider::make_certificate(certificate),
+        Some(Command::BenchStart(_)) | None => {}
+    }
     let program = match &args.gatehouse {
         Some(program) => program.clone(),
         None => std::env::current_exe()?.with_file_name("gatehouse"),
@@ -76,8 +116,26 @@ async fn run(args: &Args, narrator: &mut Narrator) -> anyhow::Result<()> {
     let mut server =
         server::start(&program, &args.data, narrator).await.context("Gatehouse did not start")?;
     // What failed is told at once; the server is dropped, and ends, behind it.
-    steps::run(&server, narrator).await?;
+    steps::run(&server.tour, narrator).await?;
     server.stop(narrator).await?;
-    narrator.summary(&server);
+    narrator.summary(&server.tour.next);
+    Ok(())
+}
+
+/// The tour through what runs already.
+async fn go(args: &TourArgs, narrator: &mut Narrator) -> anyhow::Result<()> {
+    let password = std::fs::read_to_string(&args.password_file)
+        .with_context(|| format!("{} can't be read", args.password_file.display()))?;
+    let tour = Tour {
+        gateway: args.url.clone(),
+        authorities: args.authority.clone(),
+        visitor: Visitor::Known { email: args.email.clone(), password: password.trim().to_owned() },
+        upstream_api: args.upstream_api.clone(),
+        data: args.keep.clone(),
+        proof: Proof::Elsewhere,
+        next: vec![("the API's pages", format!("{}/docs", args.url.trim_end_matches('/')))],
+    };
+    steps::run(&tour, narrator).await?;
+    narrator.summary(&tour.next);
     Ok(())
 }

@@ -6,8 +6,6 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use crate::server::Server;
-
 /// Tells of the steps.
 pub(crate) struct Narrator {
     mode: Mode,
@@ -94,13 +92,7 @@ impl Narrator {
     }
 
     /// What ran, how long it took, where to look next.
-    pub(crate) fn summary(&self, server: &Server) {
-        let next = [
-            ("see what it stands on", "docs/architecture.md"),
-            ("start it and keep it", "make up"),
-            ("every setting", "docs/configuration.md"),
-            ("the audit log of this run", server.verify_command.as_str()),
-        ];
+    pub(crate) fn summary(&self, next: &[(&str, String)]) {
         if self.mode == Mode::Json {
             let steps: Vec<_> = self
                 .done

@@ -12,30 +12,20 @@ use tokio::process::{Child, Command};
 
 use crate::api::text;
 use crate::narrator::Narrator;
+use crate::tour::{KEPT_CHECKPOINT, KEPT_KEY, Proof, Tour, Visitor};
 
 /// How long a start may take. A debug build on a slow, busy machine needs a few seconds.
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long a stop may take.
 const STOP_LIMIT: Duration = Duration::from_secs(40);
 
-/// The file with the checkpoint that the demo keeps, in its folder.
-pub(crate) const KEPT_CHECKPOINT: &str = "checkpoint-kept-elsewhere.txt";
-/// The file with the key that checkpoints are signed with.
-pub(crate) const KEPT_KEY: &str = "verifier-key-kept-elsewhere.txt";
-
 /// A running Gatehouse and its surroundings.
 pub(crate) struct Server {
     child: Child,
-    /// Where the gateway is.
-    pub(crate) gateway: String,
-    /// The command that verifies this run's audit log.
-    pub(crate) verify_command: String,
-    /// The gatehouse program.
-    pub(crate) program: std::path::PathBuf,
-    /// Its data folder.
-    pub(crate) data: std::path::PathBuf,
-    /// The OAuth provider.
-    pub(crate) provider: OAuthProvider,
+    /// Stands for as long as somebody may ask it.
+    _provider: OAuthProvider,
+    /// What there is to see.
+    pub(crate) tour: Tour,
 }
 
 /// Starts both and waits until Gatehouse is ready.
@@ -79,20 +69,28 @@ pub(crate) async fn start(program: &Path, data: &Path, narrator: &mut Narrator) 
     narrator.say(&format!("gateway {gateway}, API pages {}", text(&ready, "/docs")?));
     narrator.say(&format!("data in {}, log in {}", data.display(), data.join("gatehouse.log").display()));
     narrator.done(&format!("ready after {} ms", began.elapsed().as_millis()));
-    Ok(Server {
-        child,
-        gateway,
-        verify_command: format!(
-            "{} verify-audit-chain --data \"{}\" --checkpoint \"{}\" --verifier-key-file \"{}\"",
-            program.display(),
-            data.join("gatehouse").display(),
-            data.join(KEPT_CHECKPOINT).display(),
-            data.join(KEPT_KEY).display()
-        ),
-        program: program.to_owned(),
+    let verify = format!(
+        "{} verify-audit-chain --data \"{}\" --checkpoint \"{}\" --verifier-key-file \"{}\"",
+        program.display(),
+        data.join("gatehouse").display(),
+        data.join(KEPT_CHECKPOINT).display(),
+        data.join(KEPT_KEY).display()
+    );
+    let tour = Tour {
+        authorities: Vec::new(),
+        visitor: Visitor::New,
+        upstream_api: provider.api_url(),
         data: data.to_owned(),
-        provider,
-    })
+        proof: Proof::Here { program: program.to_owned(), data: data.join("gatehouse") },
+        next: vec![
+            ("see what it stands on", "docs/architecture.md".to_owned()),
+            ("start it and keep it", "make up".to_owned()),
+            ("every setting", "docs/configuration.md".to_owned()),
+            ("the audit log of this run", verify),
+        ],
+        gateway,
+    };
+    Ok(Server { child, _provider: provider, tour })
 }
 
 impl Server {

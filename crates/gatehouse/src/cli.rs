@@ -8,7 +8,7 @@ use gatehouse_core::Environment;
 
 use crate::config::Config;
 use crate::services::Service;
-use crate::{admin, certs, docs, process, services, submit, up, verify};
+use crate::{admin, certs, docs, healthcheck, process, services, submit, up, verify};
 
 /// Gatehouse stands between a product and the internet: an edge gateway, auth, a token broker, jobs and a provable
 /// audit log.
@@ -100,9 +100,12 @@ enum Command {
     /// Checks, shows and documents the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Does what an administrator does by hand, once: key files
+    /// Does what an administrator does by hand, once: secrets, key files, the first admin
     #[command(subcommand)]
     Admin(admin::AdminCommand),
+    /// Asks the Gatehouse process beside it whether it is ready; for containers, which have no other program to ask with
+    #[command(after_help = "Exit status: 0 ready, 1 not ready, 2 nobody answers.")]
+    Healthcheck(ConfigArgs),
     /// Makes the certificates with which services know each other, and renews them
     #[command(after_help = certs::EXAMPLES)]
     Certs(certs::CertsArgs),
@@ -150,6 +153,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Admin(command) => admin::run(&command),
+        Command::Healthcheck(args) => healthcheck::run(&args),
         Command::Certs(args) => certs::run(&args),
         Command::Submit(args) => process::block_on(submit::run(args)),
         Command::Docs(args) => docs::run(&args),

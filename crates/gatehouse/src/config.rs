@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::data_folder::read_secret;
-use crate::services::Service;
+use crate::services::{Service, own_certificates};
 
 /// Most connections that a gateway makes for event streams: each takes a file handle on both sides.
 const MAX_STREAM_CONNECTIONS: usize = 2048;
@@ -398,6 +398,12 @@ impl Config {
             problems.push(format!("client.secret_file: {} is not a file", secret.display()));
         }
         add(&mut problems, "redis", self.redis.validate(environment));
+        if !problems.iter().any(|problem| problem.starts_with("tls."))
+            && let Some(files) = self.tls.files(environment)
+            && let Err(problem) = own_certificates(service, files)
+        {
+            problems.push(format!("tls: {problem}"));
+        }
         problems
     }
 

@@ -6,6 +6,7 @@ mod cli;
 mod config;
 mod data_folder;
 mod docs;
+mod healthcheck;
 mod process;
 mod services;
 mod submit;

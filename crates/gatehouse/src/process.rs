@@ -3,9 +3,10 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use futures_util::future::select_all;
 use gatehouse_core::Environment;
 use gatehouse_service::lifecycle::Signals;
 use gatehouse_service::readiness::Gate;
@@ -77,17 +78,22 @@ impl Process {
     }
 
     /// Waits for a signal, then drains: for `delay` everything goes on as before but `/readyz`, then there is no new
-    /// work, and running work finishes, at most `limit`. A second signal ends the delay.
+    /// work, and running work finishes, at most `limit`. A second signal ends the delay. `stages` are parts of the
+    /// process's lifecycle; each has ended before the next is told to, so that what one part needs of a later one is
+    /// there to the end.
     pub(crate) async fn run_until_signal(
         mut self,
         delay: Duration,
+        stages: &[Lifecycle],
         limit: Duration,
     ) -> anyhow::Result<ExitCode> {
         let stopping = self.lifecycle.stopping();
+        let parts = std::iter::once(&self.lifecycle).chain(stages);
+        let a_part_stops = select_all(parts.map(|part| Box::pin(part.stopping().cancelled_owned())));
         let signal = tokio::select! {
             signal = self.signals.recv() => signal,
-            // A part of it can't go on.
-            () = stopping.cancelled() => "none",
+            // It can't go on.
+            _ = a_part_stops => "none",
         };
         tracing::info!(signal, "stopping: running work finishes first");
         self.lifecycle.leave();
@@ -96,7 +102,11 @@ impl Process {
             _ = self.signals.recv() => {}
             () = stopping.cancelled() => {}
         }
-        self.finish(limit).await
+        let began = Instant::now();
+        for stage in stages {
+            stage.drain(limit.saturating_sub(began.elapsed())).await;
+        }
+        self.finish(limit.saturating_sub(began.elapsed())).await
     }
 
     /// Drains now.

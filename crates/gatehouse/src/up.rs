@@ -11,7 +11,7 @@ use gatehouse_auth::config::ClientConfig;
 use gatehouse_client::ChannelConfig;
 use gatehouse_core::{Entropy, Environment};
 use gatehouse_db::DatabaseUrl;
-use gatehouse_service::{Doorbell, grpc};
+use gatehouse_service::{Doorbell, Lifecycle, grpc};
 use serde_json::json;
 use tokio::net::TcpListener;
 
@@ -86,7 +86,9 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     }
     let mut process = Process::start("gatehouse", &config, environment).await?;
     let limit = Duration::from_secs(config.drain_timeout_s);
-    let started = Box::pin(start(&args.config, config, listeners, &process, &folder, environment)).await;
+    let stages = Stages::of(&process.lifecycle);
+    let started =
+        Box::pin(start(&args.config, config, listeners, &process, &stages, &folder, environment)).await;
     let started = match started {
         Ok(started) => started,
         // What was begun ends in order; the first failure is the one to tell.
@@ -110,7 +112,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         anyhow::bail!("not ready after {} s: {}", READY_LIMIT.as_secs(), waiting.join("; "));
     }
     tell(&args, &started, process.probes_address, &folder, began.elapsed());
-    let code = process.run_until_signal(Duration::ZERO, limit).await;
+    let code = process.run_until_signal(Duration::ZERO, &stages.in_order(), limit).await;
     drop(folder);
     code
 }
@@ -242,11 +244,40 @@ struct Started {
     first_admin: Option<gatehouse_auth::app::bootstrap::FirstAdmin>,
 }
 
+/// The parts of the process in the order in which they stop: whoever calls before whoever is called. Stopped all at
+/// once, a request that the gateway has half read would find auth gone.
+struct Stages {
+    edge: Lifecycle,
+    work: Lifecycle,
+    auth: Lifecycle,
+    audit: Lifecycle,
+}
+
+impl Stages {
+    fn of(process: &Lifecycle) -> Self {
+        Self { edge: process.child(), work: process.child(), auth: process.child(), audit: process.child() }
+    }
+
+    fn of_service(&self, service: Service) -> &Lifecycle {
+        match service {
+            Service::Gateway | Service::Optimizer => &self.edge,
+            Service::Job | Service::TokenBroker => &self.work,
+            Service::Auth => &self.auth,
+            Service::Audit => &self.audit,
+        }
+    }
+
+    fn in_order(self) -> [Lifecycle; 4] {
+        [self.edge, self.work, self.auth, self.audit]
+    }
+}
+
 async fn start(
     args: &ConfigArgs,
     config: Config,
     listeners: Listeners,
     process: &Process,
+    stages: &Stages,
     folder: &DataFolder,
     environment: Environment,
 ) -> anyhow::Result<Started> {
@@ -255,8 +286,9 @@ async fn start(
     let runtime = |service: Service| {
         let mut config = config.clone();
         config.client.secret_file = folder.path(&client_secret(service));
-        Runtime::with_doorbell(service, config, environment, process, doorbell.clone(), None)
-            .with_context(|| format!("{} did not start", service.name()))
+        let runtime = Runtime::with_doorbell(service, config, environment, process, doorbell.clone(), None)
+            .with_context(|| format!("{} did not start", service.name()))?;
+        anyhow::Ok(Runtime { lifecycle: stages.of_service(service).clone(), ..runtime })
     };
     let (auth, audit, job, broker, gateway) = (
         runtime(Service::Auth)?,
@@ -276,7 +308,7 @@ async fn start(
     // The worker comes when the services know auth's keys: before that it would only be sent away.
     let worker = runtime(Service::Optimizer)?;
     let readiness = process.readiness.clone();
-    process.lifecycle.spawn(async move {
+    stages.edge.spawn(async move {
         let stopping = worker.lifecycle.stopping();
         tokio::select! {
             () = readiness.wait() => {}

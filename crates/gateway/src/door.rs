@@ -115,22 +115,31 @@ impl Door {
         });
     }
 
-    /// Who shows this, as far as it can be told without asking auth: always for access tokens, for API keys only
-    /// while an exchange of theirs is remembered.
+    /// Who shows this, as far as it can be told without asking auth: by the exchange of it that is remembered, or else
+    /// by its signature, which API keys have none of.
     ///
     /// # Errors
     /// Those of [`Verifier::verify`].
     pub(crate) fn recognise(&self, presented: &Presented, service: Service) -> Result<Option<Caller>> {
-        match presented {
-            Presented::AccessToken(token) => self.0.verifier.verify(token.expose(), false).map(Some),
-            Presented::ApiKey(_) => {
-                let slot = self.lock().get(&key(presented, service)).map(Arc::clone);
-                let Some(slot) = slot else { return Ok(None) };
-                // Whoever holds the lock is exchanging: then it is not known yet.
-                let Ok(state) = slot.0.try_lock() else { return Ok(None) };
-                Ok(state.held.as_ref().filter(|held| self.is_usable(held)).map(|held| held.caller.clone()))
+        let remembered = self.remembered(presented, service);
+        match (presented, remembered) {
+            // Auth has checked these very bytes a moment ago; checking the signature again is the dearest thing that
+            // the gateway would do for a request. What may have changed since is looked at.
+            (Presented::AccessToken(_), Some(caller)) => {
+                self.0.verifier.revocations().check(&caller, false)?;
+                Ok(Some(caller))
             }
+            (Presented::AccessToken(token), None) => self.0.verifier.verify(token.expose(), false).map(Some),
+            (Presented::ApiKey(_), remembered) => Ok(remembered),
         }
+    }
+
+    /// Whom a remembered exchange was for.
+    fn remembered(&self, presented: &Presented, service: Service) -> Option<Caller> {
+        let slot = self.lock().get(&key(presented, service)).map(Arc::clone)?;
+        // Whoever holds the lock is exchanging: then it is not known yet.
+        let state = slot.0.try_lock().ok()?;
+        state.held.as_ref().filter(|held| self.is_usable(held)).map(|held| held.caller.clone())
     }
 
     /// A token for `service`, from memory or from auth.

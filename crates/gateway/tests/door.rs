@@ -158,3 +158,25 @@ async fn a_revocation_ends_remembered_tokens_at_once() {
     assert_eq!(world.get("/v1/jobs").bearer_auth(&key).send().await.unwrap().status(), 401);
     assert_eq!(world.calls("ListJobs"), 0);
 }
+
+/// The signature of a remembered token is not checked again, so what is remembered must be the very bytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_remembered_byte_for_byte() {
+    let world = World::start().await;
+    let (token, _) = world.person(300);
+    let ask =
+        async |token: &str| world.get("/v1/jobs").bearer_auth(token).send().await.unwrap().status().as_u16();
+    assert_eq!(ask(&token).await, 200);
+    let other = |at: usize| {
+        let swapped = if token.as_bytes()[at] == b'A' { "B" } else { "A" };
+        format!("{}{swapped}{}", &token[..at], &token[at + 1..])
+    };
+    let signature = token.rfind('.').unwrap() + 1;
+    for forged in
+        [other(signature), other(signature - 20), token[..signature].to_owned(), format!("{token}A")]
+    {
+        assert_eq!(ask(&forged).await, 401, "{forged}");
+    }
+    // Not even those forgeries made it forget, or ask again.
+    assert_eq!((ask(&token).await, world.calls("ExchangeToken")), (200, 1));
+}

@@ -28,6 +28,9 @@ const EAGER_LOOKS: u32 = 4;
 /// After so many events that the audit service failed on, one after the other, it is not the events.
 const MOST_FAILING_IN_A_ROW: u32 = 10;
 
+/// How often what the outbox holds is counted for the metrics: counting costs more the more there is.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+
 /// How much the outbox holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Status {
@@ -119,8 +122,9 @@ impl Relay {
         );
         // Looks soon after a bell, which is rung before its transaction commits.
         let mut eager = 0;
+        let mut counted = None;
         while !stopping.is_cancelled() {
-            let pass = self.pass().await;
+            let pass = self.pass(&mut counted).await;
             let pause = match pass {
                 Pass::More(_) => Duration::ZERO,
                 Pass::Empty if eager > 0 => EAGER_PAUSE * 4_u32.pow(EAGER_LOOKS - eager),
@@ -143,7 +147,7 @@ impl Relay {
         let last = async {
             let mut left = self.status().await.map_or(u64::MAX, |status| status.waiting);
             while left > 0 {
-                match self.pass().await {
+                match self.pass(&mut counted).await {
                     Pass::More(sent) => left = left.saturating_sub(sent),
                     Pass::Failed => {
                         tokio::time::sleep(backoff.next_wait().min(Duration::from_millis(200))).await;
@@ -163,22 +167,17 @@ impl Relay {
         }
     }
 
-    /// Takes the next batch and sends it.
-    async fn pass(&self) -> Pass {
-        match self.status().await {
-            Ok(status) => {
-                self.metrics.show(&status);
-                self.alarm(status.refused);
-                if status.waiting == 0 {
-                    return Pass::Empty;
-                }
-            }
+    /// Takes the next batch and sends it. `counted`: when the metrics were told last.
+    async fn pass(&self, counted: &mut Option<Timestamp>) -> Pass {
+        let now = self.clock.now();
+        match self.anything_waits(counted, now).await {
+            Ok(true) => {}
+            Ok(false) => return Pass::Empty,
             Err(error) => {
                 tracing::warn!(%error, "the outbox can't be read");
                 return Pass::Failed;
             }
         }
-        let now = self.clock.now();
         let until = now.plus(Duration::from_millis(self.config.lease_ms));
         match self.take_batch(now, until).await {
             Ok(None) => Pass::Elsewhere,
@@ -197,6 +196,21 @@ impl Relay {
                 Pass::Failed
             }
         }
+    }
+
+    async fn anything_waits(
+        &self,
+        counted: &mut Option<Timestamp>,
+        now: Timestamp,
+    ) -> gatehouse_db::Result<bool> {
+        if counted.is_some_and(|before| now.since(before) < COUNT_EVERY) {
+            return read_tx!(self.db, "outbox.look", |tx| { store::any_waits(tx).await });
+        }
+        let status = self.status().await?;
+        self.metrics.show(&status);
+        self.alarm(status.refused);
+        *counted = Some(now);
+        Ok(status.waiting > 0)
     }
 
     /// The next events; `None` if another replica relays.

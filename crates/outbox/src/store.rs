@@ -2,7 +2,7 @@
 
 use gatehouse_core::Timestamp;
 use gatehouse_core::ids::EventId;
-use gatehouse_db::{Result, Tx, params, sql};
+use gatehouse_db::{Param, Result, Tx, params, sql};
 use uuid::Uuid;
 
 sql! {
@@ -14,8 +14,13 @@ sql! {
         ORDER BY position, event_id LIMIT $1";
     /// One event that the audit service has.
     pub(crate) REMOVE_EVENT = "DELETE FROM audit_outbox WHERE event_id = $1";
+    /// Several such events; where there are fewer, one is named again.
+    pub(crate) REMOVE_EVENTS = "DELETE FROM audit_outbox WHERE event_id IN ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
+        $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)";
     /// One event that the audit service will never take.
     pub(crate) REFUSE_EVENT = "UPDATE audit_outbox SET refused = $2 WHERE event_id = $1";
+    /// Whether there is anything to do; unlike [`BACKLOG`], it costs the same however much there is.
+    pub(crate) OLDEST_EVENT = "SELECT position FROM audit_outbox WHERE refused IS NULL ORDER BY position LIMIT 1";
     /// How much there is to do, and since when.
     pub(crate) BACKLOG = "SELECT COUNT(*) AS waiting, MIN(position) AS oldest FROM audit_outbox WHERE refused IS NULL";
     /// How much needs a person.
@@ -28,6 +33,9 @@ sql! {
     pub(crate) RELEASE_RELAY = "DELETE FROM audit_outbox_relay WHERE holder = $1";
 }
 
+/// The parameters of [`REMOVE_EVENTS`].
+const REMOVED_AT_ONCE: usize = 25;
+
 pub(crate) async fn add(tx: &mut Tx, id: EventId, position: i64, event: Vec<u8>) -> Result<()> {
     tx.execute(&ADD_EVENT, params![id, position, event]).await.map(drop)
 }
@@ -38,10 +46,20 @@ pub(crate) async fn next(tx: &mut Tx, most: u32) -> Result<Vec<(Uuid, Vec<u8>)>>
 }
 
 pub(crate) async fn remove(tx: &mut Tx, ids: &[Uuid]) -> Result<()> {
-    for id in ids {
-        tx.execute(&REMOVE_EVENT, params![id]).await?;
+    for ids in ids.chunks(REMOVED_AT_ONCE) {
+        if let [id] = ids {
+            tx.execute(&REMOVE_EVENT, params![id]).await?;
+        } else if let Some(last) = ids.last() {
+            let several = ids.iter().chain(std::iter::repeat(last)).take(REMOVED_AT_ONCE);
+            tx.execute(&REMOVE_EVENTS, several.map(Param::into_value).collect()).await?;
+        }
     }
     Ok(())
+}
+
+/// Whether an event waits.
+pub(crate) async fn any_waits(tx: &mut Tx) -> Result<bool> {
+    tx.fetch_optional(&OLDEST_EVENT, params![]).await.map(|row| row.is_some())
 }
 
 pub(crate) async fn refuse(tx: &mut Tx, id: Uuid, why: &str) -> Result<()> {
@@ -61,4 +79,39 @@ pub(crate) async fn hold_relay(tx: &mut Tx, holder: Uuid, until: Timestamp, now:
 
 pub(crate) async fn release_relay(tx: &mut Tx, holder: Uuid) -> Result<()> {
     tx.execute(&RELEASE_RELAY, params![holder]).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use gatehouse_core::{Clock, Entropy};
+    use gatehouse_db::{Migrations, read_tx, run_tx};
+    use gatehouse_testkit::{TestDb, both_engines};
+
+    use super::*;
+
+    both_engines! {
+        migrations: Migrations::new(&[("0001_init", crate::MIGRATION)]);
+
+        /// However many they are: one by one, in groups, and what a group leaves over.
+        async fn exactly_the_named_events_are_removed(db: TestDb) {
+            let (clock, entropy) = (Clock::system(), Entropy::system());
+            for named in [0, 1, 2, 24, 25, 26, 50, 53, 60] {
+                let ids: Vec<EventId> = (0..60).map(|_| EventId::new(&clock, &entropy)).collect();
+                let all: Vec<Uuid> = ids.iter().map(|id| id.as_uuid()).collect();
+                let left = run_tx!(db, "test.remove", |tx| {
+                    for (position, id) in (0..).zip(&ids) {
+                        add(tx, *id, position, Vec::new()).await?;
+                    }
+                    remove(tx, &all[..named]).await?;
+                    Ok(next(tx, 100).await?.into_iter().map(|(id, _)| id).collect::<BTreeSet<_>>())
+                });
+                assert_eq!(left.unwrap(), all[named..].iter().copied().collect(), "{named} of 60");
+                let waits = read_tx!(db, "test.look", |tx| { any_waits(tx).await });
+                assert_eq!(waits.unwrap(), named < 60);
+                run_tx!(db, "test.clear", |tx| { remove(tx, &all).await }).unwrap();
+            }
+        }
+    }
 }

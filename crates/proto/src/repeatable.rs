@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
-use prost_types::FileDescriptorSet;
 use prost_types::method_options::IdempotencyLevel;
+use prost_types::{FileDescriptorSet, MethodOptions};
 
 use prost::Message as _;
 
@@ -20,7 +20,7 @@ static REPEATABLE: LazyLock<HashSet<String>> = LazyLock::new(|| {
                 let level = method
                     .options
                     .as_ref()
-                    .map_or(IdempotencyLevel::IdempotencyUnknown, |options| options.idempotency_level());
+                    .map_or(IdempotencyLevel::IdempotencyUnknown, MethodOptions::idempotency_level);
                 if level != IdempotencyLevel::IdempotencyUnknown {
                     paths.insert(format!("/{}.{}/{}", file.package(), service.name(), method.name()));
                 }

@@ -115,11 +115,11 @@ impl GrpcServer {
         lifecycle.spawn(async move {
             tracing::info!(%address, tls = tls.is_some(), "serving gRPC");
             let stopped = async move { stopping.cancelled().await };
-            let served = match tls {
+            let outcome = match tls {
                 None => server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped).await,
                 Some(tls) => server.serve_with_incoming_shutdown(incoming(listener, tls), stopped).await,
             };
-            if let Err(error) = served {
+            if let Err(error) = outcome {
                 tracing::error!(%address, %error, "the gRPC server failed");
             }
         });

@@ -14,6 +14,9 @@ use crate::identity::{Caller, Subject};
 use crate::verifier::KeySet;
 use crate::{Lifecycle, Readiness};
 
+/// How far the clock may be set back without doubt on what was heard before: a time server's small corrections.
+const CLOCK_SLACK: Duration = Duration::from_secs(1);
+
 /// How late the news may be. Both count from the last word of auth.
 #[derive(Clone, Copy, Debug)]
 pub struct Staleness {
@@ -130,7 +133,9 @@ impl Revocations {
         let now = self.0.clock.now();
         let state = self.0.state.read().unwrap_or_else(PoisonError::into_inner);
         let limit = if privileged { self.0.staleness.privileged } else { self.0.staleness.all };
-        if !state.complete || state.heard_at.is_none_or(|heard_at| now.since(heard_at) > limit) {
+        // A clock that was set back makes old news look fresh for as long: news from the future is no news.
+        let is_old = |heard_at: Timestamp| now.plus(CLOCK_SLACK) < heard_at || now.since(heard_at) > limit;
+        if !state.complete || state.heard_at.is_none_or(is_old) {
             return Err(stale());
         }
         let claims = caller.claims();

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use gatehouse_client::tls::{Certificates, ServiceId, server_config};
 use gatehouse_core::Clock;
+use opentelemetry::KeyValue;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -35,6 +36,21 @@ pub struct ServerTls {
     pub certificates: Certificates,
     /// Services of the user's own, by the names in their certificates: the callers that contracts name `internal`.
     pub internal_services: Arc<BTreeSet<String>>,
+}
+
+/// Exports how long the certificate of this process still counts.
+pub fn observe(certificates: &Certificates) {
+    let certificates = certificates.clone();
+    opentelemetry::global::meter("gatehouse")
+        .f64_observable_gauge("gatehouse.tls.certificate.remaining")
+        .with_unit("s")
+        .with_description("Time until this process's TLS certificate ends.")
+        .with_callback(move |gauge| {
+            let loaded = certificates.current();
+            let remaining = loaded.ends_at.since(Clock::system().now()).as_secs_f64();
+            gauge.observe(remaining, &[KeyValue::new("service", loaded.id.service().to_owned())]);
+        })
+        .build();
 }
 
 /// The service at the other end of the connection that a request came over, from its certificate. In the extensions of
@@ -136,7 +152,8 @@ async fn shake(stream: TcpStream, tls: &ServerTls) -> io::Result<PeerStream> {
     let is_internal = tls.internal_services.contains(id.service());
     let ends_at = gatehouse_client::tls::ends_at(leaf).map_err(io::Error::other)?.min(own_end);
     let now = Clock::system().now();
-    let end = Instant::now() + ends_at.since(now);
+    // The second in which it ends still counts (RFC 5280, section 4.1.2.5): whoever is cut off must not get in again.
+    let end = Instant::now() + ends_at.since(now) + Duration::from_secs(1);
     Ok(PeerStream { stream, peer: Peer::new(id, is_internal), end: Box::pin(tokio::time::sleep_until(end)) })
 }
 

@@ -343,8 +343,8 @@ async fn privileged_methods_refuse_sooner() {
 }
 
 /// The owner of a certificate.
-fn peer(service: &str, is_internal: bool) -> Option<Peer> {
-    Some(Peer::new(ServiceId::new("prod.gatehouse.internal", service).unwrap(), is_internal))
+fn peer(service: &str, is_internal: bool) -> Peer {
+    Peer::new(ServiceId::new("prod.gatehouse.internal", service).unwrap(), is_internal)
 }
 
 /// Every method against every service, and what must hold for each pair.
@@ -367,7 +367,8 @@ async fn a_method_is_called_by_the_services_that_it_names_and_by_no_other() {
             let named = declared.callers.iter().any(|caller| {
                 if is_internal { caller == "internal" } else { caller == name && name != "internal" }
             });
-            let answer = knock(&layer.clone().between_services(), path, None, peer(name, is_internal)).await;
+            let answer =
+                knock(&layer.clone().between_services(), path, None, Some(peer(name, is_internal))).await;
             if named {
                 // Past this door, at the next: who it is that calls.
                 let next = Err((ErrorCode::Unauthenticated, "TOKEN_MISSING".to_owned()));
@@ -392,7 +393,7 @@ async fn a_token_counts_over_a_connection_of_the_service_that_obtained_it_only()
     let layer = door.layer.clone().between_services();
     let submit = async |claims: &Value, service: &str, is_internal| {
         let token = format!("Bearer {}", sign(&door.key, &header(), claims));
-        knock(&layer, SUBMIT, Some(&token), peer(service, is_internal)).await
+        knock(&layer, SUBMIT, Some(&token), Some(peer(service, is_internal))).await
     };
     let stolen = Err((ErrorCode::PermissionDenied, "TOKEN_OF_ANOTHER_SERVICE".to_owned()));
     // A person's token that the gateway exchanged.

@@ -28,6 +28,9 @@ use crate::{Backend, Balancer, Postgres, Proxy, Redis, Weather, balancer};
 /// How long a debug build may take to be ready on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(120);
 
+/// How long a process may try to start before it gives up.
+const LONGEST_START: Duration = Duration::from_secs(20);
+
 /// Ends what is left when the test process is gone: it reads `+id` and `-id`, and kills at the end of its input. `$1` is
 /// the cluster's folder, which goes too.
 const WATCHER: &str = r#"
@@ -222,7 +225,9 @@ impl Cluster {
     /// # Errors
     /// It does not run.
     pub fn terminate(&mut self, name: &str) -> io::Result<()> {
-        self.node(name).signal(Signal::SIGTERM)
+        self.node(name).signal(Signal::SIGTERM)?;
+        self.node_mut(name).is_ending = true;
+        Ok(())
     }
 
     /// Waits until a node has ended by itself; how.
@@ -269,7 +274,8 @@ impl Cluster {
             if balancer::is_ready(node.probes).await {
                 return Ok(());
             }
-            let ended = node.has_ended()?;
+            // Left to be told by whoever deals with it.
+            let ended = node.child.as_mut().map(std::process::Child::try_wait).transpose()?.flatten();
             if ended.is_some() || Instant::now() > deadline {
                 let end = node.end_of_log();
                 return Err(Error::other(format!(
@@ -298,18 +304,33 @@ impl Cluster {
         Ok(())
     }
 
-    /// The nodes that have ended though nobody ended them, each with how.
+    /// Starts again what ended by itself, as whoever runs a deployment does; names of those. A process may end when what
+    /// it needs is away at its start, with a message and an exit status, and at no other time.
     ///
     /// # Errors
-    /// The system refuses to say.
-    pub fn dead(&mut self) -> io::Result<Vec<(String, std::process::ExitStatus)>> {
-        let mut dead = Vec::new();
-        for node in self.nodes.values_mut() {
+    /// One ended that had long been started, or of a signal; the message holds the end of its log.
+    pub fn revive(&mut self) -> io::Result<Vec<String>> {
+        let mut revived = Vec::new();
+        for node in self.nodes.values_mut().filter(|node| !node.is_ending) {
+            let id = node.id();
             if let Some(status) = node.has_ended()? {
-                dead.push((node.name.clone(), status));
+                let ran = node.started_at.map(|at| at.elapsed()).unwrap_or_default();
+                if status.code().is_none() || status.success() || ran > LONGEST_START {
+                    let (name, end) = (&node.name, node.end_of_log());
+                    let told =
+                        format!("{name} ended by itself with {status} after {ran:?}; its log ends:\n{end}");
+                    return Err(Error::other(told));
+                }
+                if let Some(id) = id {
+                    self.watcher.tell('-', id);
+                }
+                revived.push(node.name.clone());
             }
         }
-        Ok(dead)
+        for name in &revived {
+            self.launch(name)?;
+        }
+        Ok(revived)
     }
 
     /// The PostgreSQL server, where it is this cluster's own ([`Layout::own_servers`]).

@@ -5,7 +5,9 @@
 
 pub mod authority;
 pub mod balancer;
+pub mod check;
 pub mod cluster;
+pub mod faults;
 pub mod oauth_provider;
 pub mod port;
 pub mod postgres;

@@ -6,7 +6,7 @@
 //! did ([`Counters`]) and see every token that it issued ([`OAuthProvider::issued`]).
 //!
 //! Tokens are settled by [`Options::seed`] and time by [`Options::clock`], so that a run can be replayed. It
-//! listens on loopback only and knows one client and one person: it protects nothing.
+//! listens on loopback unless told otherwise, and knows one client and one person: it protects nothing.
 
 mod http;
 mod state;
@@ -137,6 +137,21 @@ impl OAuthProvider {
     pub async fn start(options: Options) -> io::Result<Self> {
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
         let base_url = format!("http://{}", listener.local_addr()?);
+        Self::serve(options, listener, &base_url, None)
+    }
+
+    /// Starts a provider on `listener`, over HTTPS if there is `tls`, that is known as `base_url` (no slash at its
+    /// end). Needs a tokio runtime, and lives no longer than it.
+    ///
+    /// # Errors
+    /// The listener can't be used.
+    pub fn serve(
+        options: Options,
+        listener: std::net::TcpListener,
+        base_url: &str,
+        tls: Option<rustls::ServerConfig>,
+    ) -> io::Result<Self> {
+        let base_url = base_url.to_owned();
         let shared = Shared(Arc::new(Mutex::new(State::new(options, base_url.clone()))));
         let app_state = shared.clone();
         let server = HttpServer::new(move || {
@@ -144,9 +159,12 @@ impl OAuthProvider {
         })
         .workers(1)
         .disable_signals()
-        .shutdown_timeout(0)
-        .listen(listener)?
-        .run();
+        .shutdown_timeout(0);
+        let server = match tls {
+            Some(tls) => server.listen_rustls_0_23(listener, tls)?,
+            None => server.listen(listener)?,
+        };
+        let server = server.run();
         let handle = server.handle();
         tokio::spawn(server);
         Ok(Self { base_url, shared, server: handle })

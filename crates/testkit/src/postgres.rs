@@ -31,25 +31,33 @@ pub const URL_VARIABLE: &str = "GATEHOUSE_TEST_POSTGRES_URL";
 /// `initdb` and the start together; about 2 s on an idle machine, and test machines are rarely idle.
 const START_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// The watcher. `$1`: the folder of the programs; `$2`: its own folder; `$3`: the port; `$4`: whether commits
-/// survive a crash, `on` or `off`; `$5`: whether it takes TLS, with `server.crt` and `server.key` in its folder. Everything
-/// that it starts has a parent-death signal too, so that even killing the watcher leaves no server behind.
+/// What a test server runs with: nothing of it has to survive.
+const FOR_TESTS: &[&str] =
+    &["fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=64MB"];
+
+/// What one runs with that is stopped and started again: the machine goes on, the server's commits are in its files.
+const LASTING: &[&str] =
+    &["fsync=off", "synchronous_commit=on", "full_page_writes=off", "shared_buffers=64MB"];
+
+/// The watcher. `$1`: the folder of the programs; `$2`: its own folder; `$3`: the port; the rest: options of the
+/// server. Everything that it starts has a parent-death signal too, so that even killing the watcher leaves no server
+/// behind.
 const WATCHER: &str = r#"
 trap '' INT TERM HUP
+programs=$1 folder=$2 port=$3
+shift 3
 with() {
   signal=$1; shift
   if command -v setpriv >/dev/null 2>&1; then exec setpriv --pdeathsig "$signal" "$@"; else exec "$@"; fi
 }
 serve() {
-  with QUIT "$1/postgres" -D "$2/data" -p "$3" -c listen_addresses=127.0.0.1 -c unix_socket_directories="$2" \
-    -c fsync=off -c synchronous_commit="$4" -c full_page_writes=off -c shared_buffers=64MB -c max_connections=400 \
-    -c deadlock_timeout=100ms -c log_min_messages=fatal \
-    -c ssl="$5" -c ssl_cert_file="$2/server.crt" -c ssl_key_file="$2/server.key"
+  with QUIT "$programs/postgres" -D "$folder/data" -p "$port" -c listen_addresses=127.0.0.1 \
+    -c unix_socket_directories="$folder" -c max_connections=400 -c deadlock_timeout=100ms -c log_min_messages=fatal "$@"
 }
 (
   trap - INT TERM HUP
-  exec >"$2/log" 2>&1
-  (with KILL "$1/initdb" -D "$2/data" -U gatehouse --pwfile="$2/password" -A scram-sha-256 -E UTF8 --locale=C.UTF-8 --no-sync) &&
+  exec >"$folder/log" 2>&1
+  (with KILL "$programs/initdb" -D "$folder/data" -U gatehouse --pwfile="$folder/password" -A scram-sha-256 -E UTF8 --locale=C.UTF-8 --no-sync) &&
   serve "$@"
 ) &
 server=$!
@@ -57,14 +65,14 @@ while read -r word; do
   case $word in
     stop) kill -INT "$server"; wait "$server"; echo stopped ;;
     crash) kill -QUIT "$server"; wait "$server"; echo stopped ;;
-    start) rm -f "$2/data/postmaster.pid"; (trap - INT TERM HUP; exec >"$2/log" 2>&1; serve "$@") & server=$!; echo started ;;
+    start) rm -f "$folder/data/postmaster.pid"; (trap - INT TERM HUP; exec >"$folder/log" 2>&1; serve "$@") & server=$!; echo started ;;
   esac
 done
 # The first is for a folder still being made, the second ends the server without waiting for its clients.
 kill -TERM "$server" 2>/dev/null
 kill -QUIT "$server" 2>/dev/null
 wait "$server" 2>/dev/null
-rm -rf "$2"
+rm -rf "$folder"
 "#;
 
 /// A PostgreSQL server for tests. Dropping it ends it, unless it is one that [`URL_VARIABLE`] names.
@@ -102,7 +110,16 @@ impl Postgres {
     /// The binaries are not installed (the message says what to install), or the server did not come up (the message
     /// holds its log).
     pub fn start() -> io::Result<Self> {
-        Self::start_as("off", free_port, None)
+        Self::start_as(FOR_TESTS, free_port, None)
+    }
+
+    /// As [`Postgres::start`], with `settings` (`name=value`) instead of those that make tests fast: with none, commits
+    /// are as durable as those of an installed server.
+    ///
+    /// # Errors
+    /// As [`Postgres::start`].
+    pub fn start_with(settings: &[&str]) -> io::Result<Self> {
+        Self::start_as(settings, free_port, None)
     }
 
     /// As [`Postgres::start`], one that takes TLS too, with a certificate of `authority` for localhost and 127.0.0.1.
@@ -111,7 +128,7 @@ impl Postgres {
     /// # Errors
     /// As [`Postgres::start`].
     pub fn start_with_tls(authority: &Authority) -> io::Result<Self> {
-        Self::start_as("off", free_port, Some(authority))
+        Self::start_as(FOR_TESTS, free_port, Some(authority))
     }
 
     /// As [`Postgres::start`], one that keeps what it committed when it is stopped, even if by [`Postgres::crash`].
@@ -119,11 +136,11 @@ impl Postgres {
     /// # Errors
     /// As [`Postgres::start`].
     pub fn start_lasting() -> io::Result<Self> {
-        Self::start_as("on", lasting_port, None)
+        Self::start_as(LASTING, lasting_port, None)
     }
 
     fn start_as(
-        keeps_commits: &str,
+        settings: &[&str],
         port: fn() -> io::Result<u16>,
         tls: Option<&Authority>,
     ) -> io::Result<Self> {
@@ -139,7 +156,7 @@ impl Postgres {
         let mut last = Error::other("PostgreSQL was never started");
         // Between asking the system for a free port and the server taking it, another process may: try another.
         for _ in 0..3 {
-            match start_on(&programs, port()?, keeps_commits, tls) {
+            match start_on(&programs, port()?, settings, tls) {
                 Ok(started) => return Ok(started),
                 Err(error) => last = error,
             }
@@ -218,12 +235,7 @@ impl Drop for Server {
     }
 }
 
-fn start_on(
-    programs: &Path,
-    port: u16,
-    keeps_commits: &str,
-    tls: Option<&Authority>,
-) -> io::Result<Postgres> {
+fn start_on(programs: &Path, port: u16, settings: &[&str], tls: Option<&Authority>) -> io::Result<Postgres> {
     let password = random_hex::<16>();
     let folder = std::env::temp_dir().join(format!("gatehouse-postgres-{}", random_hex::<8>()));
     let user = unprivileged_user()?;
@@ -236,6 +248,11 @@ fn start_on(
         .open(&password_file)?
         .write_all(password.as_bytes())?;
     let issued = tls.map(|authority| authority.issue(&folder, "server", &Leaf::default()));
+    let tls_settings = issued.iter().flat_map(|issued| {
+        let file = |name: &str, path: &Path| format!("{name}={}", path.display());
+        ["ssl=on".to_owned(), file("ssl_cert_file", &issued.certificate), file("ssl_key_file", &issued.key)]
+    });
+    let tls_settings: Vec<_> = tls_settings.collect();
     let mut watcher = Command::new("/bin/sh");
     if let Some(user) = &user {
         let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
@@ -252,8 +269,8 @@ fn start_on(
         .arg(programs)
         .arg(&folder)
         .arg(port.to_string())
-        .arg(keeps_commits)
-        .arg(if issued.is_some() { "on" } else { "off" })
+        .args(settings.iter().flat_map(|setting| ["-c", setting]))
+        .args(tls_settings.iter().flat_map(|setting| ["-c", setting.as_str()]))
         .current_dir("/")
         .env_clear()
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")

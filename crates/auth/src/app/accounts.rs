@@ -199,11 +199,20 @@ impl App {
         let agent: String = origin.user_agent.chars().take(256).collect();
         let event = self.0.outbox.event("auth.sessions.create").by_person(person.id).about(person.id);
         let event = event.target("session", session.as_uuid()).payload(origin.as_json());
-        let (tenant, not_before) = run_tx!(self.0.db, "auth.sign_in", |tx| {
+        let denied = self.0.outbox.event("auth.sessions.create").by_person(person.id).about(person.id);
+        let denied = denied.payload(origin.as_json());
+        let started = run_tx!(self.0.db, "auth.sign_in", |tx| {
+            let tenant = match choose_tenant(tx, person.id, wanted).await? {
+                Ok(tenant) => tenant,
+                // The password was right: whoever tries stolen ones is to be seen.
+                Err(refused) => {
+                    self.0.outbox.emit(tx, &denied.clone().denied(refused.reason())).await?;
+                    return Ok(Err(refused));
+                }
+            };
             if !people::mark_sign_in(tx, person.id, &person.stored_hash, now).await? {
                 return Err(invalid_credentials().into());
             }
-            let tenant = choose_tenant(tx, person.id, wanted).await?;
             if let Some(hash) = rehashed {
                 people::rehash(tx, person.id, &person.stored_hash, hash).await?;
             }
@@ -221,8 +230,9 @@ impl App {
                 revocations::latest_not_before(tx, &revocable(session, person.id, new.tenant)).await?;
             let event = in_tenant(event.clone(), new.tenant);
             self.0.outbox.emit(tx, &event).await?;
-            Ok((tenant, not_before))
+            Ok(Ok((tenant, not_before)))
         })?;
+        let (tenant, not_before) = started?;
         let facts = SessionFacts {
             person,
             session,
@@ -345,16 +355,16 @@ async fn choose_tenant(
     tx: &mut Tx,
     person: PersonId,
     wanted: Option<TenantId>,
-) -> Result<Option<(TenantId, Role)>, gatehouse_db::Error> {
+) -> gatehouse_db::Result<Result<Option<(TenantId, Role)>>> {
     let memberships = tenants::list_of_person(tx, person).await?;
     let chosen = match (wanted, memberships.as_slice()) {
         (Some(wanted), all) => all.iter().find(|(tenant, _)| tenant.id == wanted),
-        (None, []) => return Ok(None),
+        (None, []) => return Ok(Ok(None)),
         (None, [only]) => Some(only),
         (None, _) => None,
     };
     if let Some((tenant, role)) = chosen {
-        return Ok(Some((tenant.id, *role)));
+        return Ok(Ok(Some((tenant.id, *role))));
     }
     // The password was right: these are the person's own.
     let list: Vec<_> =
@@ -365,5 +375,5 @@ async fn choose_tenant(
         format!("one of {}", list.join(", "))
     };
     let error = Error::failed_precondition("TENANT_REQUIRED", "Say which of your tenants to sign in to.");
-    Err(error.with_violation("tenant_id", choice).into())
+    Ok(Err(error.with_violation("tenant_id", choice)))
 }

@@ -31,6 +31,14 @@ sql! {
     pub PURGE_SESSIONS = "DELETE FROM sessions WHERE ends_at < $1";
 }
 
+/// A bug for the fault harness to find: what was read before is taken to hold still.
+#[cfg(feature = "planted-bugs")]
+mod planted {
+    gatehouse_db::sql! {
+        pub(super) CONSUME_ANYHOW = "UPDATE sessions SET generation = generation + 1, parent_digest_kid = digest_kid, parent_digest = digest, digest_kid = $2, digest = $3, salt = $4, consumed_at = $5, last_used_at = $5 WHERE session_id = $1 AND ended_at IS NULL";
+    }
+}
+
 /// A session as stored.
 #[derive(Clone, Debug)]
 pub struct Session {
@@ -147,6 +155,11 @@ pub async fn consume(
     salt: &Salt,
     now: Timestamp,
 ) -> Result<bool, Error> {
+    #[cfg(feature = "planted-bugs")]
+    if gatehouse_core::planted::is(gatehouse_core::planted::Bug::SelectThenUpdate) {
+        let params = params![family.id, next.kid.as_str(), next.bytes, *salt, now];
+        return Ok(tx.execute(&planted::CONSUME_ANYHOW, params).await? == 1);
+    }
     let params = params![
         family.id,
         family.generation,

@@ -190,6 +190,9 @@ both_engines! {
         let refused = cluster.at(0).try_sign_in("ada@example.com", PASSWORD, "").await.unwrap_err();
         let refused = gatehouse_client::from_status(refused);
         assert_eq!(refused.reason(), "TENANT_REQUIRED");
+        let told = crate::audit::events(&db).await;
+        let denied = told.iter().filter(|event| event.reason == "TENANT_REQUIRED").count();
+        assert_eq!(denied, 1, "whoever tries a stolen password that is right is seen");
         let choice = &refused.violations()[0].description;
         assert!(choice.contains(&first) && choice.contains(&second), "{choice}");
         assert_eq!(cluster.at(0).try_sign_in("ada@example.com", PASSWORD, &second).await.unwrap().tenant_id, second);

@@ -97,13 +97,24 @@ impl Certificates {
         if let Ok(mut looked) = shared.looked.try_lock()
             && looked.at.elapsed() >= LOOK_EVERY
         {
-            looked.at = Instant::now();
-            let seen = look(&shared.files);
-            if seen != looked.seen {
-                self.take_up(&mut looked, seen);
-            }
+            self.look(&mut looked);
         }
         Arc::clone(&shared.loaded.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// As [`Certificates::current`], but looks at the files in any case.
+    #[must_use]
+    pub fn reload(&self) -> Arc<Loaded> {
+        self.look(&mut self.0.looked.lock().unwrap_or_else(PoisonError::into_inner));
+        Arc::clone(&self.0.loaded.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn look(&self, looked: &mut Looked) {
+        looked.at = Instant::now();
+        let seen = look(&self.0.files);
+        if seen != looked.seen {
+            self.take_up(looked, seen);
+        }
     }
 
     /// Who this process is.

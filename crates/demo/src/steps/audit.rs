@@ -9,11 +9,11 @@ use tokio::process::Command;
 use super::sign_in::Account;
 use crate::api::{Api, text};
 use crate::narrator::Narrator;
-use crate::server::{KEPT_CHECKPOINT, KEPT_KEY, Server};
+use crate::tour::{KEPT_CHECKPOINT, KEPT_KEY, Proof, Tour};
 
 pub(crate) async fn run(
     api: &Api,
-    server: &Server,
+    tour: &Tour,
     account: &Account,
     job: &str,
     narrator: &mut Narrator,
@@ -35,21 +35,35 @@ pub(crate) async fn run(
     );
     narrator.done(&format!("{} events of this tenant", events.len()));
 
-    narrator.step("Verify the log with verify-audit-chain");
+    narrator.step("Keep a checkpoint and verify the log");
     let logs = api.get("/v1/audit/logs").await?;
     let log = logs["logs"].get(0).context("there is no log")?;
     let name = text(log, "/name")?;
     let answer = api.get(&format!("/v1/audit/logs/{name}/checkpoint?fresh=true")).await?;
     // A product keeps both where whoever can write to the database can't.
-    std::fs::write(server.data.join(KEPT_CHECKPOINT), text(&answer, "/checkpoint")?)?;
-    std::fs::write(server.data.join(KEPT_KEY), text(log, "/verifier_key")?)?;
-    let (code, said) = verify(server, false).await?;
+    std::fs::write(tour.data.join(KEPT_CHECKPOINT), text(&answer, "/checkpoint")?)?;
+    std::fs::write(tour.data.join(KEPT_KEY), text(log, "/verifier_key")?)?;
+    let Proof::Here { program, data } = &tour.proof else {
+        narrator
+            .done(&format!("kept in {}; verify-audit-chain runs where the database is", tour.data.display()));
+        return Ok(());
+    };
+    let verify = |with_kept: bool| {
+        let mut command = Command::new(program);
+        command.arg("verify-audit-chain").arg("--data").arg(data);
+        if with_kept {
+            command.arg("--checkpoint").arg(tour.data.join(KEPT_CHECKPOINT));
+            command.arg("--verifier-key-file").arg(tour.data.join(KEPT_KEY));
+        }
+        command
+    };
+    let (code, said) = outcome(verify(false)).await?;
     narrator.say(&format!("without a checkpoint: {said}"));
     ensure!(
         code == Some(3) && said.contains("tail not proven"),
         "the tail was called proven without a checkpoint"
     );
-    let (code, said) = verify(server, true).await?;
+    let (code, said) = outcome(verify(true)).await?;
     ensure!(
         code == Some(0) && !said.contains("not proven: "),
         "not proven although there are a checkpoint and the key: {said}"
@@ -82,14 +96,8 @@ async fn settled(api: &Api, expected: &[&str]) -> anyhow::Result<Vec<Value>> {
     }
 }
 
-/// Exit status and words of `verify-audit-chain`, with the checkpoint and the key that were kept or without.
-async fn verify(server: &Server, with_kept: bool) -> anyhow::Result<(Option<i32>, String)> {
-    let mut command = Command::new(&server.program);
-    command.arg("verify-audit-chain").arg("--data").arg(server.data.join("gatehouse"));
-    if with_kept {
-        command.arg("--checkpoint").arg(server.data.join(KEPT_CHECKPOINT));
-        command.arg("--verifier-key-file").arg(server.data.join(KEPT_KEY));
-    }
+/// Exit status and words of `verify-audit-chain`.
+async fn outcome(mut command: Command) -> anyhow::Result<(Option<i32>, String)> {
     let output = command.output().await?;
     let (said, complained) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

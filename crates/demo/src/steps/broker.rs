@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use crate::api::{Api, text};
 use crate::narrator::Narrator;
-use crate::server::Server;
+use crate::tour::Tour;
 
-pub(crate) async fn run(api: &Api, server: &Server, narrator: &mut Narrator) -> anyhow::Result<()> {
+pub(crate) async fn run(api: &Api, tour: &Tour, narrator: &mut Narrator) -> anyhow::Result<()> {
     narrator.step("Connect an upstream and get a brokered access token");
     let begun = api.post("/v1/connections", &json!({"upstream": "demo"})).await?;
     // What a browser does: show the consent page, and follow the redirect to the callback.
@@ -27,7 +27,7 @@ pub(crate) async fn run(api: &Api, server: &Server, narrator: &mut Narrator) -> 
     let token = text(&brokered, "/access_token")?;
     let me: Value = api
         .http()
-        .get(server.provider.api_url())
+        .get(&tour.upstream_api)
         .bearer_auth(token)
         .send()
         .await?

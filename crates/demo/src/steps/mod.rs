@@ -7,13 +7,13 @@ mod sign_in;
 
 use crate::api::Api;
 use crate::narrator::Narrator;
-use crate::server::Server;
+use crate::tour::Tour;
 
 /// Runs every step; the first that does not do what it says ends the run.
-pub(crate) async fn run(server: &Server, narrator: &mut Narrator) -> anyhow::Result<()> {
-    let mut api = Api::new(&server.gateway)?;
-    let account = sign_in::run(&mut api, narrator).await?;
+pub(crate) async fn run(tour: &Tour, narrator: &mut Narrator) -> anyhow::Result<()> {
+    let mut api = Api::new(&tour.gateway, &tour.authorities)?;
+    let account = sign_in::run(&mut api, tour, narrator).await?;
     let job = optimize::run(&api, narrator).await?;
-    broker::run(&api, server, narrator).await?;
-    audit::run(&api, server, &account, &job, narrator).await
+    broker::run(&api, tour, narrator).await?;
+    audit::run(&api, tour, &account, &job, narrator).await
 }

@@ -12,6 +12,8 @@ use anyhow::Context as _;
 pub(super) enum Mode {
     /// Its owner only.
     Secret,
+    /// Its owner and the owner's group.
+    Shared,
     /// Everyone who gets to its folder.
     Public,
 }
@@ -47,6 +49,7 @@ pub(super) fn write(path: &Path, text: &str, mode: Mode) -> anyhow::Result<()> {
     let fresh = path.with_extension("new");
     let bits = match mode {
         Mode::Secret => 0o600,
+        Mode::Shared => 0o640,
         Mode::Public => 0o644,
     };
     let write = || -> std::io::Result<()> {

@@ -29,6 +29,8 @@ pub(super) struct Wanted<'a> {
     pub(super) dns: &'a [String],
     pub(super) ip: &'a [IpAddr],
     pub(super) days: u16,
+    /// Who may read its key.
+    pub(super) key: Mode,
     /// Even if the one that is there is good.
     pub(super) renew: bool,
     /// Even if the authority is a new one: services do not believe that one yet.
@@ -75,7 +77,7 @@ pub(super) fn settle(
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     let certificate = authority.sign(&params, &key)?;
-    files::write(&key_file, &key.serialize_pem(), Mode::Secret)?;
+    files::write(&key_file, &key.serialize_pem(), wanted.key)?;
     files::write(&certificate_file, &certificate, Mode::Public)?;
     Ok(settled(if found.is_some() { "renewed" } else { "made" }, end))
 }

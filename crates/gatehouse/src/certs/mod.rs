@@ -18,6 +18,7 @@ use gatehouse_core::{Clock, Environment};
 use serde_json::json;
 
 use self::authority::Authority;
+use self::files::Mode;
 use self::leaf::Wanted;
 use crate::config::default_trust_domain;
 use crate::services::Service;
@@ -50,10 +51,14 @@ pub(crate) struct CertsArgs {
     /// A service of your own that gets a certificate too: its name as a client of auth. Repeatable
     #[arg(long, value_name = "NAME")]
     name: Vec<String>,
+    /// As --name, for a server that runs as a user of its own, such as PostgreSQL: this user's group may read its key.
+    /// Repeatable
+    #[arg(long, value_name = "NAME")]
+    shared_name: Vec<String>,
     /// A host name that every certificate names besides localhost and its service's name. Repeatable
     #[arg(long, value_name = "NAME")]
     dns: Vec<String>,
-    /// An address that every certificate names besides 127.0.0.1 and ::1. Repeatable
+    /// An address that every certificate names besides those of loopback. Repeatable
     #[arg(long, value_name = "ADDRESS")]
     ip: Vec<IpAddr>,
     /// How long a certificate lives
@@ -84,7 +89,7 @@ pub(crate) fn run(args: &CertsArgs) -> anyhow::Result<ExitCode> {
         default_trust_domain(args.environment)
     );
     let mut names: Vec<&str> = Service::ALL.map(Service::name).to_vec();
-    for name in &args.name {
+    for name in args.name.iter().chain(&args.shared_name) {
         ensure!(
             is_service(name) && name != authority::FOLDER,
             "--name {name:?}: use lower-case letters, digits and hyphens, at most 63, and not {:?}",
@@ -106,6 +111,11 @@ pub(crate) fn run(args: &CertsArgs) -> anyhow::Result<ExitCode> {
             dns: &args.dns,
             ip: &args.ip,
             days: args.days,
+            key: if args.shared_name.iter().any(|shared| shared == name) {
+                Mode::Shared
+            } else {
+                Mode::Secret
+            },
             renew: args.renew,
             keep: args.new_ca,
         };

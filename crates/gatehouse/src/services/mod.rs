@@ -20,7 +20,7 @@ pub(crate) use gateway::{listeners as gateway_listeners, start as start_gateway}
 pub(crate) use job::start as start_job;
 pub(crate) use migrate::{MigrateArgs, run as migrate};
 pub(crate) use optimizer::start as start_optimizer;
-pub(crate) use runtime::Runtime;
+pub(crate) use runtime::{Runtime, own_certificates};
 pub(crate) use token_broker::start as start_token_broker;
 
 use crate::cli::{ConfigArgs, environment};
@@ -118,5 +118,5 @@ async fn serve(
         Service::Optimizer => start_optimizer(&runtime),
     }
     process.started.ready();
-    process.run_until_signal(delay, limit).await
+    process.run_until_signal(delay, &[], limit).await
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use gatehouse_client::tls::{Certificates, ClientTls};
+use gatehouse_client::tls::{Certificates, ClientTls, TlsFiles};
 use gatehouse_client::{Authorized, ChannelConfig, ClientCredentials, TokenSource, audience, channel};
 use gatehouse_core::{Clock, Entropy, Environment};
 use gatehouse_db::{Db, MigrationState, Migrations};
@@ -202,12 +202,17 @@ fn certificates(
     environment: Environment,
 ) -> anyhow::Result<Option<Certificates>> {
     let Some(files) = config.files(environment) else { return Ok(None) };
-    let certificates = Certificates::load(files)?;
-    let id = certificates.id();
-    anyhow::ensure!(
-        id.service() == service.name(),
-        "tls.cert_file: the certificate is {id}, and this is the service {}. Give it its own.",
-        service.name()
-    );
+    let certificates = own_certificates(service, files).map_err(anyhow::Error::msg)?;
+    gatehouse_service::tls::observe(&certificates);
     Ok(Some(certificates))
+}
+
+/// The certificates in `files`, if they are those of `service`; else what is wrong.
+pub(crate) fn own_certificates(service: Service, files: TlsFiles) -> Result<Certificates, String> {
+    let certificates = Certificates::load(files).map_err(|error| error.message().to_owned())?;
+    let id = certificates.id();
+    if id.service() == service.name() {
+        return Ok(certificates);
+    }
+    Err(format!("the certificate is {id}, and this is the service {}; give it its own", service.name()))
 }

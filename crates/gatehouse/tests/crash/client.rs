@@ -8,12 +8,11 @@ use anyhow::{Context as _, bail, ensure};
 use eventsource_stream::Eventsource as _;
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
+use gatehouse_testkit::check::{Seen, Successors};
 use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
-
-use crate::history::{Seen, Successors};
 
 /// How long a client keeps trying before the round has failed.
 const PATIENCE: Duration = Duration::from_secs(90);

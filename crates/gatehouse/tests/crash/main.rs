@@ -6,7 +6,6 @@
 
 mod audit;
 mod client;
-mod history;
 mod plan;
 mod server;
 mod world;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use gatehouse_core::Clock;
+use gatehouse_testkit::check::{Seen, Successors, Told, check_events};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -14,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::audit::{self, Count};
 use crate::client::{self, Api, Tokens};
-use crate::history::{Seen, Successors, Told, check_events};
+
 use crate::plan::{Phase, Plan};
 use crate::server::{ITERATIONS, Server};
 

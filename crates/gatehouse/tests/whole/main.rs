@@ -2,6 +2,7 @@
 //! pages, its traces. One test program, because each would link the whole again.
 #![expect(clippy::unwrap_used, reason = "a test's own set-up")]
 
+mod admin;
 mod bad_input;
 mod docs;
 mod mtls;

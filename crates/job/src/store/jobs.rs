@@ -88,6 +88,16 @@ sql! {
     pub(crate) DELETE_JOB = "DELETE FROM jobs WHERE tenant_id = $1 AND id = $2 AND expires_at <= $3";
 }
 
+/// A bug for the fault harness to find: whoever once held a job writes to it.
+#[cfg(feature = "planted-bugs")]
+mod planted {
+    gatehouse_db::sql! {
+        pub(super) WRITE_ANYWAY = "UPDATE jobs SET last_sequence = last_sequence + 1, last_write = $3, \
+            progressed_at = $4, stalled = FALSE, checkpoint = COALESCE($5, checkpoint) WHERE tenant_id = $1 AND id = $2 \
+            AND state = 'running' RETURNING last_sequence, attempt, cancel_requested";
+    }
+}
+
 /// A job on its way in.
 #[derive(Clone, Debug)]
 pub(crate) struct NewJob {
@@ -245,6 +255,11 @@ pub(crate) async fn write_event(
     checkpoint: Option<Vec<u8>>,
 ) -> Result<Option<Written>> {
     let Holding { tenant, job, epoch, holder } = holding;
+    #[cfg(feature = "planted-bugs")]
+    if gatehouse_core::planted::is(gatehouse_core::planted::Bug::UnfencedWrite) {
+        let values = params![tenant, job, write_number, now, checkpoint];
+        return written(tx.fetch_optional(&planted::WRITE_ANYWAY, values).await?);
+    }
     written(
         tx.fetch_optional(&WRITE_EVENT, params![tenant, job, epoch, holder, write_number, now, checkpoint])
             .await?,

@@ -18,6 +18,21 @@ pub const SERVICES: [&str; 6] = ["auth", "token-broker", "job", "audit", "gatewa
 /// Those that others call.
 const CALLED: [&str; 4] = ["auth", "token-broker", "job", "audit"];
 
+/// Whether one service calls another.
+fn calls(from: &str, to: &str) -> bool {
+    match from {
+        "gateway" => CALLED.contains(&to),
+        "optimizer" => to == "auth" || to == "job",
+        // News of revocations, and the audit events of its outbox.
+        _ => to == "auth" || to == "audit",
+    }
+}
+
+/// Whether a service connects to a server.
+fn uses(service: &str, server: &str) -> bool {
+    CALLED.contains(&service) || (service == "gateway" && server == "redis")
+}
+
 /// Who holds a client secret, and what it may do.
 const CLIENTS: [(&str, &str); 6] = [
     ("auth", r#""audit.events.append""#),
@@ -109,18 +124,21 @@ impl Layout {
                 let link = Proxy::start(node.address.to_string()).await?;
                 links.insert(("client".to_owned(), node.name.clone()), link);
             }
-            for target in nodes.values().filter(|other| CALLED.contains(&other.service)) {
+            for target in nodes.values().filter(|other| calls(node.service, other.service)) {
                 let link = Proxy::start(target.address.to_string()).await?;
                 links.insert((node.name.clone(), target.name.clone()), link);
             }
             for (server, url) in [("postgres", postgres), ("redis", redis)] {
+                if !uses(node.service, server) {
+                    continue;
+                }
                 let link = Proxy::start(host_and_port(url)?).await?;
                 links.insert((node.name.clone(), server.to_owned()), link);
             }
         }
         let common = common(place, &run, &secret);
         for node in nodes.values() {
-            let through = |to: &str| links[&(node.name.clone(), to.to_owned())].address();
+            let through = |to: &str| links.get(&(node.name.clone(), to.to_owned())).map(Proxy::address);
             let mut text = String::new();
             let redis_file = place.join(format!("{}.redis-url", node.name));
             std::fs::write(&redis_file, at(redis, through("redis"))?)?;
@@ -131,8 +149,10 @@ impl Layout {
             for called in CALLED {
                 let section = called.replace('-', "_");
                 let replicas = nodes.values().filter(|other| other.service == called);
+                // Whoever does not call it is told where it is all the same: a section wants an address.
+                let reached = |other: &Node| through(&other.name).unwrap_or(other.address);
                 let endpoints: Vec<_> =
-                    replicas.map(|other| format!("\"http://{}\"", through(&other.name))).collect();
+                    replicas.map(|other| format!("\"http://{}\"", reached(other))).collect();
                 if !endpoints.is_empty() {
                     let _ = writeln!(text, "peers.{section}.endpoints = [{}]", endpoints.join(", "));
                 }
@@ -167,6 +187,8 @@ impl Layout {
             log: place.join(format!("{name}.log")),
             variables,
             child: None,
+            started_at: None,
+            is_ending: false,
             service,
             name,
         })
@@ -219,8 +241,9 @@ fn host_and_port(url: &str) -> io::Result<String> {
     Ok(format!("{host}:{}", url.port().unwrap_or(default)))
 }
 
-/// The same server, reached at `address`.
-fn at(url: &str, address: SocketAddr) -> io::Result<String> {
+/// The same server, reached at `address` if there is one.
+fn at(url: &str, address: Option<SocketAddr>) -> io::Result<String> {
+    let Some(address) = address else { return Ok(url.to_owned()) };
     let mut url = Url::parse(url).map_err(Error::other)?;
     url.set_host(Some(&address.ip().to_string())).map_err(Error::other)?;
     url.set_port(Some(address.port())).map_err(|()| Error::other("an address that can't have a port"))?;

@@ -9,6 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::time::Instant;
 
 /// How much of a log a message holds.
 const END_OF_LOG: u64 = 4096;
@@ -31,6 +32,9 @@ pub struct Node {
     pub(super) variables: BTreeMap<String, String>,
     pub(super) log: PathBuf,
     pub(super) child: Option<Child>,
+    pub(super) started_at: Option<Instant>,
+    /// Whether it was told to end.
+    pub(super) is_ending: bool,
 }
 
 impl Node {
@@ -61,6 +65,8 @@ impl Node {
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         let id = child.id();
         self.child = Some(child);
+        self.is_ending = false;
+        self.started_at = Some(Instant::now());
         self.starts += 1;
         Ok(id)
     }

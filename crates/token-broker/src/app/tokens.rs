@@ -72,7 +72,7 @@ impl Broker {
     ///
     /// # Errors
     /// `CONNECTION_NOT_FOUND`, `NEEDS_REAUTHORIZATION`, `POLICY_DENIED`, `GRANT_NOT_FOUND`, `UPSTREAM_NOT_FOUND`,
-    /// `UPSTREAM_UNAVAILABLE`, `INVALID_FIELD`.
+    /// `UPSTREAM_UNAVAILABLE`, `UPSTREAM_GIVES_MORE`, `INVALID_FIELD`.
     pub async fn get_access_token(&self, caller: &Caller, request: &TokenRequest) -> Result<Issued> {
         let remaining = match request.min_remaining_seconds {
             0 => DEFAULT_REMAINING,
@@ -139,6 +139,18 @@ impl Broker {
 
     async fn hand_out(&self, caller: &Caller, claim: &Claim, cached: &Cached) -> Result<Issued> {
         let key = claim.connection.key;
+        // The upstream may answer a narrower request with a wider token, and says so (RFC 6749, section 5.1). What the
+        // caller may have was decided for what was asked.
+        if !cached.granted.are_within(&claim.scopes) {
+            tracing::error!(
+                connection = %key.connection,
+                "the upstream gives more than was asked for; the token is not handed out: see narrows_scopes"
+            );
+            return Err(Error::failed_precondition(
+                "UPSTREAM_GIVES_MORE",
+                "The upstream gives a token for more than this caller may have, so it is not handed out. Ask an administrator.",
+            ));
+        }
         let purpose = access_tokens::purpose(key, &claim.scopes, cached.generation);
         let opened = self.secrets.unseal(&purpose, &cached.sealed).await;
         let text = match opened {

@@ -15,10 +15,11 @@ use crate::support::PATIENCE;
 
 const PASSWORD: &str = "nine purple teapots in a row";
 /// Steps of the search that followers follow.
-const STEPS: u64 = 30;
+const STEPS: u64 = 20;
 
 /// A request that did not go as it should.
 #[derive(Clone, Debug)]
+#[expect(dead_code, reason = "a failed test shows all of it")]
 pub(crate) struct Failure {
     pub(crate) began: Instant,
     pub(crate) what: String,
@@ -125,7 +126,9 @@ impl Api {
     }
 
     async fn sign_in(&self, name: &str) -> Option<Session> {
-        self.call(self.request(Method::POST, "/v1/auth/sign-in").json(&credentials(name))).await.map(session)
+        self.call(self.request(Method::POST, "/v1/auth/sign-in").json(&credentials(name)))
+            .await
+            .map(|tokens| session(&tokens))
     }
 
     async fn get(&self, session: &Session, path: &str) -> Option<Value> {
@@ -150,7 +153,7 @@ impl Api {
             let refresh = json!({"refresh_token": session.refresh});
             if let Some(next) = self.call(self.request(Method::POST, "/v1/auth/refresh").json(&refresh)).await
             {
-                session = self::session(next);
+                session = self::session(&next);
             }
             self.get(&session, "/v1/jobs?page_size=5").await;
             self.get(&session, "/v1/auth/me").await;
@@ -251,7 +254,7 @@ fn credentials(name: &str) -> Value {
     json!({"email": format!("{name}@example.org"), "password": PASSWORD})
 }
 
-fn session(tokens: Value) -> Session {
+fn session(tokens: &Value) -> Session {
     let text = |name: &str| tokens[name].as_str().unwrap().to_owned();
     Session { access: text("access_token"), refresh: text("refresh_token") }
 }
@@ -308,6 +311,21 @@ impl Load {
             .await;
         }
         count
+    }
+
+    /// Waits until the audit log has one event of each job that was accepted, as the newest pages tell.
+    pub(crate) async fn all_jobs_are_audited(&self) {
+        let jobs = self.book().jobs.lock().unwrap().clone();
+        for (session, job) in jobs {
+            let path = format!("/v1/audit/events?action=job.jobs.submit&target=job/{job}");
+            eventually(PATIENCE, || async {
+                let page = self.api.get(&session, &path).await?;
+                let events = page["events"].as_array().unwrap().len();
+                assert!(events <= 1, "{job} was audited {events} times: {page}");
+                (events == 1).then_some(())
+            })
+            .await;
+        }
     }
 }
 

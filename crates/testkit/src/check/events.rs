@@ -1,39 +1,37 @@
-//! What clients saw, and whether it can have been. Pure, so that each check can be shown to fail.
-
-use std::collections::BTreeMap;
+//! The events of a job as one reader got them: each once, in order, and every iteration of the work once.
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
 /// One event as the reader of a job's stream got it.
 #[derive(Clone, Debug)]
-pub(crate) struct Seen {
+pub struct Seen {
     /// The stream's `id`.
-    pub(crate) id: u64,
+    pub id: u64,
     /// The stream's `event`.
-    pub(crate) name: String,
+    pub name: String,
     /// The stream's `data`.
-    pub(crate) data: Value,
+    pub data: Value,
 }
 
 /// What a whole stream came to.
 #[derive(Clone, Debug)]
-pub(crate) struct Told {
+pub struct Told {
     /// Id of the `end` event.
-    pub(crate) last: u64,
+    pub last: u64,
     /// How the job ended.
-    pub(crate) state: String,
+    pub state: String,
     /// Attempts that began.
-    pub(crate) started: u64,
+    pub started: u64,
     /// Data of the progress events.
-    pub(crate) progress: Vec<Value>,
+    pub progress: Vec<Value>,
 }
 
 /// Checks that the reader got every event of a job once, in order, and every iteration once, in order.
 ///
 /// # Errors
 /// What is wrong, with the id at which it is.
-pub(crate) fn check_events(seen: &[Seen]) -> anyhow::Result<Told> {
+pub fn check_events(seen: &[Seen]) -> anyhow::Result<Told> {
     let mut started = 0;
     let mut progress: Vec<Value> = Vec::new();
     let mut notices = 0;
@@ -61,28 +59,6 @@ pub(crate) fn check_events(seen: &[Seen]) -> anyhow::Result<Told> {
     ensure!(notices == 1, "the caller was told {notices} times, not once, that the iterations were clamped");
     let state = end.data["state"].as_str().context("an end without state")?.to_owned();
     Ok(Told { last: end.id, state, started, progress })
-}
-
-/// Every answer to a refresh that any client ever got.
-#[derive(Debug, Default)]
-pub(crate) struct Successors {
-    of: BTreeMap<String, String>,
-    parent: BTreeMap<String, String>,
-}
-
-impl Successors {
-    /// Notes that presenting `token` gave `successor`.
-    ///
-    /// # Errors
-    /// If it gave another one before, or another token has that successor. Tokens are not shown.
-    pub(crate) fn note(&mut self, token: &str, successor: &str) -> anyhow::Result<()> {
-        let known = self.of.entry(token.to_owned()).or_insert_with(|| successor.to_owned());
-        ensure!(known == successor, "a refresh token has two different successors");
-        let parent = self.parent.entry(successor.to_owned()).or_insert_with(|| token.to_owned());
-        ensure!(parent == token, "two refresh tokens have the same successor");
-        ensure!(token != successor, "a refresh token is its own successor");
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -153,16 +129,5 @@ mod tests {
         let mut seen = stream(&[1, 2, 3, 4, 5, 6, 7, 8, 9]);
         "notice".clone_into(&mut seen[7].name);
         assert!(fault(&seen).contains("told 2 times"));
-    }
-
-    #[test]
-    fn two_successors_are_found() {
-        let mut successors = Successors::default();
-        successors.note("a", "b").unwrap();
-        successors.note("a", "b").unwrap();
-        successors.note("b", "c").unwrap();
-        assert!(successors.note("a", "x").unwrap_err().to_string().contains("two different successors"));
-        assert!(successors.note("d", "c").unwrap_err().to_string().contains("the same successor"));
-        assert!(successors.note("e", "e").is_err());
     }
 }

@@ -1,0 +1,169 @@
+//! One client of the cluster: it sends again what was not answered, and knows what it does not know.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use reqwest::{Client, RequestBuilder, StatusCode};
+use serde_json::Value;
+use tokio::time::Instant;
+
+/// How long a client waits for one answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long it goes on trying: longer than any plan and the recovery after it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(40);
+
+/// What came of one request.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// An answer that settles it: status and body.
+    Got(StatusCode, Value),
+    /// None, or one that says that it could not be done now: it may have been done all the same.
+    Unknown,
+}
+
+/// Counts over all clients.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) sent: AtomicU64,
+    /// No answer, or one that broke off.
+    pub(crate) lost: AtomicU64,
+    /// Answers 502, 503, 504 and 429.
+    pub(crate) put_off: AtomicU64,
+    /// Answers 500: something met an error that it does not know.
+    pub(crate) failed: AtomicU64,
+}
+
+/// Talks to the balancer. Each request takes a connection of its own, so that replicas take turns.
+#[derive(Clone)]
+pub(crate) struct Api {
+    http: Client,
+    base: String,
+    pub(crate) counts: Arc<Counts>,
+    /// When the load began: all times are counted from it.
+    pub(crate) began: Instant,
+}
+
+impl Api {
+    pub(crate) fn new(base: String) -> anyhow::Result<Self> {
+        let http = Client::builder().connect_timeout(TIMEOUT).pool_max_idle_per_host(0).no_proxy().build()?;
+        Ok(Self { http, base, counts: Arc::default(), began: Instant::now() })
+    }
+
+    /// The same at another address.
+    pub(crate) fn at(&self, base: String) -> Self {
+        Self { base, ..self.clone() }
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// A request for `path`, for those who read the answer themselves.
+    pub(crate) fn request(&self, build: impl Fn(&Client, &str) -> RequestBuilder) -> RequestBuilder {
+        self.counts.sent.fetch_add(1, Ordering::Relaxed);
+        build(&self.http, &self.base)
+    }
+
+    /// One try, whatever comes.
+    pub(crate) async fn once(
+        &self,
+        build: impl Fn(&Client, &str) -> RequestBuilder,
+    ) -> Option<(StatusCode, Value)> {
+        let response = self.request(build).timeout(TIMEOUT).send().await.ok()?;
+        let status = response.status();
+        let text = response.text().await.ok()?;
+        Some((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+    }
+
+    /// One try.
+    pub(crate) async fn attempt(&self, build: impl Fn(&Client, &str) -> RequestBuilder) -> Answer {
+        match self.once(build).await {
+            None => {
+                self.counts.lost.fetch_add(1, Ordering::Relaxed);
+                Answer::Unknown
+            }
+            Some((status, body)) if status == StatusCode::INTERNAL_SERVER_ERROR => {
+                // A few are enough to see what it is.
+                if self.counts.failed.fetch_add(1, Ordering::Relaxed) < 3 {
+                    eprintln!("    at {:.2} s: answered {status}: {body}", self.now().as_secs_f64());
+                }
+                Answer::Unknown
+            }
+            Some((status, _)) if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+                self.counts.put_off.fetch_add(1, Ordering::Relaxed);
+                Answer::Unknown
+            }
+            // Two that did the same at the same moment: one of them is told to come again.
+            Some((StatusCode::CONFLICT, body)) if body["reason"] == "REFRESH_RACE" => Answer::Unknown,
+            Some((status, body)) => Answer::Got(status, body),
+        }
+    }
+
+    /// Tries until there is an answer.
+    pub(crate) async fn answer(
+        &self,
+        build: impl Fn(&Client, &str) -> RequestBuilder,
+    ) -> anyhow::Result<(StatusCode, Value)> {
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
+            if let Answer::Got(status, body) = self.attempt(&build).await {
+                return Ok((status, body));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        bail!("no answer in {} s", PATIENCE.as_secs())
+    }
+
+    /// Tries until there is an answer, which must be a success.
+    pub(crate) async fn done(
+        &self,
+        build: impl Fn(&Client, &str) -> RequestBuilder,
+    ) -> anyhow::Result<Value> {
+        let (status, body) = self.answer(build).await?;
+        ensure!(status.is_success(), "answered {status}: {body}");
+        Ok(body)
+    }
+
+    /// GETs `path` as who holds `token`, until there is an answer.
+    pub(crate) async fn get(&self, token: &str, path: &str) -> anyhow::Result<Value> {
+        let build = |http: &Client, base: &str| http.get(format!("{base}{path}")).bearer_auth(token);
+        self.done(build).await.with_context(|| path.to_owned())
+    }
+
+    /// POSTs `body` to the public `path`, until there is an answer.
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> anyhow::Result<(StatusCode, Value)> {
+        self.answer(|http, base| http.post(format!("{base}{path}")).json(body)).await
+    }
+
+    /// Signs in, for as long as it takes.
+    pub(crate) async fn sign_in(&self, credentials: &Value) -> anyhow::Result<Tokens> {
+        let (status, body) = self.post("/v1/auth/sign-in", credentials).await?;
+        ensure!(status.is_success(), "sign-in was answered {status}: {body}");
+        Tokens::read(&body)
+    }
+}
+
+/// A session's tokens.
+#[derive(Clone, Debug)]
+pub(crate) struct Tokens {
+    pub(crate) access: String,
+    pub(crate) refresh: String,
+    pub(crate) session: String,
+}
+
+impl Tokens {
+    pub(crate) fn read(body: &Value) -> anyhow::Result<Self> {
+        let text = |name: &str| {
+            body[name].as_str().map(str::to_owned).with_context(|| format!("no {name} in the answer"))
+        };
+        Ok(Self {
+            access: text("access_token")?,
+            refresh: text("refresh_token")?,
+            session: text("session_id")?,
+        })
+    }
+}

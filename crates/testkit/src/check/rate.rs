@@ -1,0 +1,127 @@
+//! Rate limits: no window of time admits more than it may.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+
+/// A request that was admitted: decided some time between its sending and its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admitted {
+    /// When it was sent.
+    pub sent: Duration,
+    /// When its answer came.
+    pub answered: Duration,
+}
+
+/// What a bucket admits.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    /// At once.
+    pub burst: u32,
+    /// The time in which as many come back.
+    pub interval: Duration,
+    /// Replicas that share it.
+    pub replicas: u32,
+}
+
+/// A time at which the replicas may not have counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Disturbance {
+    /// From when on.
+    pub from: Duration,
+    /// Until when.
+    pub to: Duration,
+    /// How many replicas counted alone, each with its share of the limit. A replica that started anew counts again.
+    pub alone: u32,
+    /// Whether the common store forgot what it had counted.
+    pub forgotten: bool,
+}
+
+/// The most that may be admitted from `from` to `to`: the burst and what comes back, again for each time that the store
+/// forgot, and a share of both for each replica that counted alone.
+#[must_use]
+pub fn bound(limit: Limit, from: Duration, to: Duration, disturbances: &[Disturbance]) -> u64 {
+    let window_us = u64::try_from((to.saturating_sub(from)).as_micros()).unwrap_or(u64::MAX);
+    let interval_us = u64::try_from(limit.interval.as_micros()).unwrap_or(u64::MAX).max(1);
+    let (burst, replicas) = (u64::from(limit.burst), u64::from(limit.replicas.max(1)));
+    let back = |burst: u64| burst.saturating_mul(window_us).div_ceil(interval_us);
+    let share = (burst / replicas).max(1);
+    let mut most = burst + back(burst);
+    for disturbance in disturbances.iter().filter(|other| other.from <= to && other.to >= from) {
+        most += u64::from(disturbance.alone) * (share + back(share));
+        most += u64::from(disturbance.forgotten) * burst;
+    }
+    most
+}
+
+/// Checks every window that begins with a request and ends with an answer.
+///
+/// # Errors
+/// If one has more than [`bound`] allows.
+pub fn check_rate(admitted: &[Admitted], limit: Limit, disturbances: &[Disturbance]) -> anyhow::Result<()> {
+    let mut by_answer = admitted.to_vec();
+    by_answer.sort_by_key(|request| request.answered);
+    for first in admitted {
+        let mut within = 0;
+        for request in by_answer.iter().filter(|request| request.sent >= first.sent) {
+            within += 1;
+            let most = bound(limit, first.sent, request.answered, disturbances);
+            ensure!(
+                within <= most,
+                "{within} requests were admitted from {:?} to {:?}, and {most} at most may have been",
+                first.sent,
+                request.answered
+            );
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Limit = Limit { burst: 10, interval: Duration::from_secs(10), replicas: 2 };
+
+    fn at(milliseconds: u64) -> Admitted {
+        let sent = Duration::from_millis(milliseconds);
+        Admitted { sent, answered: sent + Duration::from_millis(1) }
+    }
+
+    fn away(from: u64, to: u64, alone: u32, forgotten: bool) -> Disturbance {
+        Disturbance { from: Duration::from_secs(from), to: Duration::from_secs(to), alone, forgotten }
+    }
+
+    /// A full burst and one a second for a while.
+    fn all_that_may() -> Vec<Admitted> {
+        (0..10).map(at).chain((1..20).map(|second| at(second * 1000))).collect()
+    }
+
+    #[test]
+    fn all_that_may_be_admitted_passes_and_one_more_is_found() {
+        let mut admitted = all_that_may();
+        check_rate(&admitted, LIMIT, &[]).unwrap();
+        // One comes back in each window that is not empty.
+        admitted.extend([at(20), at(21)]);
+        assert!(check_rate(&admitted, LIMIT, &[]).unwrap_err().to_string().contains("12 requests"));
+    }
+
+    #[test]
+    fn the_rate_is_held_long_after_the_burst() {
+        let mut admitted = all_that_may();
+        admitted.extend((11..15).map(|second| at(second * 1000 + 500)));
+        assert!(check_rate(&admitted, LIMIT, &[]).is_err());
+    }
+
+    #[test]
+    fn who_counts_alone_adds_a_share_and_no_more() {
+        let twice: Vec<_> = (0..10).chain(500..510).map(at).collect();
+        assert!(check_rate(&twice, LIMIT, &[]).is_err());
+        check_rate(&twice, LIMIT, &[away(0, 1, 2, false)]).unwrap();
+        check_rate(&twice, LIMIT, &[away(0, 1, 0, true)]).unwrap();
+        let thrice: Vec<_> = twice.iter().copied().chain((600..610).map(at)).collect();
+        assert!(check_rate(&thrice, LIMIT, &[away(0, 1, 2, false)]).is_err());
+        // A disturbance before or after excuses nothing.
+        assert!(check_rate(&twice, LIMIT, &[away(2, 3, 2, true)]).is_err());
+    }
+}

@@ -1,0 +1,151 @@
+//! Refresh tokens: one successor each, and nobody who behaves is sent away.
+
+use std::collections::BTreeMap;
+
+use anyhow::{bail, ensure};
+
+/// What came of presenting a refresh token once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RefreshAnswer {
+    /// It was given this successor.
+    Successor(String),
+    /// It was refused: status and reason.
+    Refused(u16, String),
+    /// There was no answer, or one that says that it could not be done now: it may have been done all the same, and may
+    /// still be.
+    Unknown,
+}
+
+/// One presentation of a refresh token by a client that behaves: it presents a token again until it has an answer, and
+/// no older one after it has the successor.
+#[derive(Clone, Debug)]
+pub struct RefreshAttempt {
+    /// The session.
+    pub session: String,
+    /// How many successors lie before the token, by the client's count.
+    pub generation: usize,
+    /// The token.
+    pub token: String,
+    /// Whether the client lets every request that got no answer die before it uses a successor. Who does not may be
+    /// taken for a thief: a request that the network held back presents a token whose successor was used.
+    pub patient: bool,
+    /// What came of it.
+    pub answer: RefreshAnswer,
+}
+
+/// Checks all presentations by clients that behave, in the order of their answers; how many tokens of each session were
+/// consumed.
+///
+/// # Errors
+/// A token has two successors, two have the same, or a client was sent away for no fault of its own. Tokens are not shown.
+pub fn check_refreshes(attempts: &[RefreshAttempt]) -> anyhow::Result<BTreeMap<String, usize>> {
+    let mut successors = Successors::default();
+    let mut consumed: BTreeMap<String, usize> = BTreeMap::new();
+    for attempt in attempts {
+        let RefreshAttempt { session, generation, .. } = attempt;
+        match &attempt.answer {
+            RefreshAnswer::Successor(successor) => {
+                if let Err(error) = successors.note(&attempt.token, successor) {
+                    bail!("generation {generation} of session {session}: {error}");
+                }
+                let count = consumed.entry(session.clone()).or_default();
+                *count = (*count).max(generation + 1);
+            }
+            RefreshAnswer::Refused(status, reason) => {
+                let may_be_held_back = |other: &&RefreshAttempt| {
+                    other.session == *session
+                        && other.generation < *generation
+                        && other.answer == RefreshAnswer::Unknown
+                };
+                let excused = !attempt.patient && attempts.iter().any(|other| may_be_held_back(&other));
+                ensure!(
+                    excused,
+                    "a client that behaves was sent away with {status} {reason} at generation {generation} of session {session}"
+                );
+            }
+            RefreshAnswer::Unknown => {}
+        }
+    }
+    Ok(consumed)
+}
+
+/// Every answer to a refresh that any client ever got.
+#[derive(Debug, Default)]
+pub struct Successors {
+    of: BTreeMap<String, String>,
+    parent: BTreeMap<String, String>,
+}
+
+impl Successors {
+    /// Notes that presenting `token` gave `successor`.
+    ///
+    /// # Errors
+    /// If it gave another one before, or another token has that successor. Tokens are not shown.
+    pub fn note(&mut self, token: &str, successor: &str) -> anyhow::Result<()> {
+        let known = self.of.entry(token.to_owned()).or_insert_with(|| successor.to_owned());
+        ensure!(known == successor, "a refresh token has two different successors");
+        let parent = self.parent.entry(successor.to_owned()).or_insert_with(|| token.to_owned());
+        ensure!(parent == token, "two refresh tokens have the same successor");
+        ensure!(token != successor, "a refresh token is its own successor");
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attempt(generation: usize, token: &str, answer: RefreshAnswer) -> RefreshAttempt {
+        let (session, token) = ("s".to_owned(), token.to_owned());
+        RefreshAttempt { session, generation, token, patient: true, answer }
+    }
+
+    fn given(generation: usize, token: &str, successor: &str) -> RefreshAttempt {
+        attempt(generation, token, RefreshAnswer::Successor(successor.to_owned()))
+    }
+
+    fn refused(generation: usize, token: &str) -> RefreshAttempt {
+        attempt(generation, token, RefreshAnswer::Refused(401, "REFRESH_TOKEN_REUSED".to_owned()))
+    }
+
+    #[test]
+    fn retries_and_racers_with_one_successor_pass() {
+        let unknown = attempt(0, "a", RefreshAnswer::Unknown);
+        let history = [unknown, given(0, "a", "b"), given(0, "a", "b"), given(1, "b", "c")];
+        assert_eq!(check_refreshes(&history).unwrap()["s"], 2);
+    }
+
+    #[test]
+    fn a_second_successor_is_found() {
+        let history = [given(0, "a", "b"), given(0, "a", "x")];
+        assert!(check_refreshes(&history).unwrap_err().to_string().contains("two different successors"));
+    }
+
+    #[test]
+    fn who_behaves_and_is_sent_away_is_found() {
+        let history = [given(0, "a", "b"), refused(1, "b")];
+        assert!(check_refreshes(&history).unwrap_err().to_string().contains("sent away with 401"));
+        // An answer lost in the same generation excuses nothing: that request and this one are the same.
+        let history = [attempt(1, "b", RefreshAnswer::Unknown), refused(1, "b")];
+        assert!(check_refreshes(&history).is_err());
+    }
+
+    #[test]
+    fn only_who_is_hasty_can_be_taken_for_a_thief() {
+        let mut history = [attempt(0, "a", RefreshAnswer::Unknown), given(0, "a", "b"), refused(1, "b")];
+        assert!(check_refreshes(&history).is_err());
+        history[2].patient = false;
+        assert!(check_refreshes(&history).is_ok());
+    }
+
+    #[test]
+    fn two_successors_are_found() {
+        let mut successors = Successors::default();
+        successors.note("a", "b").unwrap();
+        successors.note("a", "b").unwrap();
+        successors.note("b", "c").unwrap();
+        assert!(successors.note("a", "x").unwrap_err().to_string().contains("two different successors"));
+        assert!(successors.note("d", "c").unwrap_err().to_string().contains("the same successor"));
+        assert!(successors.note("e", "e").is_err());
+    }
+}
