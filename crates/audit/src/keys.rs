@@ -85,6 +85,17 @@ impl SubjectKeys {
         Ok(Self { folder: Arc::new(folder.to_owned()), entropy, cache: Arc::default() })
     }
 
+    /// The store in `folder` if it is there, for looking up only: nothing is made or written.
+    #[must_use]
+    pub fn existing(folder: &Path) -> Option<Self> {
+        let store = || Self {
+            folder: Arc::new(folder.to_owned()),
+            entropy: Entropy::system(),
+            cache: Arc::default(),
+        };
+        folder.is_dir().then(store)
+    }
+
     /// The key of `owner`, made if there is none; a passing one that nobody keeps if it was shredded. The key is on
     /// disk when this returns.
     pub fn obtain(&self, owner: Owner) -> Result<Obtained> {

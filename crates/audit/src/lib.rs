@@ -19,6 +19,7 @@ mod config;
 pub mod domain;
 mod grpc;
 pub mod keys;
+mod plain_rows;
 mod sequencer;
 mod server;
 mod signing;

@@ -1,8 +1,8 @@
 //! The key that checkpoints are signed with: a seed in a file, outside the database.
 
-use std::fs::{self, OpenOptions};
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use gatehouse_core::{Entropy, Environment, Error, Result, Secret};
@@ -15,34 +15,35 @@ use crate::domain::note::SignerKey;
 pub struct CheckpointSeed(Secret<[u8; 32]>);
 
 impl CheckpointSeed {
-    /// The seed in `file`; in dev it is made if missing.
+    /// The seed in `file`; in dev it is made if missing. As with the other keys, the group may read it, which is how a
+    /// secret is mounted for a pod, and nobody else may.
     ///
     /// # Errors
-    /// `CHECKPOINT_KEY_MISSING` or `CHECKPOINT_KEY_INVALID`, saying what to do.
+    /// `CHECKPOINT_KEY_MISSING`, `CHECKPOINT_KEY_INVALID` or `CHECKPOINT_KEY_EXPOSED`, saying what to do.
     pub fn load(file: &Path, environment: Environment, entropy: &Entropy) -> Result<Self> {
         let at = file.display();
         let invalid = |why: String| {
             let text = format!("audit.checkpoint_key_file: {at} {why}. It must hold 64 hexadecimal digits.");
             Error::failed_precondition("CHECKPOINT_KEY_INVALID", text)
         };
+        if environment == Environment::Dev && !file.exists() {
+            create(file, entropy).map_err(|error| invalid(format!("can't be written: {error}")))?;
+        }
+        let mode = fs::metadata(file).map_or(0, |metadata| metadata.permissions().mode());
+        if mode & 0o027 != 0 {
+            let text = format!(
+                "audit.checkpoint_key_file: {at} is open to others on this machine (mode {:o}). Run chmod 600 on it.",
+                mode & 0o777
+            );
+            return Err(Error::failed_precondition("CHECKPOINT_KEY_EXPOSED", text));
+        }
         let text = match fs::read_to_string(file) {
             Ok(text) => Zeroizing::new(text),
-            Err(error) if error.kind() == ErrorKind::NotFound && environment == Environment::Dev => {
-                let text = Zeroizing::new(hex::encode(*Zeroizing::new(entropy.bytes::<32>())) + "\n");
-                let written = OpenOptions::new()
-                    .write(true)
-                    .create_new(true)
-                    .mode(0o600)
-                    .open(file)
-                    .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
-                written.map_err(|error| invalid(format!("can't be written: {error}")))?;
-                text
-            }
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 return Err(Error::failed_precondition(
                     "CHECKPOINT_KEY_MISSING",
                     format!(
-                        "audit.checkpoint_key_file: {at} is not there. Make it: openssl rand -hex 32 > {at}"
+                        "audit.checkpoint_key_file: {at} is not there. Make it: (umask 077; openssl rand -hex 32 > {at})"
                     ),
                 ));
             }
@@ -65,6 +66,29 @@ impl CheckpointSeed {
     }
 }
 
+/// Makes the file whole or not at all, and leaves one alone that another process made meanwhile.
+fn create(file: &Path, entropy: &Entropy) -> io::Result<()> {
+    let text = Zeroizing::new(hex::encode(*Zeroizing::new(entropy.bytes::<32>())) + "\n");
+    let mut draft = file.file_name().unwrap_or_default().to_owned();
+    draft.push(format!(".{}", hex::encode(entropy.bytes::<6>())));
+    let draft = file.with_file_name(draft);
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&draft)
+        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
+        // A link, unlike a rename, does not replace.
+        .and_then(|()| match fs::hard_link(&draft, file) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        });
+    let _ = fs::remove_file(&draft);
+    written?;
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,6 +105,19 @@ mod tests {
         let name =
             |seed: &CheckpointSeed| seed.signer("example.com/log").expect("a name").verifier().to_string();
         assert_eq!(name(&made), name(&read));
+        // Nothing half-written is left beside it.
+        assert_eq!(fs::read_dir(folder.path()).expect("listed").count(), 1);
+        for (mode, open) in
+            [(0o600, false), (0o640, false), (0o400, false), (0o604, true), (0o644, true), (0o660, true)]
+        {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("set");
+            for environment in [Environment::Dev, Environment::Prod] {
+                let exposed =
+                    load(environment).is_err_and(|error| error.reason() == "CHECKPOINT_KEY_EXPOSED");
+                assert_eq!(exposed, open, "{mode:o}");
+            }
+        }
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("set");
         fs::write(&file, "not hex").expect("written");
         assert_eq!(load(Environment::Dev).expect_err("invalid").reason(), "CHECKPOINT_KEY_INVALID");
     }

@@ -1,9 +1,10 @@
 //! `verify-audit-chain`: verification of a log in the database or as exported.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use gatehouse_client::from_status;
-use gatehouse_core::{Error, Result};
+use gatehouse_core::{Error, Result, Timestamp};
 use gatehouse_db::{Db, MigrationState, read_tx};
 use gatehouse_proto::audit::v1::ExportLeavesRequest;
 use gatehouse_proto::audit::v1::audit_service_client::AuditServiceClient;
@@ -14,14 +15,17 @@ use tonic::Streaming;
 use crate::app::pruned_origin;
 use crate::domain::checkpoint::Checkpoint;
 use crate::domain::digest::Digest;
-use crate::domain::leaf::Leaf;
 use crate::domain::merkle::{Frontier, leaf_hash};
-use crate::domain::names::{LogId, Reason, RetentionClass};
+use crate::domain::names::{LogId, RetentionClass};
 use crate::domain::note::VerifierKey;
 use crate::domain::proof::{consistency_ranges, hashes};
+use crate::domain::pruned::Pruned;
 use crate::domain::tiles::{TileId, Tiles, tiles_of};
-use crate::domain::verify::{Fault, LogVerifier, PrunedPrefix, Report, StoredEntry, StoredHead, Verdict};
-use crate::store::plain::{PLATFORM, PlainRow};
+use crate::domain::verify::{
+    Fault, LogVerifier, Persons, PrunedPrefix, Report, StoredEntry, StoredHead, Verdict,
+};
+use crate::keys::SubjectKeys;
+use crate::plain_rows::Comparison;
 use crate::store::{checkpoints, events, heads, plain, tiles};
 
 /// Rows read at once.
@@ -45,6 +49,10 @@ pub enum ExitCode {
 impl From<&Report> for ExitCode {
     fn from(report: &Report) -> Self {
         match report.verdict {
+            // Somebody is named whom nothing shows to be the one.
+            Verdict::Verified { .. } if matches!(report.persons, Persons::Compared { unknown: 1.., .. }) => {
+                Self::NotProven
+            }
             Verdict::Verified { .. } => Self::Verified,
             Verdict::TailNotProven | Verdict::PrefixNotProven { .. } => Self::NotProven,
             Verdict::Broken { .. } => Self::Broken,
@@ -62,6 +70,19 @@ pub struct Trust {
     pub key: Option<VerifierKey>,
     /// Whether the configuration names the log: then the service made it when it started, and it has to be there.
     pub configured: bool,
+    /// The keys of those whom the entries are about. Without them persons are not compared.
+    pub subjects: Option<SubjectKeys>,
+    /// How long entries are to be kept; without it, that they were kept as long is not looked at.
+    pub retention: Option<Retention>,
+}
+
+/// How long entries are to be kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// Days from recording.
+    pub days: u32,
+    /// The present.
+    pub now: Timestamp,
 }
 
 impl Trust {
@@ -81,7 +102,7 @@ impl Trust {
             None => None,
         };
         let own = named.into_iter().filter(|(name, _)| name == log).map(|(_, note)| note.clone());
-        Ok(Self { checkpoints: own.collect(), key, configured: self.configured })
+        Ok(Self { checkpoints: own.collect(), key, ..self.clone() })
     }
 
     /// The checkpoints, of this log and with good signatures where the key is known.
@@ -171,6 +192,7 @@ pub async fn verify_database(db: &Db, name: &str, trust: &Trust) -> Result<Repor
         frontier: tree.frontier(head.first_seq).ok(),
         pruned_note: head.pruned_note.as_deref().unwrap_or_default(),
         key: trust.key.as_ref(),
+        retention: trust.retention,
     };
     let mut verifier = start.verifier(&log)?;
     for checkpoint in &trusted {
@@ -179,8 +201,11 @@ pub async fn verify_database(db: &Db, name: &str, trust: &Trust) -> Result<Repor
         verifier.trust(checkpoint, proof.as_deref());
     }
     compare_stored_checkpoints(db, &log, trust.key.as_ref(), head.size, &mut verifier).await?;
-    read_entries(db, &log, &head, &mut verifier).await?;
+    let mut comparison = Comparison::new(trust.subjects.as_ref());
+    read_entries(db, &log, &head, &mut verifier, &mut comparison).await?;
     let mut report = verifier.finish(Some(StoredHead { size: head.size, chain: head.chain }));
+    report.persons = comparison.persons();
+    report.notes.extend(comparison.note());
     // Last, because an entry that is missing says more than the row that is left of it.
     if !matches!(report.verdict, Verdict::Broken { .. })
         && let Some(entry) =
@@ -239,6 +264,7 @@ where
         frontier: head.frontier.clone(),
         pruned_note: &header.pruned_note,
         key: trust.key.as_ref(),
+        retention: trust.retention,
     };
     let mut verifier = start.verifier(&log)?;
     for checkpoint in &trusted {
@@ -310,6 +336,7 @@ struct Start<'a> {
     frontier: Option<Frontier>,
     pruned_note: &'a str,
     key: Option<&'a VerifierKey>,
+    retention: Option<Retention>,
 }
 
 impl Start<'_> {
@@ -330,16 +357,37 @@ impl Start<'_> {
             Some(key) => key
                 .renamed(&pruned_origin(key.name()))
                 .map_err(Error::internal)
-                .and_then(|key| Checkpoint::open(self.pruned_note, &key).map_err(Error::internal)),
-            None => Checkpoint::read_unsigned(self.pruned_note).map_err(Error::internal),
+                .and_then(|key| Pruned::open(self.pruned_note, &key).map_err(Error::internal)),
+            None => Pruned::read_unsigned(self.pruned_note).map_err(Error::internal),
         };
         let stated = statement
-            .is_ok_and(|statement: Checkpoint| statement.size == self.first && statement.root == root);
-        let signed = stated && self.key.is_some();
+            .ok()
+            .filter(|Pruned { checkpoint, .. }| checkpoint.size == self.first && checkpoint.root == root);
+        let last_recorded = stated.as_ref().and_then(|statement| statement.last_recorded);
+        let too_soon = self.retention.zip(last_recorded).filter(|(retention, last_recorded)| {
+            let days = Duration::from_secs(u64::from(retention.days) * 86_400);
+            *last_recorded > retention.now.minus(days)
+        });
+        let signed = stated.is_some() && self.key.is_some() && too_soon.is_none();
         let pruned = PrunedPrefix { chain: self.first_chain, frontier, signed };
         let mut verifier = LogVerifier::new(log.clone(), retention, Some(pruned));
-        if !stated {
-            verifier.report(0, Fault::PrefixRemoved);
+        match (stated, last_recorded) {
+            (None, _) => verifier.report(0, Fault::PrefixRemoved),
+            (Some(_), Some(at)) => {
+                verifier.pruned_until(at);
+                verifier.note(format!("what was pruned had been recorded until {at}"));
+            }
+            (Some(_), None) => verifier.note(
+                "the statement that entries were pruned is of the older form, which does not say when the last of \
+                 them had been recorded",
+            ),
+        }
+        if let Some((retention, _)) = too_soon {
+            verifier.note(format!(
+                "that is less than {} days ago: unless entries were to be kept for a shorter time then, they were \
+                 removed too soon",
+                retention.days
+            ));
         }
         Ok(verifier)
     }
@@ -377,7 +425,13 @@ async fn compare_stored_checkpoints(
 }
 
 /// Feeds the entries, with their plain rows and the tiles that they complete.
-async fn read_entries(db: &Db, log: &LogId, head: &heads::Head, verifier: &mut LogVerifier) -> Result<()> {
+async fn read_entries(
+    db: &Db,
+    log: &LogId,
+    head: &heads::Head,
+    verifier: &mut LogVerifier,
+    comparison: &mut Comparison<'_>,
+) -> Result<()> {
     let mut tree =
         match read_tx!(db, "verify.edge", |tx| { tiles::load_right_edge(tx, log, head.first_seq).await }) {
             Ok(tiles) => truncated(&tiles, head.first_seq),
@@ -400,8 +454,8 @@ async fn read_entries(db: &Db, log: &LogId, head: &heads::Head, verifier: &mut L
                 return Ok(());
             }
             let row = rows.iter().find(|row| row.seq == entry.seq);
-            if !row.is_some_and(|row| agrees(row, entry)) {
-                verifier.report(entry.seq, Fault::PlainRowDiffers);
+            if let Err(fault) = comparison.compare(row, entry) {
+                verifier.report(entry.seq, fault);
                 return Ok(());
             }
             if tree.push(entry.seq, leaf_hash(&entry.leaf), &mut changed).is_err() {
@@ -459,36 +513,4 @@ async fn compare_tiles(
 
 fn tile_fault(id: TileId, size: u64) -> Fault {
     Fault::TileChanged { path: id.path(id.width(size)) }
-}
-
-/// Whether the plain row says what the entry says. Persons stand there by id or, erased, by pseudonym, and in the leaf
-/// always by pseudonym: they are not compared.
-fn agrees(row: &PlainRow, entry: &events::Stored) -> bool {
-    let Ok(leaf) = Leaf::parse(&entry.leaf) else { return false };
-    let text = |value: &Option<String>| value.clone().unwrap_or_default();
-    let is_person = |leaf: &str| leaf.starts_with("person");
-    let actor = leaf.actor.to_string();
-    let target = leaf.target.as_ref().map(ToString::to_string).unwrap_or_default();
-    row.event_id == leaf.event_id
-        && entry.event_id == leaf.event_id.as_uuid()
-        && row.tenant == leaf.tenant.unwrap_or(PLATFORM)
-        && row.occurred == leaf.occurred
-        && row.recorded == leaf.recorded
-        && row.service == leaf.service.as_str()
-        && row.action == leaf.action.as_str()
-        && row.outcome == leaf.outcome.as_str()
-        && text(&row.reason) == leaf.reason.as_ref().map(Reason::as_str).unwrap_or_default()
-        && text(&row.delegate) == leaf.delegate.as_ref().map(ToString::to_string).unwrap_or_default()
-        && (row.actor == actor || is_person(&actor) && is_id_of_a_person(&row.actor))
-        && (text(&row.target) == target
-            || is_person(&target)
-                && row
-                    .target
-                    .as_deref()
-                    .and_then(|text| text.strip_prefix("person/"))
-                    .is_some_and(is_id_of_a_person))
-}
-
-fn is_id_of_a_person(text: &str) -> bool {
-    text.parse::<gatehouse_core::ids::PersonId>().is_ok()
 }

@@ -204,6 +204,55 @@ both_engines! {
         replica.stop().await;
     }
 
+    /// The whole way: a subject's key file is damaged, and the events of all others arrive.
+    async fn a_damaged_key_holds_up_the_events_of_its_subject_only(db: TestDb) {
+        let world = World::new(db);
+        let outbox_migrations = gatehouse_db::Migrations::new(&[("0001_init", OUTBOX)]);
+        let emitting = match world.db.engine() {
+            gatehouse_db::Engine::Sqlite => TestDb::sqlite(&outbox_migrations).await,
+            gatehouse_db::Engine::Postgres => TestDb::postgres(&outbox_migrations).await,
+        };
+        let replica = world.replica().await;
+        let (tenant, ada) = (world.tenant(), world.person());
+        // The only person's key so far, and so the only file.
+        append(&mut world.emitter(&replica, "job"), vec![NewEvent { actor: ada.to_string(), ..world.event("test.a") }]).await;
+        let folders = std::fs::read_dir(&world.config.subject_keys_dir).unwrap();
+        let keys: Vec<_> = folders
+            .flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap())
+            .map(|file| file.unwrap().path())
+            .collect();
+        assert_eq!(keys.len(), 1, "{keys:?}");
+        let sound = std::fs::read(&keys[0]).unwrap();
+        std::fs::write(&keys[0], "damaged").unwrap();
+        replica.stop().await;
+        // Another process, which has not read the key yet.
+        let replica = world.replica().await;
+
+        let outbox = Outbox::new(Clock::system(), Entropy::system());
+        for number in 0..6 {
+            let event = outbox.event("test.things.do").tenant(tenant).target_named("number", &format!("n{number}"));
+            let event = if number % 3 == 0 { event.by_person(ada) } else { event };
+            run_tx!(emitting.db(), "test.emit", |tx| { outbox.emit(tx, &event).await }).unwrap();
+        }
+        let lifecycle = gatehouse_service::Lifecycle::new();
+        let config = RelayConfig { poll_ms: 20, max_backoff_ms: 50, ..RelayConfig::default() };
+        let audit = world.emitter_channel(replica.address, "job");
+        let db = emitting.db().clone();
+        let relay = Relay::new("job", db, audit, &outbox, config, Clock::system(), Entropy::system());
+        relay.clone().start(&lifecycle);
+        let arrived = async || {
+            let request = ListEventsRequest { page_size: 200, ..ListEventsRequest::default() };
+            world.reader(&replica, tenant).list_events(request).await.unwrap().into_inner().events.len()
+        };
+        eventually(Duration::from_secs(20), || async { arrived().await == 4 }).await;
+        assert_eq!(relay.status().await.unwrap().waiting, 2);
+        std::fs::write(&keys[0], sound).unwrap();
+        eventually(Duration::from_secs(20), || async { arrived().await == 6 }).await;
+        assert!(lifecycle.drain(Duration::from_secs(10)).await);
+        assert_eq!(relay.status().await.unwrap(), Status::default());
+        replica.stop().await;
+    }
+
     /// Prints figures where `GATEHOUSE_BENCH` is set (with `--nocapture`).
     async fn how_many_appends_a_second(db: TestDb) {
         if std::env::var_os("GATEHOUSE_BENCH").is_none() {

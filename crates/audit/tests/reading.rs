@@ -14,7 +14,7 @@ use gatehouse_audit::domain::merkle::leaf_hash;
 use gatehouse_audit::domain::note::VerifierKey;
 use gatehouse_audit::domain::proof::{proves_consistency, proves_inclusion};
 use gatehouse_audit::domain::verify::Verdict;
-use gatehouse_audit::verify_log::{ExitCode, Trust, verify_export};
+use gatehouse_audit::verify_log::{ExitCode, Retention, Trust, verify_export};
 use gatehouse_core::{Clock, Timestamp};
 use gatehouse_proto::audit::v1::{
     AppendEventsRequest, EraseSubjectRequest, ExportLeavesRequest, GetCheckpointRequest,
@@ -374,6 +374,17 @@ both_engines! {
             assert_eq!(ExitCode::from(&report), ExitCode::NotProven);
             let exported = verify_export(&mut operator, "default", &keyless).await.unwrap();
             assert_eq!(exported.verdict, report.verdict);
+        }
+        // The statement says until when: what is younger than the retention was removed too soon.
+        for (days, verdict) in
+            [(31, Verdict::Verified { proven: 300 }), (32, Verdict::PrefixNotProven { proven: Some(300) })]
+        {
+            let retention = Some(Retention { days, now: world.clock.now() });
+            let trust = Trust { retention, ..late.clone() };
+            let report = world.verify(&trust).await;
+            assert_eq!(report.verdict, verdict, "{report:?}");
+            assert!(report.notes[0].starts_with("what was pruned had been recorded until 20"), "{report:?}");
+            assert_eq!(verify_export(&mut operator, "default", &trust).await.unwrap().verdict, verdict);
         }
         // And the rest: a log may be empty in the end, but never begins anew.
         world.clock.advance(Duration::from_secs(40 * 86_400));

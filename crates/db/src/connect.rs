@@ -181,9 +181,10 @@ async fn connect_postgres(config: &Config, service: &str, options: PgConnectOpti
         .close()
         .await
         .map_err(|cause| Error::from_driver("db.connect", cause))?;
-    let pool = pool_options(config.max_connections, config)
+    let pool = pool_options::<Postgres>(config.max_connections, config)
         // Released connections were tested, and `Attempts::begin` tries another when one has died since.
         .test_before_acquire(false)
+        .after_release(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
         .connect_lazy_with(options);
     Ok(Pools::Postgres { pool, schema })
 }
@@ -281,14 +282,27 @@ async fn connect_sqlite(config: &Config, path: &Path) -> Result<Pools> {
         .pragma("secure_delete", "ON")
         .pragma("trusted_schema", "OFF");
     let explain = |cause: sqlx::Error| explain_sqlite(path, cause);
-    let writer = pool_options(1, config).connect_with(options.clone()).await.map_err(explain)?;
+    let writer = sqlite_pool(1, config).connect_with(options.clone()).await.map_err(explain)?;
     // Opening reads nothing; this reads the header and the schema.
     writer.execute("SELECT COUNT(*) FROM sqlite_master").await.map_err(explain)?;
-    let readers = pool_options(config.max_connections.min(MOST_SQLITE_READERS), config)
+    let readers = sqlite_pool(config.max_connections.min(MOST_SQLITE_READERS), config)
         .connect_with(options.pragma("query_only", "ON"))
         .await
         .map_err(explain)?;
     Ok(Pools::Sqlite { writer, readers })
+}
+
+/// A pool that keeps only connections which are outside a transaction. SQLite ends one itself when the disk is full or
+/// fails or memory runs out; COMMIT and ROLLBACK then fail, and the driver would believe for ever that the connection
+/// is inside: no transaction could begin on it again.
+fn sqlite_pool(connections: u32, config: &Config) -> PoolOptions<Sqlite> {
+    pool_options::<Sqlite>(connections, config).after_release(|connection, _| {
+        Box::pin(async move {
+            // Waits until a ROLLBACK that was only queued, because its caller went away, was done or failed.
+            connection.ping().await?;
+            Ok(!connection.is_in_transaction())
+        })
+    })
 }
 
 fn pool_options<DB: sqlx::Database>(connections: u32, config: &Config) -> PoolOptions<DB> {

@@ -87,6 +87,9 @@ impl Error {
             | sqlx::Error::Protocol(_)
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
+            // The connection is not in the state that the driver believes it to be in; the pool closes it.
+            | sqlx::Error::InvalidSavePointStatement
+            | sqlx::Error::BeginFailed
             | sqlx::Error::WorkerCrashed => Failure::Unavailable { at, cause },
             _ => Failure::Statement { at, cause },
         };
@@ -138,12 +141,12 @@ fn is_conflict(code: &str) -> bool {
 }
 
 /// SQLSTATE classes 08 (connection), 53 (resources), 57P (shutdown, starting up), 57014 (statement timeout), 25006
-/// (a standby that takes no writes), 58 (system); SQLite's READONLY, IOERR, FULL, CANTOPEN.
+/// (a standby that takes no writes), 58 (system); SQLite's NOMEM, READONLY, IOERR, FULL, CANTOPEN.
 fn is_away(code: &str) -> bool {
     if code.len() == 5 {
         ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class)) || code == "25006"
     } else {
-        matches!(sqlite_code(code), Some(8 | 10 | 13 | 14))
+        matches!(sqlite_code(code), Some(7 | 8 | 10 | 13 | 14))
     }
 }
 
@@ -196,7 +199,9 @@ mod tests {
         for conflict in ["40001", "40P01", "5", "6", "261", "517"] {
             assert!(is_conflict(conflict) && !is_away(conflict), "{conflict}");
         }
-        for away in ["08006", "53300", "57P01", "57P03", "57014", "25006", "10", "14", "1544"] {
+        for away in
+            ["08006", "53300", "57P01", "57P03", "57014", "25006", "7", "10", "13", "14", "778", "1544"]
+        {
             assert!(is_away(away) && !is_conflict(away), "{away}");
         }
         for other in ["23505", "42601", "2067", "1555", "1", "11"] {

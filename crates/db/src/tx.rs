@@ -157,7 +157,7 @@ impl Tx {
             Inner::Sqlite(tx) => tx.rollback().await,
         };
         if let Err(cause) = result {
-            // The driver closes such a connection, and with it the transaction ends.
+            // The pool closes such a connection (see `connect`), and with it the transaction ends.
             tracing::debug!(transaction = self.name, error = %cause, "rollback failed");
         }
     }

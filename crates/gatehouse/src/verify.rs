@@ -1,6 +1,6 @@
 //! `gatehouse verify-audit-chain`: the proof that a log is as it was, read straight from the database.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -8,7 +8,9 @@ use anyhow::Context as _;
 use clap::Args;
 use gatehouse_audit::domain::note::VerifierKey;
 use gatehouse_audit::domain::verify::{Fault, Report, Verdict};
-use gatehouse_audit::verify_log::{self, Trust};
+use gatehouse_audit::keys::SubjectKeys;
+use gatehouse_audit::verify_log::{self, Retention, Trust};
+use gatehouse_core::Clock;
 use gatehouse_db::{DatabaseUrl, Db};
 
 use crate::cli::ConfigArgs;
@@ -42,28 +44,36 @@ pub(crate) async fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     // Fails only if it was installed before, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let config = args.config.load()?;
-    let configured: BTreeSet<String> = config.audit.all_logs().into_iter().map(|log| log.name).collect();
+    let days: BTreeMap<String, u32> =
+        config.audit.all_logs().into_iter().map(|log| (log.name, log.days)).collect();
+    let mut subject_keys = config.audit.subject_keys_dir;
     let mut database = config.databases.audit;
     if let Some(data) = &args.data {
         let file = data.join("audit/audit.db");
         anyhow::ensure!(file.exists(), "{} is no data folder: there is no audit log here", data.display());
         database.url = DatabaseUrl::sqlite(&file);
+        if subject_keys == gatehouse_audit::Config::default().subject_keys_dir {
+            subject_keys = data.join("keys/audit-subjects");
+        }
     }
-    let trust = trust(&args)?;
+    let mut trust = trust(&args)?;
+    // Where the keys are not at hand, the report says that persons were not compared.
+    trust.subjects = SubjectKeys::existing(&subject_keys);
     let db = Db::connect(&database, "audit").await?;
     // Whoever can write to the database can take a log out of each table: names come from elsewhere too.
     let mut names = verify_log::logs_in(&db).await?;
     if let Some(only) = &args.log {
         names = BTreeSet::from([only.clone()]);
     } else {
-        names.extend(configured.iter().cloned());
+        names.extend(days.keys().cloned());
         for checkpoint in &trust.checkpoints {
             names.insert(verify_log::log_of(checkpoint)?);
         }
     }
     let mut codes = Vec::new();
     for name in names {
-        let known = Trust { configured: configured.contains(&name), ..trust.about(&name)? };
+        let retention = days.get(&name).map(|days| Retention { days: *days, now: Clock::system().now() });
+        let known = Trust { configured: retention.is_some(), retention, ..trust.about(&name)? };
         // With --log alone a checkpoint of another log is a mistake; otherwise each is held against its own.
         let known = if args.log.is_some() {
             Trust { checkpoints: trust.checkpoints.clone(), ..known }
@@ -117,6 +127,7 @@ fn describe(fault: &Fault) -> String {
             "a plain row is shown to people, and there is no such entry".to_owned()
         }
         Fault::PlainRowDiffers => "the plain row shown to people does not say what it says".to_owned(),
+        Fault::ColumnDiffers => "a column by which the service finds it does not say what it says".to_owned(),
         Fault::TileChanged { path } => format!("the stored tile {path} is not the one that the entries give"),
     }
 }
@@ -144,7 +155,7 @@ fn trust(args: &VerifyArgs) -> anyhow::Result<Trust> {
             text.trim().parse::<VerifierKey>().map_err(|error| anyhow::anyhow!("{from}: {error}"))
         })
         .transpose()?;
-    Ok(Trust { checkpoints, key, configured: false })
+    Ok(Trust { checkpoints, key, ..Trust::default() })
 }
 
 /// What is broken outdoes what could not be read: a log that can't be read must not hide it.

@@ -14,12 +14,15 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use crate::store;
+use crate::{store, words};
 
 /// The audit service takes payloads of up to this many bytes.
-const MAX_PAYLOAD_BYTES: usize = 16 * 1024;
+pub(crate) const MAX_PAYLOAD_BYTES: usize = 16 * 1024;
 /// And this much of the actor's own data.
 const MAX_ACTOR_BYTES: usize = 4 * 1024;
+
+/// The log's integers lie below 2^53.
+const LAST_MICROSECOND: i64 = 1 << 53;
 
 /// Whether what was tried was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -225,40 +228,43 @@ impl AuditEvent {
     }
 
     /// What would make the audit service refuse it: found here, where the mistake is.
-    fn check(&self) -> Result<(), String> {
-        let NewEvent { action, retention_class, target, reason, delegate, .. } = &self.wire;
-        let word = |what: &str, text: &str, longest: usize, also: &[u8]| {
-            let bytes = text.as_bytes();
-            let fits = bytes.first().is_some_and(u8::is_ascii_lowercase)
-                && bytes.len() <= longest
-                && bytes.iter().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || also.contains(c));
+    ///
+    /// # Errors
+    /// Says which word is wrong.
+    pub fn check(&self) -> Result<(), String> {
+        let NewEvent { occurred_at, action, retention_class, target, reason, delegate, actor, .. } =
+            &self.wire;
+        let must = |what: &str, text: &str, fits: bool| {
             if fits {
                 Ok(())
             } else {
                 Err(format!("the {what} {text:?} has a form that the log does not take"))
             }
         };
-        word("action", action, 96, b"._-")?;
-        word("retention class", retention_class, 32, b"-")?;
-        if !target.is_empty() {
-            let (kind, name) = target.split_once('/').ok_or("the target must be kind/id")?;
-            word("target's kind", kind, 32, b"_-")?;
-            if name.parse::<TenantId>().is_err() {
-                if kind == "person" {
-                    return Err("a person is a target by their id only".to_owned());
-                }
-                word("target's name", name, 64, b"._-")?;
-            }
-        }
-        if !delegate.is_empty() {
-            word("delegate", delegate, 64, b"._-")?;
-        }
-        let is_reason = |c: u8| c.is_ascii_uppercase() || c.is_ascii_digit() || c == b'_';
-        let first = reason.bytes().next().is_none_or(|first| first.is_ascii_uppercase());
-        if !first || reason.len() > 64 || !reason.bytes().all(is_reason) {
-            return Err(format!("the reason {reason:?} must be 1 to 64 of A-Z, 0-9 and _, a letter first"));
-        }
-        Ok(())
+        must("time", &occurred_at.to_string(), (0..LAST_MICROSECOND).contains(occurred_at))?;
+        must("action", action, words::is_action(action))?;
+        must("retention class", retention_class, words::is_class(retention_class))?;
+        must("reason", reason, reason.is_empty() || words::is_reason(reason))?;
+        must("delegate", delegate, delegate.is_empty() || words::is_name(delegate))?;
+        let is_id = |text: &str| text.parse::<TenantId>().is_ok();
+        must(
+            "actor",
+            actor,
+            match actor.split_once(':') {
+                None => actor == "anonymous" || is_id(actor),
+                Some(("api_key", id)) => is_id(id),
+                Some(("client", name)) => words::is_name(name),
+                Some(("system", service)) => words::is_class(service),
+                Some(_) => false,
+            },
+        )?;
+        let is_target = match target.split_once('/') {
+            None => target.is_empty(),
+            // A person is a target by their id only.
+            Some(("person", id)) => is_id(id),
+            Some((kind, name)) => words::is_kind(kind) && (is_id(name) || words::is_name(name)),
+        };
+        must("target", target, is_target)
     }
 }
 
@@ -266,7 +272,13 @@ impl AuditEvent {
 fn bounded(value: Value, most: usize) -> String {
     let object = if value.is_object() { value } else { json!({ "value": value }) };
     let text = object.to_string();
-    if text.len() <= most { text } else { json!({ "left_out_bytes": text.len() }).to_string() }
+    // Nested too deep, it could be written and not be read.
+    let is_readable = || serde_json::from_str::<serde_json::Map<_, _>>(&text).is_ok();
+    if text.len() <= most && is_readable() {
+        text
+    } else {
+        json!({ "left_out_bytes": text.len() }).to_string()
+    }
 }
 
 #[cfg(test)]
@@ -296,6 +308,9 @@ mod tests {
             event().denied("no such user"),
             event().denied("2FA_MISSING"),
             event().denied("_HIDDEN"),
+            event().by_client("A B"),
+            event().by_system(""),
+            event().target_named("", "x"),
             event().target_named("person", "ada"),
             event().target_named("flag", "a@b"),
             event().retention("7 years"),
@@ -308,6 +323,8 @@ mod tests {
     fn a_payload_is_always_a_bounded_object() {
         let payload = |value| outbox().event("a.b.c").payload(value).wire.payload_json;
         assert_eq!(payload(json!({"a": 1})), r#"{"a":1}"#);
+        let deep = (0..200).fold(json!({}), |inner, _| json!({ "a": inner }));
+        assert_eq!(payload(deep), r#"{"left_out_bytes":1202}"#);
         assert_eq!(payload(json!([1])), r#"{"value":[1]}"#);
         let long = payload(json!({"a": "x".repeat(MAX_PAYLOAD_BYTES)}));
         assert_eq!(long, format!(r#"{{"left_out_bytes":{}}}"#, MAX_PAYLOAD_BYTES + 8));

@@ -7,7 +7,9 @@
 //! - an event is committed with the change that it tells of, or neither is: audited means committed here;
 //! - an event leaves its table only after the audit service said that it is durable in the log;
 //! - events carry their id from the start, and the audit service takes an id once: sending again is harmless;
-//! - one replica relays at a time, in the order in which events were made.
+//! - one replica relays at a time, in the order in which events were made, but for those that the audit service refuses
+//!   or fails on alone: the others pass them;
+//! - an event that is refused arrives all the same, without the field that was refused.
 //!
 //! ```no_run
 //! # async fn example(db: gatehouse_db::Db, outbox: gatehouse_outbox::Outbox, caller: &gatehouse_service::Caller,
@@ -31,7 +33,10 @@ mod config;
 mod event;
 mod metrics;
 mod relay;
+mod replacement;
 mod store;
+mod stuck;
+pub mod words;
 
 pub use config::Config;
 pub use event::{AuditEvent, Outbox, Outcome};

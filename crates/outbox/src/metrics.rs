@@ -11,6 +11,7 @@ pub(crate) struct Metrics {
     waiting: Gauge<u64>,
     oldest: Gauge<f64>,
     refused: Gauge<u64>,
+    stuck: Gauge<u64>,
     sent: Counter<u64>,
     failures: Counter<u64>,
     labels: [KeyValue; 1],
@@ -33,6 +34,10 @@ impl Metrics {
                 .u64_gauge("gatehouse.audit.outbox.refused")
                 .with_description("Audit events that the audit service refused: a person must look at them.")
                 .build(),
+            stuck: meter
+                .u64_gauge("gatehouse.audit.outbox.stuck")
+                .with_description("Audit events on which the audit service fails while it takes others.")
+                .build(),
             sent: meter
                 .u64_counter("gatehouse.audit.outbox.sent")
                 .with_description("Audit events relayed.")
@@ -49,6 +54,10 @@ impl Metrics {
         self.waiting.record(status.waiting, &self.labels);
         self.oldest.record(status.oldest_age.as_secs_f64(), &self.labels);
         self.refused.record(status.refused, &self.labels);
+    }
+
+    pub(crate) fn stuck(&self, events: usize) {
+        self.stuck.record(events as u64, &self.labels);
     }
 
     pub(crate) fn sent(&self, events: u64) {

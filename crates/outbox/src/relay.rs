@@ -1,10 +1,12 @@
-//! Sends what the outbox holds to the audit service, in order, until each event is in the log.
+//! Sends what the outbox holds to the audit service, in order, until each event is in the log. An event that the audit
+//! service refuses or fails on does not keep those after it: then the order is another.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use gatehouse_client::{Authorized, Backoff, from_status};
-use gatehouse_core::{Clock, Entropy, ErrorCode, Timestamp};
+use gatehouse_core::{Clock, Entropy, Error, ErrorCode, Timestamp};
 use gatehouse_db::{Db, read_tx, run_tx};
 use gatehouse_proto::audit::v1::audit_service_client::AuditServiceClient;
 use gatehouse_proto::audit::v1::{AppendEventsRequest, NewEvent};
@@ -15,12 +17,16 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::metrics::Metrics;
-use crate::{Config, Outbox, store};
+use crate::stuck::Stuck;
+use crate::{Config, Outbox, replacement, store};
 
 /// The first pause before the relay looks again after a bell that rang too early; it grows fourfold each time.
 const EAGER_PAUSE: Duration = Duration::from_millis(2);
 /// How often it does so.
 const EAGER_LOOKS: u32 = 4;
+
+/// After so many events that the audit service failed on, one after the other, it is not the events.
+const MOST_FAILING_IN_A_ROW: u32 = 10;
 
 /// How often what the outbox holds is counted for the metrics: counting costs more the more there is.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
@@ -47,6 +53,10 @@ pub struct Relay {
     bell: Arc<Notify>,
     holder: Uuid,
     metrics: Arc<Metrics>,
+    /// Events that the audit service fails on, in this process; another learns of them by itself.
+    stuck: Arc<Mutex<Stuck>>,
+    /// How many refused events were told of.
+    told: Arc<AtomicU64>,
 }
 
 /// What one look at the table led to.
@@ -84,6 +94,8 @@ impl Relay {
             bell: outbox.bell.clone(),
             holder,
             metrics: Arc::new(Metrics::new(service)),
+            stuck: Arc::default(),
+            told: Arc::default(),
         }
     }
 
@@ -170,10 +182,13 @@ impl Relay {
         match self.take_batch(now, until).await {
             Ok(None) => Pass::Elsewhere,
             Ok(Some(batch)) => {
-                let count = batch.len() as u64;
+                // All that is left is stuck and waits.
+                if batch.is_empty() {
+                    return Pass::Empty;
+                }
                 match self.send(batch).await {
-                    Ok(()) => Pass::More(count),
-                    Err(()) => Pass::Failed,
+                    Ok(0) | Err(()) => Pass::Failed,
+                    Ok(done) => Pass::More(done),
                 }
             }
             Err(error) => {
@@ -193,6 +208,7 @@ impl Relay {
         }
         let status = self.status().await?;
         self.metrics.show(&status);
+        self.alarm(status.refused);
         *counted = Some(now);
         Ok(status.waiting > 0)
     }
@@ -208,10 +224,15 @@ impl Relay {
         if !held {
             return Ok(None);
         }
-        read_tx!(self.db, "outbox.next", |tx| { store::next(tx, self.config.batch).await }).map(Some)
+        let waiting = self.stuck().waiting(now);
+        let most = self.config.batch.saturating_add(u32::try_from(waiting.len()).unwrap_or(u32::MAX));
+        let mut batch = read_tx!(self.db, "outbox.next", |tx| { store::next(tx, most).await })?;
+        batch.retain(|(id, _)| !waiting.contains(id));
+        batch.truncate(self.config.batch as usize);
+        Ok(Some(batch))
     }
 
-    async fn send(&self, batch: Vec<(Uuid, Vec<u8>)>) -> Result<(), ()> {
+    async fn send(&self, batch: Vec<(Uuid, Vec<u8>)>) -> Result<u64, ()> {
         let mut events = Vec::with_capacity(batch.len());
         for (id, bytes) in batch {
             match NewEvent::decode(bytes.as_slice()) {
@@ -219,30 +240,73 @@ impl Relay {
                 Err(error) => self.set_aside(id, &format!("not an event: {error}")).await?,
             }
         }
+        let count = events.len() as u64;
         match self.append(&events).await {
-            Ok(()) => Ok(()),
-            // One of them is not to the audit service's liking: the others must not wait for it.
-            Err(Refusal::Event(_)) if events.len() > 1 => {
-                for event in events {
-                    self.append_one(event).await?;
-                }
-                Ok(())
-            }
-            Err(Refusal::Event(why)) => match events.first() {
-                Some((id, _)) => self.set_aside(*id, &why).await,
-                None => Ok(()),
-            },
+            Ok(()) => Ok(count),
             Err(Refusal::NotNow) => Err(()),
+            // One of them is not to the audit service's liking, or it fails on one: the others must not wait for it.
+            Err(Refusal::Event(_) | Refusal::Failure(_)) => self.send_one_by_one(events).await,
         }
     }
 
-    async fn append_one(&self, event: (Uuid, NewEvent)) -> Result<(), ()> {
-        let id = event.0;
-        match self.append(&[event]).await {
-            Ok(()) => Ok(()),
-            Err(Refusal::Event(why)) => self.set_aside(id, &why).await,
-            Err(Refusal::NotNow) => Err(()),
+    /// How many are done with. Those that the audit service fails on wait, each for itself.
+    async fn send_one_by_one(&self, events: Vec<(Uuid, NewEvent)>) -> Result<u64, ()> {
+        let (mut done, mut failed_in_a_row) = (0, 0);
+        for (id, event) in events {
+            match self.append(&[(id, event.clone())]).await {
+                Ok(()) => (done, failed_in_a_row) = (done + 1, 0),
+                Err(Refusal::NotNow) => return Err(()),
+                Err(Refusal::Event(error)) => {
+                    self.replace(id, event, error).await?;
+                    (done, failed_in_a_row) = (done + 1, 0);
+                }
+                Err(Refusal::Failure(error)) => {
+                    self.stuck().add(id, self.clock.now(), Duration::from_millis(self.config.max_backoff_ms));
+                    tracing::error!(
+                        event_id = %id, code = %error.code(), reason = error.reason(),
+                        "the audit service fails on an event; it waits, later ones pass it"
+                    );
+                    failed_in_a_row += 1;
+                    if failed_in_a_row == MOST_FAILING_IN_A_ROW {
+                        // It is not the events.
+                        return Err(());
+                    }
+                }
+            }
         }
+        self.metrics.stuck(self.stuck().len());
+        Ok(done)
+    }
+
+    /// Sends in the event's place one without what was refused, so that it is known what happened; the event itself
+    /// stays for a person to look at.
+    async fn replace(&self, id: Uuid, event: NewEvent, refusal: Error) -> Result<(), ()> {
+        let why = refusal.message().to_owned();
+        let (mut event, mut refusal) = (event, refusal);
+        let mut left_out: Vec<String> = Vec::new();
+        let sent = loop {
+            let field = replacement::field_of(&refusal).filter(|field| !left_out.contains(field));
+            let Some(field) = field.filter(|_| left_out.len() < replacement::MOST_FIELDS) else {
+                break false;
+            };
+            if !replacement::leave_out(&mut event, &field, self.clock.now()) {
+                break false;
+            }
+            left_out.push(field);
+            let request = AppendEventsRequest { events: vec![replacement::tell(&event, &left_out)] };
+            match self.call(request).await {
+                Ok(()) => break true,
+                Err(Refusal::Event(error)) => refusal = error,
+                // The event is still there as it was; the next pass comes here again.
+                Err(Refusal::NotNow | Refusal::Failure(_)) => return Err(()),
+            }
+        };
+        let what = if sent {
+            format!("{why}; sent without {}", left_out.join(", "))
+        } else {
+            format!("{why}; NOT sent")
+        };
+        self.set_aside(id, &what).await
     }
 
     /// Sends events and removes them once the log has them.
@@ -250,16 +314,8 @@ impl Relay {
         if events.is_empty() {
             return Ok(());
         }
-        let request = AppendEventsRequest { events: events.iter().map(|(_, event)| event.clone()).collect() };
-        if let Err(status) = self.audit.clone().append_events(request).await {
-            let error = from_status(status);
-            if error.code() == ErrorCode::InvalidArgument {
-                return Err(Refusal::Event(error.message().to_owned()));
-            }
-            self.metrics.failed();
-            tracing::warn!(code = %error.code(), reason = error.reason(), "audit events were not taken; they wait");
-            return Err(Refusal::NotNow);
-        }
+        self.call(AppendEventsRequest { events: events.iter().map(|(_, event)| event.clone()).collect() })
+            .await?;
         let ids: Vec<Uuid> = events.iter().map(|(id, _)| *id).collect();
         let removed = run_tx!(self.db, "outbox.remove", |tx| { store::remove(tx, &ids).await });
         if let Err(error) = removed {
@@ -267,22 +323,57 @@ impl Relay {
             tracing::warn!(%error, "relayed audit events could not be removed");
             return Err(Refusal::NotNow);
         }
+        self.stuck().remove(&ids);
         self.metrics.sent(events.len() as u64);
         Ok(())
     }
 
+    async fn call(&self, request: AppendEventsRequest) -> Result<(), Refusal> {
+        let Err(status) = self.audit.clone().append_events(request).await else { return Ok(()) };
+        let error = from_status(status);
+        match error.code() {
+            ErrorCode::InvalidArgument => return Err(Refusal::Event(error)),
+            // It says itself that something is wrong with what it was given or has, not with the way there.
+            ErrorCode::Internal | ErrorCode::FailedPrecondition | ErrorCode::NotFound => {
+                self.metrics.failed();
+                return Err(Refusal::Failure(error));
+            }
+            _ => {}
+        }
+        self.metrics.failed();
+        tracing::warn!(code = %error.code(), reason = error.reason(), "audit events were not taken; they wait");
+        Err(Refusal::NotNow)
+    }
+
     async fn set_aside(&self, id: Uuid, why: &str) -> Result<(), ()> {
+        self.stuck().remove(&[id]);
         tracing::error!(event_id = %id, why, "the audit service refuses an event; it stays in audit_outbox");
         run_tx!(self.db, "outbox.refuse", |tx| { store::refuse(tx, id, why).await }).map_err(|error| {
             tracing::warn!(%error, "a refused audit event could not be set aside");
         })
+    }
+
+    fn stuck(&self) -> std::sync::MutexGuard<'_, Stuck> {
+        self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says so, once for each number, where events wait for a person.
+    fn alarm(&self, refused: u64) {
+        if self.told.swap(refused, Ordering::Relaxed) != refused && refused > 0 {
+            tracing::error!(
+                refused,
+                "audit events were refused and stay in audit_outbox: look at them, and at what made them"
+            );
+        }
     }
 }
 
 /// Why events were not taken.
 enum Refusal {
     /// An event is wrong, and always will be.
-    Event(String),
+    Event(Error),
+    /// The audit service failed on them, perhaps because of one of them.
+    Failure(Error),
     /// Something is away; later it may work.
     NotNow,
 }

@@ -35,6 +35,9 @@ struct FakeAudit(Arc<Mutex<Log>>);
 #[derive(Default)]
 struct Log {
     actions: Vec<String>,
+    payloads: Vec<String>,
+    /// Fails on each event of `test.damaged`.
+    damaged: bool,
     ids: HashSet<String>,
     calls: u32,
     /// The answer to this many calls is lost after the events were taken.
@@ -54,15 +57,22 @@ impl AuditService for FakeAudit {
             return Err(GrpcStatus::unavailable("away"));
         }
         let events = request.into_inner().events;
-        if events.iter().any(|event| event.action == "test.poison") {
-            return Err(to_status(&Error::invalid_argument(
-                "EVENT_INVALID",
-                "events[0].action: not of the list",
-            )));
+        if let Some(place) = events.iter().position(|event| event.reason == "POISON") {
+            let error = Error::invalid_argument("EVENT_INVALID", "not of the list");
+            return Err(to_status(
+                &error.with_violation(format!("events[{place}].reason"), "not of the list"),
+            ));
+        }
+        if events.iter().any(|event| event.action == "test.hopeless") {
+            return Err(to_status(&Error::invalid_argument("EVENT_INVALID", "nothing in particular")));
+        }
+        if log.damaged && events.iter().any(|event| event.action == "test.damaged") {
+            return Err(to_status(&Error::internal("a key is damaged")));
         }
         for event in events {
             if log.ids.insert(event.event_id.clone()) {
                 log.actions.push(event.action);
+                log.payloads.push(event.payload_json);
             }
         }
         if log.lose_answers > 0 {
@@ -244,15 +254,46 @@ both_engines! {
         let fake = FakeAudit::default();
         let servers = Lifecycle::new();
         let address = fake.serve(([127, 0, 0, 1], 0).into(), &servers).await;
-        for action in ["test.n0", "test.poison", "test.n1"] {
-            setup.emit(action).await;
-        }
+        setup.emit("test.n0").await;
+        let poison = setup.outbox.event("test.poison").denied("POISON").payload(json!({"ip": "192.0.2.1"}));
+        run_tx!(setup.db, "test.emit", |tx| { setup.outbox.emit(tx, &poison).await }).unwrap();
+        setup.emit("test.hopeless").await;
+        setup.emit("test.n1").await;
         let relay = setup.relay(address, 100);
         let lifecycle = Lifecycle::new();
         relay.clone().start(&lifecycle);
         until("all were dealt with", async || relay.status().await.unwrap().waiting == 0).await;
-        assert_eq!(fake.actions(), numbered(0..2));
-        assert_eq!(relay.status().await.unwrap().refused, 1);
+        // It arrived without the field that was refused, and says so.
+        assert_eq!(fake.actions(), ["test.n0", "test.poison", "test.n1"]);
+        let payload = fake.0.lock().unwrap().payloads[1].clone();
+        assert_eq!(payload, r#"{"ip":"192.0.2.1","left_out_fields":["reason"]}"#);
+        // Both stay for a person to look at.
+        assert_eq!(relay.status().await.unwrap().refused, 2);
+        lifecycle.drain(Duration::from_secs(5)).await;
+        servers.drain(Duration::from_secs(5)).await;
+    }
+
+    async fn an_event_that_the_audit_service_fails_on_keeps_no_other(db: TestDb) {
+        let setup = Setup::on(db);
+        let fake = FakeAudit::default();
+        fake.0.lock().unwrap().damaged = true;
+        let servers = Lifecycle::new();
+        let address = fake.serve(([127, 0, 0, 1], 0).into(), &servers).await;
+        for action in ["test.n0", "test.damaged", "test.n1", "test.damaged", "test.n2"] {
+            setup.emit(action).await;
+        }
+        // Batches that the stuck ones would fill.
+        let relay = setup.relay(address, 2);
+        let lifecycle = Lifecycle::new();
+        relay.clone().start(&lifecycle);
+        until("the others arrived", async || fake.actions().len() == 3).await;
+        setup.emit("test.n3").await;
+        until("later ones arrive", async || fake.actions() == numbered(0..4)).await;
+        let status = relay.status().await.unwrap();
+        assert_eq!((status.waiting, status.refused), (2, 0));
+        fake.0.lock().unwrap().damaged = false;
+        until("they arrived in the end", async || is_empty(&relay).await).await;
+        assert_eq!(fake.actions().len(), 6);
         lifecycle.drain(Duration::from_secs(5)).await;
         servers.drain(Duration::from_secs(5)).await;
     }

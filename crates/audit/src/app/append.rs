@@ -111,6 +111,18 @@ pub(crate) struct Incoming {
     pub(crate) actor_payload: String,
 }
 
+/// What the plain row says and the leaf may not hold, since it could name a person; empty where there is nothing. It is
+/// sealed beside the payload, so that verification can compare the row with it.
+#[derive(Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Context {
+    #[serde(rename = "request_id")]
+    pub(crate) request: String,
+    #[serde(rename = "subject_id")]
+    pub(crate) subject: String,
+    #[serde(rename = "trace_id")]
+    pub(crate) trace: String,
+}
+
 impl App {
     /// Takes events into their logs; answers in the order of `events`, once all are durable.
     pub(crate) async fn append(&self, events: Vec<Incoming>) -> Result<Vec<Place>> {
@@ -153,12 +165,25 @@ impl App {
         let place = seal::Place { environment: self.environment, log: &log.id, event: event.event_id };
         let subject_key = self.keys.obtain(Self::owner(subject, event.tenant))?;
         let actor_key = self.keys.obtain(Self::owner(event.actor.person(), event.tenant))?;
-        let mut parts = Vec::with_capacity(2);
+        let mut parts = Vec::with_capacity(3);
         if !event.payload.is_empty() {
             parts.push((Part::Subject, &subject_key.key, event.payload.as_bytes()));
         }
         if !event.actor_payload.is_empty() {
             parts.push((Part::Actor, &actor_key.key, event.actor_payload.as_bytes()));
+        }
+        let context = Context {
+            request: event.request_id.clone().unwrap_or_default(),
+            subject: subject.map(|subject| subject.to_string()).unwrap_or_default(),
+            trace: event.trace_id.clone().unwrap_or_default(),
+        };
+        let context = if context == Context::default() {
+            String::new()
+        } else {
+            serde_json::to_string(&context).map_err(Error::internal)?
+        };
+        if !context.is_empty() {
+            parts.push((Part::Context, &subject_key.key, context.as_bytes()));
         }
         let payload = seal::seal(place, &parts, &self.entropy);
         let actor = match &event.actor {

@@ -11,6 +11,7 @@ pub mod merkle;
 pub mod names;
 pub mod note;
 pub mod proof;
+pub mod pruned;
 pub mod seal;
 pub mod tiles;
 pub mod verify;

@@ -5,6 +5,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use gatehouse_core::ids::TenantId;
+// What a service may write into its outbox is what is taken here.
+use gatehouse_outbox::words;
 use uuid::Uuid;
 
 /// A word of a leaf was not of the form that it must have.
@@ -17,15 +19,8 @@ pub struct InvalidName {
     pub expected: &'static str,
 }
 
-fn slug(text: &str, longest: usize, also: &[u8]) -> bool {
-    let bytes = text.as_bytes();
-    bytes.first().is_some_and(u8::is_ascii_lowercase)
-        && bytes.len() <= longest
-        && bytes.iter().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || also.contains(c))
-}
-
 macro_rules! names {
-    ($($(#[$doc:meta])* $name:ident($what:literal, $longest:literal, $also:literal, $expected:literal);)*) => {$(
+    ($($(#[$doc:meta])* $name:ident($what:literal, $fits:path, $expected:literal);)*) => {$(
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(String);
@@ -34,7 +29,7 @@ macro_rules! names {
             #[doc = concat!("Checks the form: ", $expected, ".")]
             pub fn new(text: impl Into<String>) -> Result<Self, InvalidName> {
                 let text = text.into();
-                if slug(&text, $longest, $also) {
+                if $fits(&text) {
                     Ok(Self(text))
                 } else {
                     Err(InvalidName { what: $what, expected: $expected })
@@ -59,17 +54,17 @@ macro_rules! names {
 names! {
     /// The name of one log, `standard` say. Each retention class has its own log, because only a prefix of a
     /// log can be pruned.
-    LogId("the log", 32, b"-", "1 to 32 of a-z, 0-9 and -, a letter first");
+    LogId("the log", words::is_class, "1 to 32 of a-z, 0-9 and -, a letter first");
     /// How long the entries of a log are kept: a name that the configuration gives days to.
-    RetentionClass("the retention class", 32, b"-", "1 to 32 of a-z, 0-9 and -, a letter first");
+    RetentionClass("the retention class", words::is_class, "1 to 32 of a-z, 0-9 and -, a letter first");
     /// The service that the event happened in.
-    Service("the service", 32, b"-", "1 to 32 of a-z, 0-9 and -, a letter first");
+    Service("the service", words::is_class, "1 to 32 of a-z, 0-9 and -, a letter first");
     /// What was done: `service.noun.verb`, as permissions are written.
-    Action("the action", 96, b"._-", "1 to 96 of a-z, 0-9, dot, _ and -, a letter first");
+    Action("the action", words::is_action, "1 to 96 of a-z, 0-9, dot, _ and -, a letter first");
     /// The name of an internal client, never of a person.
-    ClientName("the client's name", 64, b"._-", "1 to 64 of a-z, 0-9, dot, _ and -, a letter first");
+    ClientName("the client's name", words::is_name, "1 to 64 of a-z, 0-9, dot, _ and -, a letter first");
     /// The kind of thing that was acted upon: `job`, `tenant`.
-    TargetKind("the target's kind", 32, b"_-", "1 to 32 of a-z, 0-9, _ and -, a letter first");
+    TargetKind("the target's kind", words::is_kind, "1 to 32 of a-z, 0-9, _ and -, a letter first");
 }
 
 /// Whether what was tried was done.
@@ -116,11 +111,7 @@ impl Reason {
     /// Checks the form: 1 to 64 of A-Z, 0-9 and _, a letter first.
     pub fn new(text: impl Into<String>) -> Result<Self, InvalidName> {
         let text = text.into();
-        let bytes = text.as_bytes();
-        if bytes.first().is_some_and(u8::is_ascii_uppercase)
-            && bytes.len() <= 64
-            && bytes.iter().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || *c == b'_')
-        {
+        if words::is_reason(&text) {
             Ok(Self(text))
         } else {
             Err(InvalidName { what: "the reason", expected: "1 to 64 of A-Z, 0-9 and _, a letter first" })

@@ -97,6 +97,8 @@ pub enum Part {
     Subject = 0,
     /// Where the actor was (address, user agent), if the actor is somebody else: sealed with the actor's key.
     Actor = 1,
+    /// What the plain row says and the leaf may not: subject, request and trace. Sealed with the subject's key.
+    Context = 2,
 }
 
 /// Where a payload belongs. All of it is authenticated with the payload, which can't be moved to another event.
@@ -195,7 +197,7 @@ fn find(stored: &[u8], part: Part) -> Result<Option<Found<'_>>, OpenError> {
         let (nonce, header) = header.split_first_chunk::<NONCE_BYTES>().ok_or(OpenError::Malformed)?;
         let length = u32::from_be_bytes(header.try_into().map_err(|_| OpenError::Malformed)?);
         let length = usize::try_from(length).map_err(|_| OpenError::Malformed)?;
-        if length < TAG_BYTES || length > after.len() || *label > Part::Actor as u8 {
+        if length < TAG_BYTES || length > after.len() || *label > Part::Context as u8 {
             return Err(OpenError::Malformed);
         }
         let (sealed, after) = after.split_at(length);

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 
+use gatehouse_core::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::Checkpoint;
@@ -94,6 +95,8 @@ pub enum Fault {
     PlainRowWithoutEntry,
     /// The plain row that the UI shows does not say what the entry says.
     PlainRowDiffers,
+    /// A column beside the entry, by which the service finds it, does not say what the entry says.
+    ColumnDiffers,
     /// A stored tile of the tree is not the one that the entries give.
     TileChanged {
         /// The tile's path.
@@ -134,6 +137,22 @@ pub enum Verdict {
     },
 }
 
+/// Whether the plain rows name the persons that the entries, by pseudonyms and sealed data, name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "persons", rename_all = "snake_case")]
+pub enum Persons {
+    /// Nothing was compared: the subject keys were not at hand, or there are no plain rows.
+    #[default]
+    NotCompared,
+    /// They were compared.
+    Compared {
+        /// Rows that name a person whose key is not at hand, so that it could be anyone.
+        unknown: u64,
+        /// Rows that name nobody where somebody may have been named: after an erasure that is right.
+        nameless: u64,
+    },
+}
+
 /// The result of verification.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
@@ -150,6 +169,9 @@ pub struct Report {
     /// What was found.
     #[serde(flatten)]
     pub verdict: Verdict,
+    /// Whether persons were compared.
+    #[serde(flatten)]
+    pub persons: Persons,
     /// What else the reader should know.
     pub notes: Vec<String>,
 }
@@ -168,6 +190,8 @@ pub struct LogVerifier {
     first: u64,
     /// Whether the lack of a prefix, if one lacks, is known to be right.
     prefix_proven: bool,
+    /// When the last entry of the prefix had been recorded, where that is stated.
+    pruned_until: Option<Timestamp>,
     chain: Digest,
     frontier: Frontier,
     marks: BTreeMap<u64, Vec<Mark>>,
@@ -198,6 +222,7 @@ impl LogVerifier {
             retention,
             first: frontier.size(),
             prefix_proven: signed || frontier.size() == 0,
+            pruned_until: None,
             chain,
             frontier,
             marks: BTreeMap::new(),
@@ -223,6 +248,11 @@ impl LogVerifier {
     /// narrows down where, but proves nothing: whoever cut the log could have cut the checkpoints too.
     pub fn compare(&mut self, checkpoint: &Checkpoint) {
         self.mark(checkpoint, false, None);
+    }
+
+    /// Tells when the last entry that was pruned had been recorded.
+    pub fn pruned_until(&mut self, last_recorded: Timestamp) {
+        self.pruned_until = Some(last_recorded);
     }
 
     fn mark(&mut self, checkpoint: &Checkpoint, trusted: bool, consistency: Option<&[Digest]>) {
@@ -286,6 +316,12 @@ impl LogVerifier {
         if leaf.prev_chain != self.chain {
             self.suspect = Some(seq);
         }
+        if let Some(until) = self.pruned_until.take().filter(|until| leaf.recorded < *until) {
+            self.notes.push(format!(
+                "the first entry kept was recorded at {}, before the last one pruned, at {until}: the clock went back",
+                leaf.recorded
+            ));
+        }
         self.chain = Digest::of_chain(entry.leaf);
         self.frontier.push(leaf_hash(entry.leaf));
         if self.suspect.is_none() {
@@ -346,6 +382,7 @@ impl LogVerifier {
             root: self.frontier.root(),
             checkpoints: self.checkpoints,
             verdict,
+            persons: Persons::NotCompared,
             notes: self.notes,
         }
     }

@@ -126,6 +126,59 @@ mod tests {
         }
     }
 
+    mod same_rule {
+        use gatehouse_core::{Clock, Entropy, Timestamp};
+        use gatehouse_outbox::Outbox;
+        use proptest::prelude::*;
+
+        use super::*;
+
+        /// Mostly words, and what looks like one.
+        fn word() -> impl Strategy<Value = String> {
+            prop_oneof![
+                "[a-z][a-z0-9._-]{0,9}",
+                "[A-Z][A-Z0-9_]{0,9}",
+                "[A-Za-z0-9_./:@ -]{0,12}",
+                "[a-zA-Z_]{60,100}",
+                ".{0,4}",
+            ]
+        }
+
+        proptest! {
+            #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+            /// Whatever a service may commit to its outbox is taken here.
+            #[test]
+            fn what_the_outbox_takes_is_taken(
+                words in proptest::collection::vec(word(), 6),
+                which in 0_u8..64,
+                at in prop_oneof![Just(5_i64), any::<i64>()],
+                depth in prop_oneof![Just(1_usize), 120_usize..140],
+            ) {
+                let clock = Clock::settable(Timestamp::from_micros(5));
+                let outbox = Outbox::new(clock.clone(), Entropy::seeded(1));
+                clock.set(Timestamp::from_micros(at));
+                let pick = |bit: u8, word: &String, or: &str| {
+                    if which & (1 << bit) == 0 { or.to_owned() } else { word.clone() }
+                };
+                let payload = (0..depth).fold(serde_json::json!({}), |inner, _| serde_json::json!({ "a": inner }));
+                let mut event = outbox.event(&pick(0, &words[0], "test.things.do"))
+                    .denied(&pick(1, &words[1], "REASON"))
+                    .target_named(&pick(2, &words[2], "flag"), &pick(3, &words[3], "name"))
+                    .retention(&pick(4, &words[4], "default"))
+                    .payload(payload.clone())
+                    .from(payload);
+                if which & 32 != 0 {
+                    event = if words[5].len() % 2 == 0 { event.by_client(&words[5]) } else { event.by_system(&words[5]) };
+                }
+                if event.check().is_ok() {
+                    let taken = check(event.as_message().clone(), &Service::new("job").expect("valid"));
+                    prop_assert!(taken.is_ok(), "{:?}: {event:?}", taken.err());
+                }
+            }
+        }
+    }
+
     #[test]
     fn each_wrong_field_is_named() {
         let service = Service::new("job").expect("valid");

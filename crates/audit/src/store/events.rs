@@ -15,12 +15,10 @@ sql! {
     /// Where an event stands.
     pub(crate) PLACE = "SELECT log, seq FROM audit_events WHERE event_id = $1";
     /// A run of entries.
-    pub(crate) LEAVES_FROM = "SELECT seq, event_id, leaf, payload FROM audit_events
+    pub(crate) LEAVES_FROM = "SELECT seq, event_id, recorded_at, leaf, payload FROM audit_events
         WHERE log = $1 AND seq >= $2 ORDER BY seq LIMIT $3";
     /// One entry.
-    pub(crate) ENTRY = "SELECT seq, event_id, leaf, payload FROM audit_events WHERE log = $1 AND seq = $2";
-    /// The first entry that is not past its time.
-    pub(crate) FIRST_KEPT = "SELECT seq FROM audit_events WHERE log = $1 AND recorded_at >= $2 ORDER BY seq LIMIT 1";
+    pub(crate) ENTRY = "SELECT seq, event_id, recorded_at, leaf, payload FROM audit_events WHERE log = $1 AND seq = $2";
     /// The front of the log.
     pub(crate) PRUNE_EVENTS = "DELETE FROM audit_events WHERE log = $1 AND seq < $2";
 }
@@ -30,6 +28,8 @@ sql! {
 pub(crate) struct Stored {
     pub(crate) seq: u64,
     pub(crate) event_id: Uuid,
+    /// Beside the leaf, which decides: whoever can write to the database can write anything here.
+    pub(crate) recorded: Timestamp,
     pub(crate) leaf: Vec<u8>,
     pub(crate) payload: Vec<u8>,
 }
@@ -38,6 +38,7 @@ fn entry(row: &Row) -> Result<Stored> {
     Ok(Stored {
         seq: read(row, "seq")?,
         event_id: row.get("event_id")?,
+        recorded: row.get("recorded_at")?,
         leaf: row.get("leaf")?,
         payload: row.get("payload")?,
     })
@@ -70,12 +71,6 @@ pub(crate) async fn list(tx: &mut Tx, log: &LogId, from: u64, most: u32) -> Resu
 
 pub(crate) async fn lookup(tx: &mut Tx, log: &str, seq: u64) -> Result<Option<Stored>> {
     tx.fetch_optional(&ENTRY, params![log, stored(seq)]).await?.as_ref().map(entry).transpose()
-}
-
-/// The first entry recorded at `cutoff` or later.
-pub(crate) async fn lookup_first_kept(tx: &mut Tx, log: &LogId, cutoff: Timestamp) -> Result<Option<u64>> {
-    let row = tx.fetch_optional(&FIRST_KEPT, params![log.as_str(), cutoff]).await?;
-    row.map(|row| read(&row, "seq")).transpose()
 }
 
 pub(crate) async fn prune(tx: &mut Tx, log: &LogId, before: u64) -> Result<u64> {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ed25519_dalek::{Signer as _, SigningKey};
+use gatehouse_audit::keys::SubjectKeys;
 use gatehouse_audit::verify_log::{Trust, verify_database};
 use gatehouse_audit::{Config, Deps, build};
 use gatehouse_client::{Authorized, ChannelConfig, channel};
@@ -212,12 +213,18 @@ impl World {
         verify_database(&self.db, "default", trust).await.unwrap()
     }
 
+    /// `trust`, with the keys that the replicas seal with.
+    pub fn with_subjects(&self, trust: &Trust) -> Trust {
+        let keys = SubjectKeys::existing(&self.config.subject_keys_dir).unwrap();
+        Trust { subjects: Some(keys), ..trust.clone() }
+    }
+
     /// A fresh checkpoint and the key, as somebody elsewhere keeps them.
     pub async fn keep_checkpoint(&self, replica: &Replica) -> Trust {
         let request = GetCheckpointRequest { log: String::new(), fresh: true };
         let answer = self.operator(replica).get_checkpoint(request).await.unwrap().into_inner();
         let key = Some(answer.verifier_key.parse().unwrap());
-        Trust { checkpoints: vec![answer.checkpoint], key, configured: true }
+        Trust { checkpoints: vec![answer.checkpoint], key, configured: true, ..Trust::default() }
     }
 }
 

@@ -87,9 +87,8 @@ impl Failure {
     /// A failure as a worker told it: cut to its bounds, and named `WORKER_ERROR` where the name is no name.
     #[must_use]
     pub fn from_worker(reason: &str, message: &str) -> Self {
-        let well_formed = (1..=Self::MAX_REASON).contains(&reason.len())
-            && reason.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
-        let reason = if well_formed { reason } else { "WORKER_ERROR" };
+        // It goes into an audit event, which takes no other form.
+        let reason = if gatehouse_outbox::words::is_reason(reason) { reason } else { "WORKER_ERROR" };
         let message = message.chars().filter(|c| !c.is_control()).take(Self::MAX_MESSAGE).collect::<String>();
         Self::new(reason, message)
     }
@@ -159,7 +158,7 @@ mod tests {
             (failure.reason.as_str(), failure.message.chars().count()),
             ("OBJECTIVE_NOT_FINITE", 2000)
         );
-        for reason in ["", "lower", "A B", &"A".repeat(65), "É"] {
+        for reason in ["", "lower", "A B", "_HIDDEN", "2FA", &"A".repeat(65), "É"] {
             assert_eq!(Failure::from_worker(reason, "").reason, "WORKER_ERROR", "{reason:?}");
         }
     }

@@ -1,0 +1,225 @@
+//! Whether the plain rows, which people search and read, say what the entries say: who did it, to what, about whom.
+//!
+//! A leaf names persons by pseudonyms, which only their keys connect with their ids; what else it may not hold
+//! (subject, trace) is sealed beside the payload. So with the subject keys all of a row can be compared, and without
+//! them all but persons.
+
+use gatehouse_core::Environment;
+use gatehouse_core::ids::{PersonId, RequestId};
+
+use crate::app::App;
+use crate::app::append::Context;
+use crate::domain::leaf::Leaf;
+use crate::domain::names::{Actor, LogId, Pseudonym, Reason, Target};
+use crate::domain::seal::{self, Part, SubjectKey};
+use crate::domain::verify::{Fault, Persons};
+use crate::keys::{Owner, SubjectKeys};
+use crate::store::events::Stored;
+use crate::store::plain::{PLATFORM, PlainRow};
+
+/// The comparison of a log's rows with its entries, and what could not be compared.
+#[derive(Debug)]
+pub(crate) struct Comparison<'a> {
+    subjects: Option<&'a SubjectKeys>,
+    unknown: Gap,
+    nameless: Gap,
+}
+
+/// Rows of which something is not known.
+#[derive(Clone, Copy, Debug, Default)]
+struct Gap {
+    rows: u64,
+    first: u64,
+}
+
+impl Gap {
+    fn add(&mut self, seq: u64) {
+        if self.rows == 0 {
+            self.first = seq;
+        }
+        self.rows += 1;
+    }
+}
+
+/// How a person in a row compares with the entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    Same,
+    /// The row names a person whose key is not at hand.
+    Unknown,
+    /// The row names nobody where the entry may.
+    Nameless,
+    Other,
+}
+
+impl<'a> Comparison<'a> {
+    pub(crate) fn new(subjects: Option<&'a SubjectKeys>) -> Self {
+        Self { subjects, unknown: Gap::default(), nameless: Gap::default() }
+    }
+
+    /// Compares the row of an entry, if there is one, with it, and the columns beside the leaf with the leaf.
+    pub(crate) fn compare(&mut self, row: Option<&PlainRow>, entry: &Stored) -> Result<(), Fault> {
+        let Ok(leaf) = Leaf::parse(&entry.leaf) else { return Err(Fault::ColumnDiffers) };
+        if entry.recorded != leaf.recorded || entry.event_id != leaf.event_id.as_uuid() {
+            return Err(Fault::ColumnDiffers);
+        }
+        let Some(row) = row.filter(|row| says_the_same(row, &leaf)) else {
+            return Err(Fault::PlainRowDiffers);
+        };
+        let found = [self.actor(row, &leaf), self.target(row, &leaf), self.sealed(row, &leaf, entry)];
+        if found.contains(&Who::Other) {
+            return Err(Fault::PlainRowDiffers);
+        }
+        if found.contains(&Who::Unknown) {
+            self.unknown.add(entry.seq);
+        }
+        if found.contains(&Who::Nameless) {
+            self.nameless.add(entry.seq);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn persons(&self) -> Persons {
+        match self.subjects {
+            Some(_) => Persons::Compared { unknown: self.unknown.rows, nameless: self.nameless.rows },
+            None => Persons::NotCompared,
+        }
+    }
+
+    /// What a reader of the report has to know; nothing where every person was compared or there is none.
+    pub(crate) fn note(&self) -> Vec<String> {
+        let Gap { rows, first } = self.unknown;
+        let mut notes = Vec::new();
+        if rows > 0 && self.subjects.is_some() {
+            notes.push(format!(
+                "persons not compared in {rows} rows, the first of entry {first}: they name persons whose keys are not \
+                 at hand. Whoever wrote those rows may have written anyone's id"
+            ));
+        } else if rows > 0 {
+            notes.push(format!(
+                "persons not compared: {rows} rows name persons by id, and the subject keys, which connect ids with \
+                 pseudonyms, are not at hand"
+            ));
+        }
+        let Gap { rows, first } = self.nameless;
+        if rows > 0 && self.subjects.is_some() {
+            notes.push(format!(
+                "{rows} rows, the first of entry {first}, do not say whom they are about, as after an erasure"
+            ));
+        }
+        notes
+    }
+
+    fn key(&self, owner: Owner) -> Option<SubjectKey> {
+        // A key that can't be read is not at hand.
+        self.subjects.and_then(|subjects| subjects.lookup(owner).ok().flatten())
+    }
+
+    fn actor(&self, row: &PlainRow, leaf: &Leaf) -> Who {
+        match &leaf.actor {
+            Actor::Person(pseudonym) => self.person(&row.actor, "person:", *pseudonym),
+            other if other.to_string() == row.actor => Who::Same,
+            _ => Who::Other,
+        }
+    }
+
+    fn target(&self, row: &PlainRow, leaf: &Leaf) -> Who {
+        let text = row.target.as_deref().unwrap_or_default();
+        match &leaf.target {
+            Some(Target::Person(pseudonym)) => {
+                let id = text.strip_prefix("person/").filter(|id| id.parse::<PersonId>().is_ok());
+                self.person(id.unwrap_or(text), "person/", *pseudonym)
+            }
+            Some(other) if other.to_string() == text => Who::Same,
+            None if row.target.is_none() => Who::Same,
+            _ => Who::Other,
+        }
+    }
+
+    /// `text` is an id, or what an erasure put in its place behind `prefix`.
+    fn person(&self, text: &str, prefix: &str, pseudonym: Pseudonym) -> Who {
+        if let Ok(id) = text.parse::<PersonId>() {
+            return match self.key(Owner::Person(id)) {
+                Some(key) if key.pseudonym(id.as_uuid()) == pseudonym => Who::Same,
+                Some(_) => Who::Other,
+                None => Who::Unknown,
+            };
+        }
+        match text.strip_prefix(prefix) {
+            Some("erased") => Who::Nameless,
+            Some(text) if text == pseudonym.to_string() => Who::Same,
+            _ => Who::Other,
+        }
+    }
+
+    /// Compares the subject, the request and the trace with what is sealed.
+    fn sealed(&self, row: &PlainRow, leaf: &Leaf, entry: &Stored) -> Who {
+        if self.subjects.is_none() {
+            return if row.subject.is_some() { Who::Unknown } else { Who::Same };
+        }
+        let id_of = |part| seal::key_id(&entry.payload, part);
+        let (Ok(context), Ok(payload)) = (id_of(Part::Context), id_of(Part::Subject)) else {
+            return Who::Other;
+        };
+        let Some(sealed_with) = context.or(payload) else {
+            // Entries of before the context was sealed may hold nothing to compare with.
+            return if row.subject.is_some() { Who::Unknown } else { Who::Same };
+        };
+        let Some(key) = self.key(App::owner(row.subject, leaf.tenant)) else {
+            return if row.subject.is_some() { Who::Unknown } else { Who::Nameless };
+        };
+        if key.id() != sealed_with {
+            return match row.subject {
+                Some(_) => Who::Other,
+                // Sealed with the key of someone whom the row still names: then they were not erased, and the row
+                // said whom it is about.
+                None if self.is_key_of_someone_named(row, sealed_with) => Who::Other,
+                None => Who::Nameless,
+            };
+        }
+        if context.is_none() {
+            return Who::Same;
+        }
+        let Ok(log) = LogId::new(row.log.as_str()) else { return Who::Other };
+        // The installation has one environment; which, the database does not say.
+        let open = |environment| {
+            let place = seal::Place { environment, log: &log, event: leaf.event_id };
+            seal::open(place, &entry.payload, Part::Context, &key).ok().flatten()
+        };
+        let environments = [Environment::Prod, Environment::Staging, Environment::Dev];
+        let Some(text) = environments.into_iter().find_map(open) else { return Who::Other };
+        let Ok(context) = serde_json::from_slice::<Context>(&text) else { return Who::Other };
+        let subject = row.subject.map(|subject| subject.to_string()).unwrap_or_default();
+        let same = context.subject == subject
+            && context.request == row.request_id.as_deref().unwrap_or_default()
+            && context.trace == row.trace_id.as_deref().unwrap_or_default();
+        if same { Who::Same } else { Who::Other }
+    }
+
+    fn is_key_of_someone_named(&self, row: &PlainRow, key: uuid::Uuid) -> bool {
+        let target = row.target.as_deref().and_then(|target| target.strip_prefix("person/"));
+        [Some(row.actor.as_str()), target]
+            .into_iter()
+            .flatten()
+            .filter_map(|id| id.parse::<PersonId>().ok())
+            .filter_map(|id| self.key(Owner::Person(id)))
+            .any(|named| named.id() == key)
+    }
+}
+
+/// Whether the row says what the leaf says, persons left out.
+fn says_the_same(row: &PlainRow, leaf: &Leaf) -> bool {
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    row.event_id == leaf.event_id
+        && row.log == leaf.log.as_str()
+        && row.tenant == leaf.tenant.unwrap_or(PLATFORM)
+        && row.occurred == leaf.occurred
+        && row.recorded == leaf.recorded
+        && row.service == leaf.service.as_str()
+        && row.action == leaf.action.as_str()
+        && row.outcome == leaf.outcome.as_str()
+        && text(&row.reason) == leaf.reason.as_ref().map(Reason::as_str).unwrap_or_default()
+        && text(&row.delegate) == leaf.delegate.as_ref().map(ToString::to_string).unwrap_or_default()
+        // The leaf holds it where it is an id of our own making.
+        && row.request_id.as_deref().and_then(|id| id.parse::<RequestId>().ok()) == leaf.request_id
+}

@@ -1,0 +1,142 @@
+//! Who did it, to whom and about whom can't be rewritten in the rows that people read.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod world;
+
+use gatehouse_audit::MIGRATIONS;
+use gatehouse_audit::domain::verify::{Persons, Report, Verdict};
+use gatehouse_audit::verify_log::{ExitCode, Trust};
+use gatehouse_core::ids::PersonId;
+use gatehouse_db::{Sql, Value, params, run_tx, sql};
+use gatehouse_proto::audit::v1::{EraseSubjectRequest, NewEvent};
+use gatehouse_testkit::{TestDb, both_engines};
+use world::{Replica, World, append};
+
+sql! {
+    SET_ACTOR = "UPDATE audit_logs SET actor = $1 WHERE log = 'default' AND seq = 1";
+    SET_TARGET = "UPDATE audit_logs SET target = $1 WHERE log = 'default' AND seq = 1";
+    SET_SUBJECT = "UPDATE audit_logs SET subject_id = $1 WHERE log = 'default' AND seq = 1";
+    NO_SUBJECT = "UPDATE audit_logs SET subject_id = NULL WHERE log = 'default' AND seq = 1";
+    SET_REQUEST = "UPDATE audit_logs SET request_id = $1 WHERE log = 'default' AND seq = 1";
+    SET_TRACE = "UPDATE audit_logs SET trace_id = $1 WHERE log = 'default' AND seq = 1";
+}
+
+struct Scene {
+    world: World,
+    replica: Replica,
+    trust: Trust,
+    ada: PersonId,
+    bob: PersonId,
+    request: String,
+}
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+/// Bob did something, then Ada something about herself to Bob, then the platform.
+async fn scene(db: TestDb) -> Scene {
+    let world = World::new(db);
+    let replica = world.replica().await;
+    let (ada, bob, request) = (world.person(), world.person(), world.person().to_string());
+    let event =
+        || NewEvent { request_id: request.clone(), trace_id: TRACE.into(), ..world.event("test.things.do") };
+    let events = vec![
+        NewEvent { actor: bob.to_string(), ..event() },
+        NewEvent { actor: ada.to_string(), target: format!("person/{bob}"), ..event() },
+        NewEvent { payload_json: String::new(), ..world.event("test.things.do") },
+    ];
+    append(&mut world.emitter(&replica, "job"), events).await;
+    let trust = world.keep_checkpoint(&replica).await;
+    Scene { world, replica, trust, ada, bob, request }
+}
+
+impl Scene {
+    async fn run(&self, sql: &Sql, values: Vec<Value>) {
+        let changed = run_tx!(&*self.world.db, "test.tamper", |tx| { tx.execute(sql, values.clone()).await });
+        assert_eq!(changed.unwrap(), 1, "{} changed nothing", sql.name());
+    }
+
+    async fn with_keys(&self) -> Report {
+        self.world.verify(&self.world.with_subjects(&self.trust)).await
+    }
+
+    async fn is_verified(&self) {
+        let report = self.with_keys().await;
+        assert_eq!(report.verdict, Verdict::Verified { proven: 3 });
+        assert_eq!(report.persons, Persons::Compared { unknown: 0, nameless: 0 });
+        assert_eq!(ExitCode::from(&report), ExitCode::Verified);
+        assert!(report.notes.is_empty(), "{:?}", report.notes);
+    }
+
+    async fn is_broken(&self, what: &str) {
+        let report = self.with_keys().await;
+        assert!(matches!(report.verdict, Verdict::Broken { entry: 1, .. }), "{what}: {report:?}");
+    }
+}
+
+both_engines! {
+    migrations: MIGRATIONS;
+
+    async fn without_the_keys_the_verdict_says_that_persons_were_not_compared(db: TestDb) {
+        let scene = scene(db).await;
+        scene.is_verified().await;
+        let report = scene.world.verify(&scene.trust).await;
+        assert_eq!((report.persons, ExitCode::from(&report)), (Persons::NotCompared, ExitCode::Verified));
+        assert!(report.notes.iter().any(|note| note.starts_with("persons not compared")), "{:?}", report.notes);
+        scene.replica.stop().await;
+    }
+
+    async fn another_person_in_a_row_is_found(db: TestDb) {
+        let scene = scene(db).await;
+        let (ada, bob) = (scene.ada, scene.bob);
+        scene.run(&SET_ACTOR, params![bob.to_string()]).await;
+        scene.is_broken("another actor").await;
+        // Without a key nothing shows that it is not she.
+        scene.run(&SET_ACTOR, params![scene.world.person().to_string()]).await;
+        let report = scene.with_keys().await;
+        assert_eq!(report.persons, Persons::Compared { unknown: 1, nameless: 0 });
+        assert_eq!(ExitCode::from(&report), ExitCode::NotProven, "{report:?}");
+        scene.run(&SET_ACTOR, params![ada.to_string()]).await;
+        scene.is_verified().await;
+
+        scene.run(&SET_TARGET, params![format!("person/{ada}")]).await;
+        scene.is_broken("another target").await;
+        scene.run(&SET_TARGET, params![format!("person/{bob}")]).await;
+
+        scene.run(&SET_SUBJECT, params![bob]).await;
+        scene.is_broken("another subject").await;
+        scene.run(&NO_SUBJECT, params![]).await;
+        scene.is_broken("no subject").await;
+        scene.run(&SET_SUBJECT, params![ada]).await;
+        scene.is_verified().await;
+        scene.replica.stop().await;
+    }
+
+    async fn another_request_or_trace_is_found(db: TestDb) {
+        let scene = scene(db).await;
+        for other in [scene.world.person().to_string(), "hand-made".to_owned()] {
+            scene.run(&SET_REQUEST, params![other]).await;
+            scene.is_broken("another request").await;
+            // The leaf itself has it.
+            let report = scene.world.verify(&scene.trust).await;
+            assert_eq!(ExitCode::from(&report), ExitCode::Broken);
+        }
+        scene.run(&SET_REQUEST, params![&scene.request]).await;
+        scene.run(&SET_TRACE, params!["00000000000000000000000000000001"]).await;
+        scene.is_broken("another trace").await;
+        scene.run(&SET_TRACE, params![TRACE]).await;
+        scene.is_verified().await;
+        scene.replica.stop().await;
+    }
+
+    async fn an_erased_person_is_no_damage(db: TestDb) {
+        let scene = scene(db).await;
+        let request = EraseSubjectRequest { subject_id: scene.ada.to_string() };
+        scene.world.operator(&scene.replica).erase_subject(request).await.unwrap();
+        let report = scene.with_keys().await;
+        assert_eq!(report.persons, Persons::Compared { unknown: 0, nameless: 1 });
+        assert_eq!(report.verdict, Verdict::Verified { proven: 3 });
+        assert_eq!(ExitCode::from(&report), ExitCode::Verified);
+        scene.replica.stop().await;
+    }
+}
