@@ -188,8 +188,11 @@ mod tests {
     /// What docker-compose.yml runs on.
     fn composed() -> Config {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/compose/gatehouse.toml");
-        let host =
-            [("GATEHOUSE_ISSUER", "https://gatehouse.example"), ("GATEHOUSE_AUDIT__ORIGIN", "a.example")];
+        let host = [
+            ("GATEHOUSE_ISSUER", "https://gatehouse.example"),
+            ("GATEHOUSE_GATEWAY__PUBLIC_URL", "https://gatehouse.example"),
+            ("GATEHOUSE_AUDIT__ORIGIN", "a.example"),
+        ];
         let host = host.map(|(name, value)| (name.to_owned(), value.to_owned()));
         gatehouse_service::config::load(Some(&file), host).unwrap()
     }
