@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use gatehouse_client::Channel;
 use gatehouse_client::{Authorized, ChannelConfig, ClientCredentials, TokenSource, channel};
 use gatehouse_core::{Clock, Entropy, Secret};
+use gatehouse_testkit::cluster::CLIENTS;
 use gatehouse_testkit::oauth_provider::Options;
 use gatehouse_testkit::{OAuthProvider, free_port};
 use nix::sys::signal::{Signal, kill};
@@ -37,18 +38,9 @@ impl Engine {
 }
 
 const SERVICES: [&str; 4] = ["auth", "token-broker", "job", "audit"];
-/// Who holds a client secret, and what it may do. The load is a client as any internal service is.
-const CLIENTS: [(&str, &str); 6] = [
-    ("auth", r#""audit.events.append""#),
-    ("token-broker", r#""auth.revocations.watch", "audit.events.append""#),
-    ("job", r#""auth.revocations.watch", "audit.events.append""#),
-    ("audit", r#""auth.revocations.watch""#),
-    ("gateway", r#""auth.tokens.exchange", "auth.origin.assert", "auth.revocations.watch""#),
-    (
-        LOAD,
-        r#""auth.tokens.exchange", "audit.events.append", "job.jobs.work:bench:*", "job.jobs.work:stream:*""#,
-    ),
-];
+/// What the load may do: it is a client as any internal service is.
+const LOAD_PERMISSIONS: &str =
+    r#""auth.tokens.exchange", "audit.events.append", "job.jobs.work:bench:*", "job.jobs.work:stream:*""#;
 /// The load's name as a client.
 pub(crate) const LOAD: &str = "bench";
 /// The upstream that people are connected with.
@@ -372,7 +364,7 @@ fn write_config(
         provider_options().client_id,
         quoted(secret)?,
     )?;
-    for (name, permissions) in CLIENTS {
+    for (name, permissions) in CLIENTS.into_iter().chain([(LOAD, LOAD_PERMISSIONS)]) {
         let file = secret_file(folder, name);
         std::fs::write(&file, hex(random.bytes()) + &hex(random.bytes()))?;
         // `up` makes its own for its services.

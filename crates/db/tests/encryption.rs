@@ -32,11 +32,7 @@ async fn refusal(config: &Config) -> String {
 async fn what_is_asked_for_is_what_is_used() {
     let place = tempfile::tempdir().unwrap();
     let (authority, other) = (Authority::new(), Authority::new());
-    let write = |name: &str, authority: &Authority| {
-        let file = place.path().join(name);
-        std::fs::write(&file, authority.certificate()).unwrap();
-        Some(file)
-    };
+    let write = |name: &str, authority: &Authority| Some(authority.write_certificate(place.path(), name));
     let (ours, others) = (write("ca.crt", &authority), write("other.crt", &other));
     let server = Postgres::start_with_tls(&authority).unwrap();
     let tls = Some("TLSv1.3".to_owned());

@@ -17,11 +17,7 @@ async fn only_a_server_that_our_authority_vouches_for_is_used() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let place = tempfile::tempdir().unwrap();
     let (authority, other) = (Authority::new(), Authority::new());
-    let write = |name: &str, authority: &Authority| {
-        let file = place.path().join(name);
-        std::fs::write(&file, authority.certificate()).unwrap();
-        Some(file)
-    };
+    let write = |name: &str, authority: &Authority| Some(authority.write_certificate(place.path(), name));
     let (ours, others) = (write("ca.crt", &authority), write("other.crt", &other));
     let redis = Redis::start_with_tls(&authority).unwrap();
     assert!(redis.url().starts_with("rediss://"), "{}", redis.url());

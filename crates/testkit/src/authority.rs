@@ -85,6 +85,17 @@ impl Authority {
         &self.certificate
     }
 
+    /// Writes its certificate to `name` in `folder`; where that is.
+    ///
+    /// # Panics
+    /// If the file can't be written.
+    #[must_use]
+    pub fn write_certificate(&self, folder: &Path, name: &str) -> PathBuf {
+        let file = folder.join(name);
+        std::fs::write(&file, &self.certificate).expect("the file can be written");
+        file
+    }
+
     /// Signs `leaf` and writes `name.crt`, `name.key` and `name.ca.crt` into `folder`.
     ///
     /// # Panics

@@ -21,7 +21,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-pub use self::layout::{Layout, SERVICES};
+pub use self::layout::{CLIENTS, Layout, SERVICES};
 pub use self::node::Node;
 use crate::{Backend, Balancer, Postgres, Proxy, Redis, Weather, balancer};
 

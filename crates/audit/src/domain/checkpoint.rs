@@ -88,12 +88,13 @@ impl Checkpoint {
     /// Reads a checkpoint without looking at its signatures: for one that its holder trusts because they kept it
     /// themselves.
     pub fn read_unsigned(note: &str) -> Result<Self, CheckpointError> {
-        let text = match note.rfind("\n\n") {
-            Some(blank) => &note[..=blank],
-            None => note,
-        };
-        text.parse()
+        text_of(note).parse()
     }
+}
+
+/// What a note says, without the signatures that follow it: all of it, if there are none.
+pub(super) fn text_of(note: &str) -> &str {
+    note.rfind("\n\n").map_or(note, |blank| &note[..=blank])
 }
 
 #[cfg(test)]

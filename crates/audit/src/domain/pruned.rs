@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use gatehouse_core::Timestamp;
 
-use super::checkpoint::{Checkpoint, CheckpointError};
+use super::checkpoint::{Checkpoint, CheckpointError, text_of};
 use super::leaf::MAX_INTEGER;
 use super::note::{SignerKey, VerifierKey};
 
@@ -70,11 +70,7 @@ impl Pruned {
 
     /// Reads a statement without looking at its signatures.
     pub fn read_unsigned(note: &str) -> Result<Self, CheckpointError> {
-        let text = match note.rfind("\n\n") {
-            Some(blank) => &note[..=blank],
-            None => note,
-        };
-        text.parse()
+        text_of(note).parse()
     }
 }
 

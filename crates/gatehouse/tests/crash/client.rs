@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::shared::{Tokens, submission};
+
 /// How long a client keeps trying before the round has failed.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// Between two tries, so that a server that is away is not asked in a tight loop.
@@ -102,16 +104,7 @@ impl Api {
 
     /// Submits a job under an idempotency key; its id.
     pub(crate) async fn submit(&self, token: &str, key: &str) -> anyhow::Result<String> {
-        let variable = |name: &str| json!({"name": name, "lower": -2.0, "upper": 2.0});
-        let body = json!({
-            "objective": "(1 - x)^2 + 100 * (y - x^2)^2", "variables": [variable("x"), variable("y")], "seed": 7,
-            // More than allowed: each job is told once that its iterations were clamped.
-            "max_iterations": 1_000_000,
-        });
-        let build = |http: &Client, base: &str| {
-            let request = http.post(format!("{base}/optimize")).bearer_auth(token);
-            request.header("Idempotency-Key", key).json(&body)
-        };
+        let build = |http: &Client, base: &str| submission(http, base, token, key);
         let job = self.done(build).await.context("a submission")?;
         job["job_id"].as_str().map(str::to_owned).context("a job without id")
     }
@@ -137,27 +130,6 @@ impl Api {
     /// Presents a refresh token, for as long as it takes.
     pub(crate) async fn refresh(&self, token: &str) -> anyhow::Result<(StatusCode, Value)> {
         self.post("/v1/auth/refresh", &json!({"refresh_token": token})).await
-    }
-}
-
-/// A session's tokens.
-#[derive(Clone)]
-pub(crate) struct Tokens {
-    pub(crate) access: String,
-    pub(crate) refresh: String,
-    pub(crate) session: String,
-}
-
-impl Tokens {
-    fn read(body: &Value) -> anyhow::Result<Self> {
-        let text = |name: &str| {
-            body[name].as_str().map(str::to_owned).with_context(|| format!("no {name} in the answer"))
-        };
-        Ok(Self {
-            access: text("access_token")?,
-            refresh: text("refresh_token")?,
-            session: text("session_id")?,
-        })
     }
 }
 
@@ -241,10 +213,9 @@ async fn read(response: reqwest::Response, seen: &watch::Sender<Vec<Seen>>) -> a
         if event.event == "closed" {
             return Ok(false);
         }
-        let id = event.id.parse().with_context(|| format!("the event id {:?} is no number", event.id))?;
-        let data = serde_json::from_str(&event.data).context("an event's data is no JSON")?;
-        let is_end = event.event == "end";
-        seen.send_modify(|seen| seen.push(Seen { id, name: event.event, data }));
+        let event = Seen::read(&event.id, event.event, &event.data)?;
+        let is_end = event.is_end();
+        seen.send_modify(|seen| seen.push(event));
         if is_end {
             return Ok(true);
         }

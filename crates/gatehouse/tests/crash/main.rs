@@ -8,6 +8,8 @@ mod audit;
 mod client;
 mod plan;
 mod server;
+#[path = "../shared/mod.rs"]
+mod shared;
 mod world;
 
 use std::collections::BTreeMap;

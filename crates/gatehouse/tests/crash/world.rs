@@ -14,7 +14,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::audit::{self, Count};
-use crate::client::{self, Api, Tokens};
+use crate::client::{self, Api};
+use crate::shared::Tokens;
 
 use crate::plan::{Phase, Plan};
 use crate::server::{ITERATIONS, Server};

@@ -9,6 +9,8 @@ use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::shared::Tokens;
+
 /// How long a client waits for one answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long it goes on trying: longer than any plan and the recovery after it.
@@ -144,26 +146,5 @@ impl Api {
         let (status, body) = self.post("/v1/auth/sign-in", credentials).await?;
         ensure!(status.is_success(), "sign-in was answered {status}: {body}");
         Tokens::read(&body)
-    }
-}
-
-/// A session's tokens.
-#[derive(Clone, Debug)]
-pub(crate) struct Tokens {
-    pub(crate) access: String,
-    pub(crate) refresh: String,
-    pub(crate) session: String,
-}
-
-impl Tokens {
-    pub(crate) fn read(body: &Value) -> anyhow::Result<Self> {
-        let text = |name: &str| {
-            body[name].as_str().map(str::to_owned).with_context(|| format!("no {name} in the answer"))
-        };
-        Ok(Self {
-            access: text("access_token")?,
-            refresh: text("refresh_token")?,
-            session: text("session_id")?,
-        })
     }
 }

@@ -6,6 +6,8 @@
 
 mod client;
 mod load;
+#[path = "../shared/mod.rs"]
+mod shared;
 mod world;
 
 use std::path::PathBuf;

@@ -16,10 +16,11 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::client::{Api, Tokens};
+use crate::client::Api;
 use crate::load::refresh::{History, Session, Theft};
 use crate::load::revocation::Ended;
 use crate::load::{jobs, pause, rate, refresh, revocation};
+use crate::shared::Tokens;
 
 /// How long faults go on; the load begins before and ends after.
 pub(crate) const LENGTH: Duration = Duration::from_secs(12);

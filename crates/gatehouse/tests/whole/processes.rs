@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use gatehouse_core::Entropy;
+use gatehouse_testkit::cluster::CLIENTS;
 use gatehouse_testkit::{Postgres, Redis, eventually, lasting_port};
 use reqwest::Method;
 use serde_json::json;
@@ -13,15 +14,6 @@ use serde_json::json;
 use crate::support::{Gatehouse, PATIENCE, folder, good_search, program};
 
 pub(crate) const SERVICES: [&str; 4] = ["auth", "token-broker", "job", "audit"];
-/// Who holds a client secret, and what it may do.
-const CLIENTS: [(&str, &str); 6] = [
-    ("auth", r#""audit.events.append""#),
-    ("token-broker", r#""auth.revocations.watch", "audit.events.append""#),
-    ("job", r#""auth.revocations.watch", "audit.events.append""#),
-    ("audit", r#""auth.revocations.watch""#),
-    ("gateway", r#""auth.tokens.exchange", "auth.origin.assert", "auth.revocations.watch""#),
-    ("optimizer", r#""job.jobs.work:optimize:*""#),
-];
 
 fn secret(place: &Path, name: &str) -> PathBuf {
     place.join(format!("{name}.secret"))

@@ -14,6 +14,24 @@ pub struct Seen {
     pub data: Value,
 }
 
+impl Seen {
+    /// An event with the fields of a stream as they stand there.
+    ///
+    /// # Errors
+    /// The id is no number, or the data is no JSON.
+    pub fn read(id: &str, name: String, data: &str) -> anyhow::Result<Self> {
+        let id = id.parse().with_context(|| format!("the event id {id:?} is no number"))?;
+        let data = serde_json::from_str(data).context("an event's data is no JSON")?;
+        Ok(Self { id, name, data })
+    }
+
+    /// Whether nothing comes after it.
+    #[must_use]
+    pub fn is_end(&self) -> bool {
+        self.name == "end"
+    }
+}
+
 /// What a whole stream came to.
 #[derive(Clone, Debug)]
 pub struct Told {

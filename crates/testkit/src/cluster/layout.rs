@@ -33,8 +33,8 @@ fn uses(service: &str, server: &str) -> bool {
     CALLED.contains(&service) || (service == "gateway" && server == "redis")
 }
 
-/// Who holds a client secret, and what it may do.
-const CLIENTS: [(&str, &str); 6] = [
+/// Who holds a client secret in a deployment, and what it may do: names and the items of a TOML array.
+pub const CLIENTS: [(&str, &str); 6] = [
     ("auth", r#""audit.events.append""#),
     ("token-broker", r#""auth.revocations.watch", "audit.events.append""#),
     ("job", r#""auth.revocations.watch", "audit.events.append""#),

@@ -7,10 +7,11 @@ use eventsource_stream::Eventsource as _;
 use futures_util::StreamExt as _;
 use gatehouse_testkit::check::{Seen, Told, check_events};
 use reqwest::{Client, StatusCode};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
 use crate::client::{Api, PATIENCE};
+use crate::shared::submission;
 
 /// Most iterations of a job here; jobs ask for more, so that each is told once that they were clamped.
 pub(crate) const ITERATIONS: usize = 40;
@@ -49,15 +50,7 @@ fn names(seen: &[Seen]) -> String {
 }
 
 async fn submit(api: &Api, token: &str, key: &str) -> anyhow::Result<String> {
-    let variable = |name: &str| json!({"name": name, "lower": -2.0, "upper": 2.0});
-    let body = json!({
-        "objective": "(1 - x)^2 + 100 * (y - x^2)^2", "variables": [variable("x"), variable("y")], "seed": 7,
-        "max_iterations": 1_000_000,
-    });
-    let build = |http: &Client, base: &str| {
-        let request = http.post(format!("{base}/optimize")).bearer_auth(token);
-        request.header("Idempotency-Key", key).json(&body)
-    };
+    let build = |http: &Client, base: &str| submission(http, base, token, key);
     let job = api.done(build).await.with_context(|| format!("submission of {key}"))?;
     job["job_id"].as_str().map(str::to_owned).context("a job without id")
 }
@@ -109,10 +102,9 @@ async fn read(response: reqwest::Response, seen: &mut Vec<Seen>) -> anyhow::Resu
         if event.event == "closed" {
             return Ok(false);
         }
-        let id = event.id.parse().with_context(|| format!("the event id {:?} is no number", event.id))?;
-        let data = serde_json::from_str(&event.data).context("an event's data is no JSON")?;
-        let is_end = event.event == "end";
-        seen.push(Seen { id, name: event.event, data });
+        let event = Seen::read(&event.id, event.event, &event.data)?;
+        let is_end = event.is_end();
+        seen.push(event);
         if is_end {
             return Ok(true);
         }

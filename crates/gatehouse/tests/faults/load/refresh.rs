@@ -13,7 +13,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::pause;
-use crate::client::{Answer, Api, PATIENCE, Tokens};
+use crate::client::{Answer, Api, PATIENCE};
+use crate::shared::Tokens;
 
 /// How long a request that got no answer may still arrive: longer than two faults after each other, and a drain.
 const HELD_BACK: Duration = Duration::from_secs(10);
