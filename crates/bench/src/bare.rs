@@ -148,6 +148,7 @@ pub(crate) async fn serve_proxy(upstream: u16) -> Result<()> {
     })
     .disable_signals()
     .shutdown_timeout(0)
+    .tcp_nodelay(true)
     .bind(("127.0.0.1", 0))?;
     tell(server.addrs().first().context("it listens nowhere")?.port())?;
     let running = server.run();
