@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 pub use self::layout::{CLIENTS, Layout, SERVICES};
 pub use self::node::Node;
-use crate::{Backend, Balancer, Postgres, Proxy, Redis, Weather, balancer};
+use crate::{Backend, Balancer, OpenBao, Postgres, Proxy, Redis, Weather, balancer};
 
 /// How long a debug build may take to be ready on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(120);
@@ -55,6 +55,10 @@ pub struct Cluster {
     redis: Redis,
     watcher: Watcher,
     config: PathBuf,
+    /// What tells this cluster's schemas from others' in a shared database.
+    run: String,
+    postgres_url: String,
+    openbao: Option<OpenBao>,
     /// Last: the others have files in it.
     folder: Option<TempDir>,
 }
@@ -68,27 +72,28 @@ impl Cluster {
     /// Starts everything and waits until every process is ready.
     ///
     /// # Errors
-    /// PostgreSQL or Redis is not installed, or a process does not become ready; the message holds the end of its log.
+    /// PostgreSQL, Redis or OpenBao is not installed, or a process does not become ready; the message holds the end of its log.
     ///
     /// # Panics
     /// Outside a tokio runtime.
     pub async fn start(layout: Layout) -> io::Result<Self> {
-        let own = layout.own_servers;
+        let (own, openbao) = (layout.own_servers, layout.openbao);
         let servers = tokio::task::spawn_blocking(move || {
+            let openbao = openbao.then(OpenBao::start).transpose()?;
             if own {
-                Ok::<_, Error>((Some(Postgres::start_lasting()?), Redis::start_lasting()?))
+                Ok::<_, Error>((Some(Postgres::start_lasting()?), Redis::start_lasting()?, openbao))
             } else {
                 Postgres::shared()?;
-                Ok((None, Redis::shared()?))
+                Ok((None, Redis::shared()?, openbao))
             }
         });
-        let (postgres, redis) = servers.await.map_err(Error::other)??;
+        let (postgres, redis, openbao) = servers.await.map_err(Error::other)??;
         let folder = tempfile::Builder::new().prefix("gatehouse-cluster-").tempdir()?;
         let postgres_url = match &postgres {
             Some(own) => own.url().to_owned(),
             None => Postgres::shared()?.url().to_owned(),
         };
-        let laid = layout.lay(folder.path(), &postgres_url, redis.url()).await?;
+        let laid = layout.lay(folder.path(), &postgres_url, redis.url(), openbao.as_ref()).await?;
         let backends = laid.nodes.values().filter(|node| node.service == "gateway").map(|node| Backend {
             address: laid.links[&("client".to_owned(), node.name.clone())].address(),
             probes: Some(node.probes),
@@ -99,6 +104,9 @@ impl Cluster {
             nodes: laid.nodes,
             links: laid.links,
             config: laid.config,
+            run: laid.run,
+            postgres_url,
+            openbao,
             folder: Some(folder),
             postgres,
             redis,
@@ -341,6 +349,30 @@ impl Cluster {
     /// The Redis server.
     pub const fn redis(&mut self) -> &mut Redis {
         &mut self.redis
+    }
+
+    /// The `OpenBao` server, where there is one ([`Layout::with_openbao`]).
+    #[must_use]
+    pub const fn openbao(&self) -> Option<&OpenBao> {
+        self.openbao.as_ref()
+    }
+
+    /// The database, past all proxies, for whoever looks into it.
+    #[must_use]
+    pub fn postgres_url(&self) -> &str {
+        &self.postgres_url
+    }
+
+    /// Redis, past all proxies.
+    #[must_use]
+    pub fn redis_url(&self) -> &str {
+        self.redis.url()
+    }
+
+    /// The schema in which a service has its tables.
+    #[must_use]
+    pub fn schema(&self, service: &str) -> String {
+        layout::schema(&self.run, service)
     }
 
     /// A configuration file with which administrators' commands reach the databases, past all proxies.

@@ -20,7 +20,7 @@ use actix_web::{App, HttpServer, web};
 use gatehouse_core::Clock;
 
 use state::State;
-pub use state::{Counters, Issued};
+pub use state::{Counters, Issued, Presented};
 
 /// What happens to a refresh token when it is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,6 +210,13 @@ impl OAuthProvider {
         self.shared.lock().standing_fault = fault;
     }
 
+    /// Forgets the faults that were ordered and have not come yet.
+    pub fn forget_faults(&self) {
+        let mut state = self.shared.lock();
+        state.faults.clear();
+        state.standing_fault = None;
+    }
+
     /// Changes what happens to refresh tokens from now on.
     pub fn set_rotation(&self, rotation: Rotation) {
         self.shared.lock().options.rotation = rotation;
@@ -225,6 +232,18 @@ impl OAuthProvider {
     #[must_use]
     pub fn issued(&self) -> Vec<Issued> {
         self.shared.lock().issued.clone()
+    }
+
+    /// Every refresh token that was shown to the token endpoint, oldest first.
+    #[must_use]
+    pub fn presented(&self) -> Vec<Presented> {
+        self.shared.lock().presented.clone()
+    }
+
+    /// Number of the grant that was made of a code, if it was exchanged.
+    #[must_use]
+    pub fn grant_of_code(&self, code: &str) -> Option<u64> {
+        self.shared.lock().grant_of_code(code)
     }
 
     /// Whether a refresh with this token would be granted now. Changes nothing.

@@ -26,7 +26,9 @@ pub struct Config {
     /// How long one replica owns a rotation, milliseconds, 1000 to 120000. It must be longer than every upstream's
     /// `timeout_ms` by 5 s at least, and at most half of the leeway of a `grace` upstream. Default: 30000.
     pub lease_ms: u64,
-    /// How long a caller waits for another replica's rotation, milliseconds, 100 to 25000. Default: 20000.
+    /// How long a caller waits for a renewal, its own or another replica's, milliseconds, 100 to 25000; then it is told to
+    /// come again, and the renewal goes on. Shorter than `peers.token_broker.request_timeout_ms` of the gateway, which
+    /// otherwise gives up first. Default: 8000.
     pub wait_ms: u64,
     /// How often interrupted work is looked for, milliseconds, 100 to 60000. Default: 5000.
     pub sweep_ms: u64,
@@ -44,7 +46,7 @@ impl Default for Config {
             callback_url: String::new(),
             authorization_seconds: 600,
             lease_ms: 30_000,
-            wait_ms: 20_000,
+            wait_ms: 8_000,
             sweep_ms: 5_000,
             max_connections: 50,
             upstreams: BTreeMap::new(),

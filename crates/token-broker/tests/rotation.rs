@@ -7,7 +7,7 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gatehouse_client::from_status;
 use gatehouse_core::Entropy;
@@ -15,7 +15,7 @@ use gatehouse_proto::token_broker::v1 as pb;
 use gatehouse_testkit::oauth_provider::{Fault, Rotation};
 use gatehouse_testkit::{TestDb, both_engines, eventually};
 use gatehouse_token_broker::{Step, Steps};
-use support::{Person, Replica, World, get, reason, works};
+use support::{Person, Replica, UPSTREAM, World, get, reason, works};
 
 const EVERY_ROTATION: [Rotation; 6] = [
     Rotation::NoRotate,
@@ -149,6 +149,60 @@ both_engines! {
         assert_eq!(call.await.unwrap(), token);
         assert_eq!(world.provider.counters().refresh_attempts, 1, "the rotation was repeated");
         assert_tidy(&world, &person, &connection).await;
+        late.stop().await;
+        other.stop().await;
+    }
+
+    /// Whoever waits too long, for a slow upstream or for a dead replica, is told to come again; the renewal goes on.
+    async fn a_caller_waits_no_longer_than_configured(db: TestDb) {
+        let mut world = World::new(db, Rotation::StrictFamily).await;
+        world.config.wait_ms = 400;
+        let (person, connection) = connected(&world).await;
+        let slow = world.start_with(Steps::default(), false).await;
+        let mut client = slow.client(&world.person_token(&person));
+        world.provider.inject(Fault::Delay(Duration::from_secs(3)));
+        let began = Instant::now();
+        assert_eq!(reason(get(&mut client).await), "UPSTREAM_UNAVAILABLE");
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        eventually(Duration::from_secs(20), || {
+            let mut client = client.clone();
+            async move { get(&mut client).await.is_ok() }
+        })
+        .await;
+        assert_eq!(world.provider.counters().refresh_attempts, 1, "the renewal was begun again");
+        assert_tidy(&world, &person, &connection).await;
+        slow.stop().await;
+
+        world.expire_access_tokens();
+        let dead = world.start_with(dying_at(Step::IntentCommitted), false).await;
+        assert_eq!(reason(get(&mut dead.client(&world.person_token(&person))).await), "INTERRUPTED");
+        dead.stop().await;
+        let other = world.start_with(Steps::default(), false).await;
+        let began = Instant::now();
+        assert_eq!(reason(get(&mut other.client(&world.person_token(&person))).await), "UPSTREAM_UNAVAILABLE");
+        assert!(began.elapsed() < Duration::from_millis(800), "{:?}", began.elapsed());
+        other.stop().await;
+    }
+
+    /// Between a caller's renewal and its token, another renewal finds the connection to be over: the caller is told what
+    /// to do, and not that there is no connection.
+    async fn a_connection_that_ends_while_its_token_is_handed_out_says_why(db: TestDb) {
+        let mut world = World::new(db, Rotation::StrictFamily).await;
+        world.config.wait_ms = 20_000;
+        let (person, _) = connected(&world).await;
+        let (steps, arrival, go) = pausing_at(Step::OldDeleted);
+        let late = world.start_with(steps, false).await;
+        let mut waiting = late.client(&world.person_token(&person));
+        let call = tokio::spawn(async move { reason(get(&mut waiting).await) });
+        arrived(arrival).await;
+        let other = world.start_with(Steps::default(), false).await;
+        world.provider.inject(Fault::InvalidGrant);
+        let request =
+            pb::GetAccessTokenRequest { upstream: UPSTREAM.into(), min_remaining_seconds: 600, ..Default::default() };
+        let ended = other.client(&world.person_token(&person)).get_access_token(request).await;
+        assert_eq!(reason(ended.map_err(from_status)), "NEEDS_REAUTHORIZATION");
+        go.send(()).unwrap();
+        assert_eq!(call.await.unwrap(), "NEEDS_REAUTHORIZATION");
         late.stop().await;
         other.stop().await;
     }

@@ -10,7 +10,7 @@ use gatehouse_core::Entropy;
 use url::Url;
 
 use super::Node;
-use crate::{Proxy, lasting_port};
+use crate::{OpenBao, Proxy, lasting_port};
 
 /// The services of a cluster, as the program's subcommands are called, in the order in which they start.
 pub const SERVICES: [&str; 6] = ["auth", "token-broker", "job", "audit", "gateway", "optimizer"];
@@ -30,7 +30,10 @@ fn calls(from: &str, to: &str) -> bool {
 
 /// Whether a service connects to a server.
 fn uses(service: &str, server: &str) -> bool {
-    CALLED.contains(&service) || (service == "gateway" && server == "redis")
+    match server {
+        "openbao" => service == "token-broker",
+        _ => CALLED.contains(&service) || (service == "gateway" && server == "redis"),
+    }
 }
 
 /// Who holds a client secret in a deployment, and what it may do: names and the items of a TOML array.
@@ -49,7 +52,9 @@ pub struct Layout {
     program: PathBuf,
     replicas: BTreeMap<&'static str, usize>,
     variables: Vec<(Option<String>, String, String)>,
+    tables: Vec<(Option<String>, String)>,
     pub(super) own_servers: bool,
+    pub(super) openbao: bool,
 }
 
 /// What comes of it.
@@ -57,6 +62,7 @@ pub(super) struct Laid {
     pub(super) nodes: BTreeMap<String, Node>,
     pub(super) links: BTreeMap<(String, String), Proxy>,
     pub(super) config: PathBuf,
+    pub(super) run: String,
 }
 
 impl Layout {
@@ -67,7 +73,9 @@ impl Layout {
             program: program.into(),
             replicas: SERVICES.into_iter().map(|service| (service, 1)).collect(),
             variables: Vec::new(),
+            tables: Vec::new(),
             own_servers: false,
+            openbao: false,
         }
     }
 
@@ -96,6 +104,28 @@ impl Layout {
         self
     }
 
+    /// Tables (TOML) that stand in every process's configuration, such as a client.
+    #[must_use]
+    pub fn tables(mut self, text: &str) -> Self {
+        self.tables.push((None, text.to_owned()));
+        self
+    }
+
+    /// Tables of one node's configuration, such as an upstream of `token-broker-1`.
+    #[must_use]
+    pub fn tables_of(mut self, node: &str, text: &str) -> Self {
+        self.tables.push((Some(node.to_owned()), text.to_owned()));
+        self
+    }
+
+    /// Keeps the token brokers' secrets in an OpenBao of this cluster's own instead of the embedded store, which belongs
+    /// to one process.
+    #[must_use]
+    pub const fn with_openbao(mut self) -> Self {
+        self.openbao = true;
+        self
+    }
+
     /// PostgreSQL and Redis of its own, which can be stopped and started, instead of those that tests share.
     #[must_use]
     pub const fn with_own_servers(mut self) -> Self {
@@ -104,7 +134,13 @@ impl Layout {
     }
 
     /// Settles ports, starts the proxies, and writes every process's configuration below `place`.
-    pub(super) async fn lay(&self, place: &Path, postgres: &str, redis: &str) -> io::Result<Laid> {
+    pub(super) async fn lay(
+        &self,
+        place: &Path,
+        postgres: &str,
+        redis: &str,
+        openbao: Option<&OpenBao>,
+    ) -> io::Result<Laid> {
         let random = Entropy::system();
         let run = hex(random.bytes::<4>());
         let secret = |name: &str| place.join(format!("{name}.secret"));
@@ -128,7 +164,11 @@ impl Layout {
                 let link = Proxy::start(target.address.to_string()).await?;
                 links.insert((node.name.clone(), target.name.clone()), link);
             }
-            for (server, url) in [("postgres", postgres), ("redis", redis)] {
+            let openbao = openbao.map(OpenBao::address);
+            let servers =
+                [("postgres", Some(postgres)), ("redis", Some(redis)), ("openbao", openbao.as_deref())];
+            for (server, url) in servers {
+                let Some(url) = url else { continue };
                 if !uses(node.service, server) {
                     continue;
                 }
@@ -136,7 +176,15 @@ impl Layout {
                 links.insert((node.name.clone(), server.to_owned()), link);
             }
         }
-        let common = common(place, &run, &secret);
+        let common = common(place, &run, &secret) + "\n";
+        let tables = |name: &str| -> String {
+            let of = |whose: &Option<String>| whose.as_ref().is_none_or(|whose| whose == name);
+            self.tables.iter().filter(|(whose, _)| of(whose)).map(|(_, text)| text.as_str()).collect()
+        };
+        let token_file = place.join("openbao.token");
+        if openbao.is_some() {
+            std::fs::write(&token_file, OpenBao::token())?;
+        }
         for node in nodes.values() {
             let through = |to: &str| links.get(&(node.name.clone(), to.to_owned())).map(Proxy::address);
             let mut text = String::new();
@@ -161,13 +209,20 @@ impl Layout {
                     let _ = writeln!(text, "listen.{section} = \"{}\"", node.address);
                 }
             }
-            std::fs::write(&node.config, text + &common)?;
+            if let Some(address) = through("openbao") {
+                let _ = writeln!(
+                    text,
+                    "secrets.backend = \"vault\"\nsecrets.vault.address = \"http://{address}\""
+                );
+                let _ = writeln!(text, "secrets.vault.token_file = {}", quoted(&token_file));
+            }
+            std::fs::write(&node.config, text + &common + &tables(&node.name))?;
         }
         let config = place.join("administrator.toml");
         let databases =
             CALLED.map(|called| format!("databases.{}.url = {postgres:?}\n", called.replace('-', "_")));
         std::fs::write(&config, databases.concat() + &common)?;
-        Ok(Laid { nodes, links, config })
+        Ok(Laid { nodes, links, config, run })
     }
 
     fn node(&self, service: &'static str, number: usize, place: &Path) -> io::Result<Node> {
@@ -209,7 +264,7 @@ fn common(place: &Path, run: &str, secret: &impl Fn(&str) -> PathBuf) -> String 
     }
     for service in CALLED {
         let section = service.replace('-', "_");
-        let _ = writeln!(text, "databases.{section}.schema = \"cluster_{run}_{section}\"");
+        let _ = writeln!(text, "databases.{section}.schema = {:?}", schema(run, service));
     }
     for (name, permissions) in CLIENTS {
         let file = quoted(&secret(name));
@@ -219,6 +274,11 @@ fn common(place: &Path, run: &str, secret: &impl Fn(&str) -> PathBuf) -> String 
         );
     }
     text
+}
+
+/// Where a service's tables are.
+pub(super) fn schema(run: &str, service: &str) -> String {
+    format!("cluster_{run}_{}", service.replace('-', "_"))
 }
 
 /// As a TOML string.

@@ -1,5 +1,7 @@
 //! The endpoints.
 
+use std::time::Instant;
+
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, ContentType};
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -125,12 +127,15 @@ struct TokenForm {
 }
 
 async fn token(shared: web::Data<Shared>, request: HttpRequest, form: web::Form<TokenForm>) -> HttpResponse {
-    let (fault, answer) = {
+    let (fault, answer, presented) = {
         let mut state = shared.lock();
+        let fault = state.next_fault();
+        let mut presented = None;
         if form.grant_type.as_deref() == Some("refresh_token") {
             state.counters.refresh_attempts += 1;
+            let token = form.refresh_token.as_deref().unwrap_or_default();
+            presented = Some(state.note_presented(token, request.query_string(), fault.clone()));
         }
-        let fault = state.next_fault();
         match &fault {
             Some(Fault::ServerError) => return HttpResponse::InternalServerError().body("try later"),
             Some(Fault::InvalidGrant) => return refusal(Refusal("invalid_grant")),
@@ -154,13 +159,23 @@ async fn token(shared: web::Data<Shared>, request: HttpRequest, form: web::Form<
         };
         let answer = match done {
             Ok(issued) => {
+                if let Some(presented) = presented.and_then(|place| state.presented.get_mut(place)) {
+                    presented.accepted = true;
+                    presented.successor.clone_from(&issued.refresh_token);
+                }
                 granted(&issued, state.options.access_token_lifetime.as_secs(), state.scope_of(issued.grant))
             }
             Err(error) => return refusal(error),
         };
-        (fault, answer)
+        (fault, answer, presented)
     };
-    answer_with(fault, answer).await
+    let answer = answer_with(fault, answer).await;
+    if let Some(presented) = presented
+        && let Some(presented) = shared.lock().presented.get_mut(presented)
+    {
+        presented.answered_at = Some(Instant::now());
+    }
+    answer
 }
 
 async fn answer_with(fault: Option<Fault>, answer: serde_json::Value) -> HttpResponse {

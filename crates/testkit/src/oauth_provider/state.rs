@@ -1,6 +1,7 @@
 //! Grants, codes and tokens, and the rules of rotation.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -44,6 +45,29 @@ pub struct Issued {
     pub access_token: String,
     /// The refresh token, where one was issued.
     pub refresh_token: Option<String>,
+}
+
+/// A refresh token that was shown to the token endpoint.
+#[derive(Clone, Debug)]
+pub struct Presented {
+    /// The token.
+    pub token: String,
+    /// Number of its grant, if it is one that was issued.
+    pub grant: Option<u64>,
+    /// The query of the request: whoever tells several clients apart gives each an endpoint with a query of its own.
+    pub query: String,
+    /// When.
+    pub at: Instant,
+    /// Whether it had been used before.
+    pub was_used: bool,
+    /// What went wrong with the request by order.
+    pub fault: Option<Fault>,
+    /// The refresh token that was issued for it; none if it was refused, or stays.
+    pub successor: Option<String>,
+    /// Whether it was accepted.
+    pub accepted: bool,
+    /// When the answer was ready to leave; none before, and where the client went away first.
+    pub answered_at: Option<Instant>,
 }
 
 /// An error answer (RFC 6749, section 5.2).
@@ -91,6 +115,7 @@ pub(super) struct State {
     pub(super) standing_fault: Option<Fault>,
     pub(super) counters: Counters,
     pub(super) issued: Vec<Issued>,
+    pub(super) presented: Vec<Presented>,
     entropy: Entropy,
     waiting: HashMap<String, Asked>,
     codes: HashMap<String, Code>,
@@ -109,6 +134,7 @@ impl State {
             standing_fault: None,
             counters: Counters::default(),
             issued: Vec::new(),
+            presented: Vec::new(),
             waiting: HashMap::new(),
             codes: HashMap::new(),
             grants: HashMap::new(),
@@ -201,6 +227,28 @@ impl State {
         }
         let successor = self.issue_refresh_token(grant, Some(token.to_owned()));
         Ok(self.issue(grant, Some(successor)))
+    }
+
+    /// Notes that a refresh token was shown; its place among those.
+    pub(super) fn note_presented(&mut self, token: &str, query: &str, fault: Option<Fault>) -> usize {
+        let known = self.refresh_tokens.get(token);
+        self.presented.push(Presented {
+            token: token.to_owned(),
+            grant: known.map(|known| known.grant),
+            query: query.to_owned(),
+            at: Instant::now(),
+            was_used: known.is_some_and(|known| known.used_at.is_some()),
+            fault,
+            successor: None,
+            accepted: false,
+            answered_at: None,
+        });
+        self.presented.len() - 1
+    }
+
+    /// The grant that was made of a code.
+    pub(super) fn grant_of_code(&self, code: &str) -> Option<u64> {
+        self.codes.get(code)?.grant
     }
 
     pub(super) fn would_accept(&self, token: &str) -> bool {

@@ -7,6 +7,7 @@ use gatehouse_core::{Error, Result, Secret, Timestamp};
 use gatehouse_db::{read_tx, run_tx};
 use gatehouse_outbox::AuditEvent;
 use gatehouse_service::{Caller, Subject};
+use tokio::time::Instant;
 
 use super::Broker;
 use super::failure::{Failure, connection_not_found, needs_reauthorization};
@@ -111,6 +112,7 @@ impl Broker {
         }
         // A token that was renewed for this call is taken however short the upstream makes it.
         let mut needed = remaining;
+        let patience = Instant::now() + self.0.config.wait();
         for renewals in 0..=RENEWALS {
             let cached = read_tx!(self.db, "token_broker.tokens.look", |tx| {
                 access_tokens::lookup(tx, key, &claim.scopes).await
@@ -127,10 +129,14 @@ impl Broker {
             }
             self.steps.at(Step::TokenWanted).map_err(Failure::from)?;
             let want = Want::Token { found, remaining: needed };
-            match self.renew(key, claim.scopes.clone(), want).await {
+            // Whoever waits for longer hears nothing: callers have deadlines of their own. The work itself goes on, and
+            // leaves its token for those who come again.
+            let renewed =
+                tokio::time::timeout_at(patience, self.renew(key, claim.scopes.clone(), want)).await;
+            match renewed.unwrap_or(Err(Failure::Busy)) {
                 Ok(()) => needed = Duration::ZERO,
                 // Overtaken: whoever was faster may have left a token.
-                Err(Failure::Busy) if renewals + 1 < RENEWALS => {}
+                Err(Failure::Busy) if renewals + 1 < RENEWALS && Instant::now() < patience => {}
                 Err(failure) => return Err(failure.into()),
             }
         }
@@ -165,10 +171,10 @@ impl Broker {
         }
         let now = self.clock.now();
         let event = self.issue_event(caller, claim, cached);
-        let live = run_tx!(self.db, "token_broker.tokens.issue", |tx| {
+        let (live, state) = run_tx!(self.db, "token_broker.tokens.issue", |tx| {
             // Disconnected, or revoked, since we looked? Then the answer is no.
-            let connection = connections::lookup(tx, key).await?;
-            let mut live = connection.is_some_and(|connection| connection.state == ConnectionState::Active);
+            let state = connections::lookup(tx, key).await?.map(|connection| connection.state);
+            let mut live = state == Some(ConnectionState::Active);
             if let Some(OfflineGrant { id, person, .. }) = claim.grant {
                 let grant = offline_grants::lookup(tx, key.tenant, id, person).await?;
                 live &= grant.is_some_and(|grant| grant.holds(now));
@@ -177,10 +183,15 @@ impl Broker {
                 connections::used(tx, key, now).await?;
                 self.outbox.emit(tx, &event).await?;
             }
-            Ok(live)
+            Ok((live, state))
         })?;
         if !live {
-            return Err(if claim.grant.is_some() { grant_not_found() } else { connection_not_found() });
+            return Err(match (state, &claim.grant) {
+                // Another renewal found out that the upstream accepts it no more.
+                (Some(ConnectionState::NeedsReauthorization), _) => needs_reauthorization(),
+                (_, Some(_)) => grant_not_found(),
+                (_, None) => connection_not_found(),
+            });
         }
         Ok(Issued {
             token: Secret::new(text),

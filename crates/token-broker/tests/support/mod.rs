@@ -139,8 +139,8 @@ impl World {
             callback_url: CALLBACK.into(),
             upstreams: [(UPSTREAM.to_owned(), upstream)].into(),
             lease_ms: 10_000,
-            // Tests wait for the dead rarely, but then in real time.
-            wait_ms: 100,
+            // Tests wait for the dead rarely, but then in real time; a renewal itself may take a while on a busy machine.
+            wait_ms: 2_000,
             // Sweeps are called by the tests.
             sweep_ms: 60_000,
             ..Config::default()

@@ -1,6 +1,7 @@
 //! Two replicas of everything under load: they restart one by one and nobody notices; they are killed and nobody but
 //! those whom they were answering notices; Redis goes away, PostgreSQL restarts, and both are got over.
 
+mod broker;
 mod load;
 
 use std::time::{Duration, Instant};
