@@ -83,6 +83,9 @@ macro_rules! insert {
 }
 
 /// The text's length in bytes.
+///
+/// # Panics
+/// When it is compiled, if there are more parameters than an engine takes.
 #[must_use]
 pub const fn length(before: &str, columns: usize, rows: usize, end: &str) -> usize {
     assert!(columns * rows <= MOST_PARAMETERS, "too many parameters");
@@ -123,6 +126,9 @@ pub const fn text<const LENGTH: usize>(before: &str, columns: usize, rows: usize
 }
 
 /// The bytes as text.
+///
+/// # Panics
+/// Never: pieces of text put together are text.
 #[must_use]
 pub const fn as_str(text: &'static [u8]) -> &'static str {
     match std::str::from_utf8(text) {
@@ -153,7 +159,7 @@ mod tests {
 
     #[test]
     fn each_row_has_parameters_of_its_own() {
-        let names: Vec<_> = ADD.all().iter().map(|sql| sql.name()).collect();
+        let names: Vec<_> = ADD.all().iter().map(crate::Sql::name).collect();
         assert_eq!(names, ["ADD_64", "ADD_16", "ADD_4", "ADD_1"]);
         assert_eq!(
             ADD.all()[2].postgres(),
