@@ -14,6 +14,7 @@ use gatehouse_proto::job::v1::{
     GetJobResultResponse, JobEvent, ListJobsRequest, ListJobsResponse, RetryJobRequest, RetryJobResponse,
     SubmitJobRequest, SubmitJobResponse, WatchJobEventsRequest, WatchJobEventsResponse,
 };
+use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
@@ -111,9 +112,8 @@ async fn until_alone() {
 pub(crate) async fn serve_rpc() -> Result<()> {
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
     tell(listener.local_addr()?.port())?;
-    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     tonic::transport::Server::builder()
-        .tcp_nodelay(true)
         .max_concurrent_streams(1_000)
         .add_service(JobServiceServer::new(Nothing))
         .serve_with_incoming_shutdown(incoming, until_alone())
@@ -148,6 +148,7 @@ pub(crate) async fn serve_proxy(upstream: u16) -> Result<()> {
     })
     .disable_signals()
     .shutdown_timeout(0)
+    .tcp_nodelay(true)
     .bind(("127.0.0.1", 0))?;
     tell(server.addrs().first().context("it listens nowhere")?.port())?;
     let running = server.run();

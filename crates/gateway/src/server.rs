@@ -90,6 +90,8 @@ pub fn build(config: Config, deps: Deps, listeners: Listeners) -> Result<Running
         .keep_alive(Duration::from_secs(75))
         .client_request_timeout(Duration::from_secs(10))
         .client_disconnect_timeout(Duration::from_secs(2))
+        // An event goes out when it happens, whether or not the one before it was acknowledged.
+        .tcp_nodelay(true)
         .on_connect(move |io, data| {
             tls::bound_stuck_writes(io, stuck_after);
             data.insert(Connection::new(io, most, untaken_after, &trusted));

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use gatehouse_client::Backoff;
 use gatehouse_core::{Entropy, Environment, Error, Result, Secret};
+use redis::IntoConnectionInfo as _;
+use redis::io::tcp::TcpSettings;
 use tokio::sync::{Notify, watch};
 use tokio_stream::StreamExt as _;
 
@@ -45,12 +47,14 @@ pub struct RedisAddress {
 
 impl RedisAddress {
     fn client(&self) -> redis::RedisResult<redis::Client> {
-        let url = self.url.expose().as_str();
+        // Whoever asks next does not wait until the answer to who asked before is acknowledged.
+        let settings = TcpSettings::default().set_nodelay(true);
+        let place = self.url.expose().as_str().into_connection_info()?.set_tcp_settings(settings);
         match &self.ca_file {
-            None => redis::Client::open(url),
+            None => redis::Client::open(place),
             Some(file) => {
                 let root_cert = Some(std::fs::read(file)?);
-                redis::Client::build_with_tls(url, redis::TlsCertificates { client_tls: None, root_cert })
+                redis::Client::build_with_tls(place, redis::TlsCertificates { client_tls: None, root_cert })
             }
         }
     }

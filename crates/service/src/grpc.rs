@@ -6,11 +6,11 @@ use gatehouse_core::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
-use crate::tls::{ServerTls, incoming};
+use crate::incoming::in_the_clear;
+use crate::tls::{ServerTls, shaken};
 use crate::{AccessLayer, Lifecycle, Readiness};
 
 /// Bounds of a gRPC server.
@@ -108,7 +108,6 @@ impl GrpcServer {
             .http2_max_header_list_size(self.config.max_header_bytes)
             .http2_keepalive_interval(Some(Duration::from_secs(20)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-            .tcp_nodelay(true)
             .layer(access)
             .add_routes(routes);
         let (listener, tls) = (self.listener, self.config.tls);
@@ -116,8 +115,8 @@ impl GrpcServer {
             tracing::info!(%address, tls = tls.is_some(), "serving gRPC");
             let stopped = async move { stopping.cancelled().await };
             let outcome = match tls {
-                None => server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped).await,
-                Some(tls) => server.serve_with_incoming_shutdown(incoming(listener, tls), stopped).await,
+                None => server.serve_with_incoming_shutdown(in_the_clear(listener), stopped).await,
+                Some(tls) => server.serve_with_incoming_shutdown(shaken(listener, tls), stopped).await,
             };
             if let Err(error) = outcome {
                 tracing::error!(%address, %error, "the gRPC server failed");

@@ -17,6 +17,7 @@ pub mod config;
 pub mod doorbell;
 pub mod grpc;
 pub mod identity;
+mod incoming;
 pub mod lifecycle;
 pub mod probes;
 pub mod readiness;

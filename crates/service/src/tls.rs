@@ -22,12 +22,12 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
+use crate::incoming::accept;
+
 /// How long a handshake may take. Whoever connects and says nothing holds a place for as long.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Handshakes at once.
 const MOST_HANDSHAKES: usize = 512;
-/// After an accept that failed for want of something (file handles, mostly).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The certificates that a server shows, and whom it knows besides Gatehouse's own services.
 #[derive(Clone, Debug)]
@@ -97,7 +97,7 @@ pub(crate) struct PeerStream {
 }
 
 /// The connections of `listener` whose handshake went well. Ends when the stream is dropped.
-pub(crate) fn incoming(listener: TcpListener, tls: ServerTls) -> ReceiverStream<io::Result<PeerStream>> {
+pub(crate) fn shaken(listener: TcpListener, tls: ServerTls) -> ReceiverStream<io::Result<PeerStream>> {
     let (sender, receiver) = mpsc::channel(16);
     let places = Arc::new(Semaphore::new(MOST_HANDSHAKES));
     tokio::spawn(async move {
@@ -106,14 +106,7 @@ pub(crate) fn incoming(listener: TcpListener, tls: ServerTls) -> ReceiverStream<
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             let (stream, address) = tokio::select! {
                 () = sender.closed() => return,
-                accepted = listener.accept() => match accepted {
-                    Ok(accepted) => accepted,
-                    Err(error) => {
-                        tracing::warn!(%error, "a connection could not be accepted");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                        continue;
-                    }
-                }
+                accepted = accept(&listener) => accepted,
             };
             let (sender, tls) = (sender.clone(), tls.clone());
             tokio::spawn(async move {
@@ -141,7 +134,6 @@ fn refuse(address: SocketAddr, error: &io::Error) {
 
 async fn shake(stream: TcpStream, tls: &ServerTls) -> io::Result<PeerStream> {
     let certificates = &tls.certificates;
-    stream.set_nodelay(true)?;
     let own_end = certificates.current().ends_at;
     let config = server_config(certificates).map_err(io::Error::other)?;
     let stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await?;

@@ -4,7 +4,9 @@ use std::io::Write as _;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
+use redis::IntoConnectionInfo as _;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::io::tcp::TcpSettings;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Executor as _, PgPool, SqlitePool};
@@ -127,8 +129,10 @@ impl Caller for Scripter {
 }
 
 pub(crate) async fn redis_scripts(session: &Session) -> Result<Sample> {
-    let client = redis::Client::open(session.redis_url()?)?;
     // As the limiter connects.
+    let settings = TcpSettings::default().set_nodelay(true);
+    let client =
+        redis::Client::open(session.redis_url()?.into_connection_info()?.set_tcp_settings(settings))?;
     let config = ConnectionManagerConfig::new().set_pipeline_buffer_size(1024);
     let manager =
         ConnectionManager::new_with_config(client, config).await.context("Redis does not answer")?;

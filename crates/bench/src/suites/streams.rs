@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use gatehouse_client::audience;
 use gatehouse_client::worker::{LeasedJob, Worker, WorkerConfig};
-use gatehouse_proto::job::v1::SubmitJobRequest;
+use gatehouse_proto::job::v1::{CancelJobRequest, SubmitJobRequest};
 
 use super::held;
 use super::job::{Hands, jobs_as};
@@ -92,7 +92,8 @@ async fn deliveries(session: &Session) -> Result<Sample> {
         reader.abort();
     }
     complete.with_context(|| {
-        format!("{} events told, {} delivered on {streams} streams", told.load(Ordering::Relaxed), count())
+        let (told, broken) = (told.load(Ordering::Relaxed), delivered.broken.load(Ordering::Relaxed));
+        format!("{told} events told, {} delivered on {streams} streams, {broken} of them broken", count())
     })?;
     sample
 }
@@ -111,10 +112,12 @@ async fn memory(session: &Session) -> Result<(f64, f64)> {
     let cluster = session.cluster(Engine::Postgres)?;
     let person = session.people(Engine::Postgres, 1).await?.swap_remove(0);
     // Nobody works on it, so nothing happens after its first event.
-    let job = submit(cluster, &person).await?;
+    let job_id = submit(cluster, &person).await?;
     let pair = cluster.fresh_pair().await?;
-    let request = get(pair.address, &format!("/v1/jobs/{job}/events"), Some(&person.access_token));
+    let request = get(pair.address, &format!("/v1/jobs/{job_id}/events"), Some(&person.access_token));
     let used = idle_memory(session.idle_streams, pair.ids, |_| (pair.address, request.clone())).await;
     pair.stop().await?;
+    // Left waiting, it would be what the next run's worker takes first, and all watch another.
+    jobs_as(cluster, &person).await?.cancel_job(CancelJobRequest { job_id }).await?;
     used
 }

@@ -5,6 +5,7 @@
 mod admin;
 mod bad_input;
 mod docs;
+mod handles;
 mod mtls;
 mod other_tenants;
 mod processes;

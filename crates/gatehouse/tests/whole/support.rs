@@ -182,8 +182,12 @@ impl Gatehouse {
 
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: Signal) {
-        let id = i32::try_from(self.child.id().expect("it runs")).unwrap();
-        kill(Pid::from_raw(id), signal).unwrap();
+        kill(Pid::from_raw(self.id()), signal).unwrap();
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> i32 {
+        i32::try_from(self.child.id().expect("it runs")).unwrap()
     }
 }
 
