@@ -54,13 +54,14 @@ struct World {
     cluster: Cluster,
     doors: Arc<Doors>,
     providers: BTreeMap<&'static str, Arc<OAuthProvider>>,
+    deeds: Deeds,
     look: Look,
     overheard: Overheard,
     /// The client secrets.
     _folder: tempfile::TempDir,
 }
 
-/// What was done in a round.
+/// What was done since the cluster started: a provider's notes reach back as far.
 #[derive(Debug, Default)]
 struct Deeds {
     killed: Vec<Killed>,
@@ -129,7 +130,7 @@ impl World {
         let doors = Arc::new(Doors::of(&cluster, &password));
         let look = Look::into(cluster.postgres_url()).await.unwrap();
         let overheard = Overheard::from(cluster.redis_url()).unwrap();
-        Some(Self { cluster, doors, providers, look, overheard, _folder: folder })
+        Some(Self { cluster, doors, providers, deeds: Deeds::default(), look, overheard, _folder: folder })
     }
 
     /// People with a connection each, as many to each upstream.
@@ -162,16 +163,16 @@ impl World {
     }
 
     /// Kills brokers at the worst moments.
-    async fn kill(&mut self, random: &Entropy, kills: usize) -> anyhow::Result<Deeds> {
-        let mut deeds = Deeds::default();
+    async fn kill(&mut self, random: &Entropy, kills: usize) -> anyhow::Result<()> {
+        self.deeds.moments.clear();
         // Each moment comes as often as the others.
         let mut moments = Vec::new();
-        while deeds.moments.len() < kills {
+        while self.deeds.moments.len() < kills {
             if moments.is_empty() {
                 moments = vec![Moment::Any, Moment::AnswerHeld, Moment::AnswerInEscrow];
             }
             let moment = moments.swap_remove(usize::try_from(random.below(moments.len() as u64))?);
-            deeds.moments.push(moment);
+            self.deeds.moments.push(moment);
             self.trouble(random);
             tokio::time::sleep(Duration::from_millis(random.below(400))).await;
             let chosen = match moment {
@@ -188,11 +189,12 @@ impl World {
             for broker in &chosen {
                 let from = Instant::now();
                 self.cluster.kill9(broker)?;
-                deeds.killed.push(Killed { broker: (*broker).to_owned(), from, to: Instant::now() });
+                self.deeds.killed.push(Killed { broker: (*broker).to_owned(), from, to: Instant::now() });
             }
             if chosen.len() == BROKERS.len() {
                 let at = Instant::now();
-                deeds.escrowed.extend(self.escrowed().await?.into_iter().map(|token| Escrowed { token, at }));
+                let left = self.escrowed().await?;
+                self.deeds.escrowed.extend(left.into_iter().map(|token| Escrowed { token, at }));
             }
             tokio::time::sleep(Duration::from_millis(random.below(800))).await;
             for broker in &chosen {
@@ -202,7 +204,7 @@ impl World {
                 self.cluster.ready(broker, PATIENCE).await?;
             }
         }
-        Ok(deeds)
+        Ok(())
     }
 
     /// Orders a few things that go wrong at the providers.
@@ -300,12 +302,8 @@ impl World {
     }
 
     /// Checks all that providers, callers and tables tell of these connections.
-    async fn account(
-        &self,
-        connections: &[Arc<Connection>],
-        calls: &[Call],
-        deeds: &Deeds,
-    ) -> anyhow::Result<String> {
+    async fn account(&self, connections: &[Arc<Connection>], calls: &[Call]) -> anyhow::Result<String> {
+        let deeds = &self.deeds;
         let (mut owners, mut grants, mut lost) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::<usize>::new());
         for (place, connection) in connections.iter().enumerate() {
             let provider = &self.providers[connection.upstream];
@@ -363,7 +361,7 @@ impl World {
         }
         self.no_traces().await?;
         Ok(format!(
-            "{} calls, {given} tokens, {} refreshes, {} kills ({:?}), {} answers found in escrow, {} families lost",
+            "{} calls, {given} tokens, {} refreshes, {} kills until now ({:?}), {} answers found in escrow, {} families lost",
             calls.len(),
             happened.iter().map(|happened| happened.refreshed).sum::<usize>(),
             deeds.killed.len(),
@@ -492,7 +490,7 @@ async fn roll(world: &mut World) -> anyhow::Result<String> {
             ensure!(asked > 0, "{broker} never refreshed at {upstream}");
         }
     }
-    world.account(&connections, &calls, &Deeds::default()).await
+    world.account(&connections, &calls).await
 }
 
 /// A round of kills.
@@ -501,13 +499,13 @@ async fn round(world: &mut World, seed: u64, kills: usize) -> anyhow::Result<Str
     let connections = world.people(&format!("round-{seed}-{}", Entropy::system().below(1 << 32))).await;
     let mut load = world.load(&connections, seed);
     load.goes_on(20).await;
-    let deeds = world.kill(&random, kills).await?;
+    world.kill(&random, kills).await?;
     for provider in world.providers.values() {
         provider.forget_faults();
     }
     load.stop().await;
     let ended = world.settle(&connections, &load.book).await?;
-    let told = world.account(&connections, &load.calls(), &deeds).await?;
+    let told = world.account(&connections, &load.calls()).await?;
     Ok(format!("{told}, {} connected again in the end", ended.len()))
 }
 

@@ -150,8 +150,7 @@ impl Doors {
         let made = self.call(Method::POST, "/v1/offline-grants", &connection.access, Some(&body));
         let (status, grant) = made.await.unwrap();
         assert_eq!(status, 201, "{grant}");
-        let id = grant["offline_grant_id"].as_str().or(grant["grant_id"].as_str());
-        connection.grant = id.unwrap_or_else(|| panic!("{grant}")).to_owned();
+        connection.grant = grant["offline_grant_id"].as_str().unwrap().into();
         connection
     }
 
