@@ -91,12 +91,20 @@ impl GrpcServer {
         let stopping = lifecycle.stopping();
         let leaving = lifecycle.leaving();
         lifecycle.spawn(async move {
-            reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
-            tokio::select! {
-                () = readiness.wait() => reporter.set_service_status("", tonic_health::ServingStatus::Serving).await,
-                () = leaving.cancelled() => return,
+            let mut changes = readiness.changes();
+            while !leaving.is_cancelled() {
+                let status = if readiness.unmet().is_empty() {
+                    tonic_health::ServingStatus::Serving
+                } else {
+                    tonic_health::ServingStatus::NotServing
+                };
+                reporter.set_service_status("", status).await;
+                tokio::select! {
+                    // The sender lives as long as `readiness`.
+                    _ = changes.changed() => {}
+                    () = leaving.cancelled() => {}
+                }
             }
-            leaving.cancelled().await;
             reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
         });
         let address = self.listener.local_addr().map_err(Error::internal)?;

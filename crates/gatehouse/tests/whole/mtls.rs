@@ -20,6 +20,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tower::ServiceExt as _;
+use x509_parser::extensions::GeneralName;
 
 use crate::processes::{SERVICES, configuration, do_the_main_job, is_ready, start};
 use crate::support::{Ended, Gatehouse, PATIENCE, ended, folder, program};
@@ -148,7 +149,8 @@ async fn services_know_each_other_and_strangers_stay_outside() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let place = folder();
     let place = place.path();
-    let names = ["--name", "stranger", "--name", "reporting"];
+    let names = ["--name", "stranger", "--name", "reporting", "--shared-name", "postgres"];
+    let names = [&names[..], &["--public-dns", "gateway.example"]].concat();
     let made = certs(place, &names).await;
     assert_eq!(made.code, Some(0), "{made:?}");
     // PostgreSQL and Redis have certificates of the same authority, and are talked to in no other way.
@@ -274,6 +276,15 @@ async fn strangers_stay_outside(place: &Path, auth: &str, ours: &Authority) {
             "alert",
         ),
     ];
+    let made = |name: &str| {
+        let [certificate, key, authorities] =
+            ["tls.crt", "tls.key", "ca.crt"].map(|file| place.join("certs").join(name).join(file));
+        Issued { certificate, key, authorities }
+    };
+    let others = others.into_iter().chain([
+        ("a server that calls nobody", made("postgres"), "alert"),
+        ("what browsers are shown", made("https"), "UnknownCA"),
+    ]);
     for (what, issued, expected) in others {
         let refused = handshake(place, auth, Some(&issued)).await.unwrap_err();
         assert!(refused.contains(expected), "{what}: {refused}");
@@ -302,7 +313,11 @@ async fn certificates_are_made_once_and_renewed_when_they_must_be() {
     assert_eq!(action(&certs(place, &[]).await, "job"), "kept");
     assert_eq!((read("ca/ca.crt"), read("job/tls.crt")), (authority.clone(), job.clone()));
     // A name more, a life that is almost over, a broken file: each is a reason.
-    assert_eq!(action(&certs(place, &["--dns", "job.internal.example"]).await, "job"), "renewed");
+    let elsewhere = ["--host-of", "job=job.internal.example"];
+    assert_eq!(action(&certs(place, &elsewhere).await, "job"), "renewed");
+    assert_eq!(action(&certs(place, &elsewhere).await, "job"), "kept");
+    // And a name that is not wanted any more.
+    assert_eq!(action(&certs(place, &[]).await, "job"), "renewed");
     assert_eq!(action(&certs(place, &[]).await, "job"), "kept");
     std::fs::write(place.join("certs/job/tls.crt"), "nonsense").unwrap();
     assert_eq!(action(&certs(place, &[]).await, "job"), "renewed");
@@ -326,6 +341,9 @@ async fn certificates_are_made_once_and_renewed_when_they_must_be() {
 
     for (arguments, expected) in [
         (&["--name", "ca"][..], "--name"),
+        (&["--shared-name", "https"], "--name"),
+        (&["--shared-name", "auth"], "named twice"),
+        (&["--host-of", "postgres=db.example"], "nobody of this name"),
         (&["--name", "Job"], "--name"),
         (&["--trust-domain", "prod.example"], "must begin with dev."),
         (&["--trust-domain", "dev.example"], "is of the trust domain dev.gatehouse.internal"),
@@ -336,6 +354,75 @@ async fn certificates_are_made_once_and_renewed_when_they_must_be() {
     let mut nowhere = program();
     let refused = ended(nowhere.args(["certs", "--out"]).arg(place.join("x"))).await;
     assert!(refused.code == Some(2) && refused.stderr.contains("--environment"), "{refused:?}");
+}
+
+/// Names, URIs and purposes in a certificate: (names, URIs, for servers, for clients).
+fn said_by(file: &Path) -> (Vec<String>, Vec<String>, bool, bool) {
+    let der = CertificateDer::from_pem_file(file).unwrap();
+    let (_, parsed) = x509_parser::parse_x509_certificate(&der).unwrap();
+    let (mut names, mut uris) = (Vec::new(), Vec::new());
+    for name in &parsed.subject_alternative_name().unwrap().unwrap().value.general_names {
+        match name {
+            GeneralName::DNSName(name) => names.push((*name).to_owned()),
+            GeneralName::URI(uri) => uris.push((*uri).to_owned()),
+            _ => {}
+        }
+    }
+    let usage = parsed.extended_key_usage().unwrap().unwrap().value;
+    (names, uris, usage.server_auth, usage.client_auth)
+}
+
+#[tokio::test]
+async fn a_certificate_says_what_its_owner_needs_and_no_more() {
+    let place = folder();
+    let place = place.path();
+    // As an earlier version left it.
+    std::fs::create_dir_all(place.join("certs/migrate")).unwrap();
+    std::fs::write(place.join("certs/migrate/tls.key"), "old").unwrap();
+    let arguments = [
+        ["--public-dns", "gateway.example"],
+        ["--shared-name", "postgres"],
+        ["--host-of", "postgres=db.internal.example"],
+        ["--name", "reporting"],
+        ["--ca-only", "migrate"],
+    ];
+    assert_eq!(action(&certs(place, arguments.as_flattened()).await, "https"), "made");
+    let of = |service: &str, file: &str| place.join("certs").join(service).join(file);
+    let own = |service: &str| vec![service.to_owned(), "localhost".to_owned()];
+    for (service, server, client) in [
+        ("auth", true, true),
+        ("token-broker", true, true),
+        ("job", true, true),
+        ("audit", true, true),
+        ("gateway", false, true),
+        ("optimizer", false, true),
+        ("reporting", false, true),
+    ] {
+        let (mut names, uris, is_server, is_client) = said_by(&of(service, "tls.crt"));
+        names.sort_by_key(|name| name == "localhost");
+        assert_eq!(names, own(service));
+        assert_eq!(uris, [format!("spiffe://{TRUST_DOMAIN}/{service}")]);
+        assert_eq!((is_server, is_client), (server, client), "{service}");
+    }
+    let public = said_by(&of("https", "tls.crt"));
+    assert_eq!(public, (vec!["gateway.example".to_owned(), "localhost".to_owned()], vec![], true, false));
+    let postgres = said_by(&of("postgres", "tls.crt"));
+    let names = ["db.internal.example", "localhost", "postgres"].map(str::to_owned);
+    assert_eq!(postgres, (names.into(), vec![], true, false));
+    assert!(of("migrate", "ca.crt").exists() && !of("migrate", "tls.crt").exists());
+    assert!(!of("migrate", "tls.key").exists());
+
+    // Whoever trusts the one authority believes nothing of the other.
+    let signed_by = |leaf: &Path, authority: &Path| {
+        let [leaf, authority] = [leaf, authority].map(|file| CertificateDer::from_pem_file(file).unwrap());
+        let (_, leaf) = x509_parser::parse_x509_certificate(&leaf).unwrap();
+        let (_, authority) = x509_parser::parse_x509_certificate(&authority).unwrap();
+        leaf.verify_signature(Some(authority.public_key())).is_ok()
+    };
+    assert!(signed_by(&of("https", "tls.crt"), &of("https", "ca.crt")));
+    assert!(!signed_by(&of("https", "tls.crt"), &of("gateway", "ca.crt")));
+    assert!(signed_by(&of("postgres", "tls.crt"), &of("gateway", "ca.crt")));
+    assert!(!signed_by(&of("postgres", "tls.crt"), &of("https", "ca.crt")));
 }
 
 #[tokio::test]
