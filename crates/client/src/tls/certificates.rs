@@ -21,8 +21,9 @@ use super::{ServiceId, ServiceIdError};
 
 /// Files are looked at no more often than this, however many connections begin.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long before its end a certificate that nobody renewed is warned of at each look that finds it new.
-const WARN_BEFORE: Duration = Duration::from_hours(7 * 24);
+/// How long before its end a certificate that nobody renewed is warned of. It is renewed a month before, by
+/// `gatehouse certs` at least.
+pub const WARN_BEFORE: Duration = Duration::from_hours(21 * 24);
 
 /// Where the PEM files are, and whom to believe.
 #[derive(Clone, Debug)]
@@ -233,7 +234,8 @@ fn read(files: &TlsFiles, provider: &Arc<CryptoProvider>) -> Result<Loaded> {
     })?;
     let is_server = ParsedCertificate::try_from(leaf).is_ok_and(|leaf| {
         let algorithms = provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&leaf, &roots, &chain[1..], UnixTime::now(), algorithms).is_ok()
+        verify_server_cert_signed_by_trust_anchor(&leaf, &roots, &chain[1..], UnixTime::now(), algorithms)
+            .is_ok()
     });
     let certified = CertifiedKey::from_der(chain, key, provider)
         .map_err(|_| wrong(&files.key, format!("it is not the key of {}", files.certificate.display())))?;

@@ -127,7 +127,13 @@ impl Worker {
     /// `job.jobs.work:<kind>:<tenant or *>` for each kind.
     #[must_use]
     pub fn new(channel: Authorized, config: WorkerConfig) -> Self {
-        Self { channel, config, handlers: BTreeMap::new(), entropy: Entropy::system(), connected: watch::Sender::new(false) }
+        Self {
+            channel,
+            config,
+            handlers: BTreeMap::new(),
+            entropy: Entropy::system(),
+            connected: watch::Sender::new(false),
+        }
     }
 
     /// Says how jobs of `kind` are done. `handler` gets the job and returns its result, a JSON value; it is a task of

@@ -81,7 +81,7 @@ impl Runtime {
         doorbell: Doorbell,
         redis: Option<RedisAddress>,
     ) -> anyhow::Result<Self> {
-        let certificates = certificates(service, &config.tls, environment)?;
+        let certificates = certificates(service, &config.tls, environment, &process.lifecycle)?;
         config.grpc.tls = certificates.clone().map(|certificates| ServerTls {
             certificates,
             internal_services: Arc::new(config.tls.internal_services.iter().cloned().collect()),
@@ -187,13 +187,7 @@ impl Runtime {
     }
 
     /// Makes `holds` a condition of readiness: not while it has been false for longer than what comes back by itself.
-    pub(crate) fn follow(
-        &self,
-        name: &str,
-        why: &'static str,
-        holds: watch::Receiver<bool>,
-        at_first: &str,
-    ) {
+    pub(crate) fn follow(&self, name: &str, why: &'static str, holds: watch::Receiver<bool>, at_first: &str) {
         let gate = self.readiness.gate(format!("{}.{name}", self.service.name()), at_first);
         let stopping = self.lifecycle.stopping();
         self.lifecycle.spawn(async move {
@@ -246,10 +240,13 @@ fn certificates(
     service: Service,
     config: &TlsConfig,
     environment: Environment,
+    lifecycle: &Lifecycle,
 ) -> anyhow::Result<Option<Certificates>> {
     let Some(files) = config.files(environment) else { return Ok(None) };
     let certificates = own_certificates(service, files).map_err(anyhow::Error::msg)?;
     gatehouse_service::tls::observe(&certificates);
+    let shown = certificates.clone();
+    gatehouse_service::tls::warn_before_end(service.name(), lifecycle, move || shown.current().ends_at);
     Ok(Some(certificates))
 }
 

@@ -11,7 +11,7 @@ use gatehouse_proto::access::{PACKAGES, access_table};
 use gatehouse_proto::auth::v1::token_service_client::TokenServiceClient;
 use gatehouse_proto::auth::v1::{GetJwksRequest, IssueTokenRequest};
 use gatehouse_testkit::authority::{Authority, Issued, Leaf};
-use gatehouse_testkit::{Postgres, Redis, eventually};
+use gatehouse_testkit::{Postgres, Redis, eventually, lasting_port};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -423,6 +423,69 @@ async fn a_certificate_says_what_its_owner_needs_and_no_more() {
     assert!(!signed_by(&of("https", "tls.crt"), &of("gateway", "ca.crt")));
     assert!(signed_by(&of("postgres", "tls.crt"), &of("gateway", "ca.crt")));
     assert!(!signed_by(&of("postgres", "tls.crt"), &of("https", "ca.crt")));
+}
+
+/// The certificate that a browser is shown at `address`, under `name`, if it believes `authorities`.
+async fn shown_to_a_browser(
+    address: &str,
+    name: &'static str,
+    authorities: &Path,
+) -> Result<Vec<u8>, String> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(authorities).unwrap()).unwrap();
+    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+    let connector = TlsConnector::from(Arc::new(config));
+    let stream = connector.connect(ServerName::try_from(name).unwrap(), stream).await;
+    let stream = stream.map_err(|error| error.to_string())?;
+    Ok(stream.get_ref().1.peer_certificates().unwrap()[0].to_vec())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_browsers_are_shown_is_renewed_and_what_is_not_renewed_is_warned_of() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let place = folder();
+    let place = place.path();
+    let public = ["--public-dns", "gateway.example"];
+    assert_eq!(action(&certs(place, &public).await, "https"), "made");
+    let config = configuration(place, Redis::shared().unwrap().url(), "postgres://nobody@127.0.0.1:1/none");
+    let https = place.join("certs/https");
+    let address = format!("127.0.0.1:{}", lasting_port().unwrap());
+    let start = |service: &str, number, folder: &Path| {
+        let mut variables = variables(place, service);
+        variables.push(("GATEHOUSE_GATEWAY__TLS_ADDRESS", address.clone().into()));
+        variables.push(("GATEHOUSE_GATEWAY__TLS_CERTIFICATE_FILE", folder.join("tls.crt")));
+        variables.push(("GATEHOUSE_GATEWAY__TLS_KEY_FILE", folder.join("tls.key")));
+        start(place, &config, service, number, &variables)
+    };
+    let gateway = start("gateway", 1, &https);
+    let authority = https.join("ca.crt");
+    let shown = async || shown_to_a_browser(&address, "gateway.example", &authority).await;
+    eventually(PATIENCE, || async { shown().await.is_ok() }).await;
+    let before = shown().await.unwrap();
+    assert_eq!(action(&certs(place, &[&public[..], &["--renew"]].concat()).await, "https"), "renewed");
+    eventually(PATIENCE, || async { shown().await.unwrap() != before }).await;
+    let log = |name: &str| std::fs::read_to_string(place.join(format!("{name}.log"))).unwrap();
+    assert!(!log("gateway-1").contains("ends soon"));
+    drop(gateway);
+
+    // Ten days before the end.
+    let ours = Authority::open(&place.join("certs/ca/ca.crt"), &place.join("certs/ca/ca.key"));
+    for (service, uris) in [("https", &[][..]), ("gateway", &["spiffe://dev.gatehouse.internal/gateway"])] {
+        let leaf = Leaf { uris, ends_in_s: 10 * 86_400, ..Leaf::default() };
+        let issued = ours.issue(place, service, &leaf);
+        for (from, to) in [(issued.certificate, "tls.crt"), (issued.key, "tls.key")] {
+            std::fs::copy(from, place.join("certs").join(service).join(to)).unwrap();
+        }
+    }
+    let _gateway = start("gateway", 2, &https);
+    eventually(PATIENCE, || async {
+        let log = log("gateway-2");
+        ["\"gateway\"", "\"gateway (HTTPS)\""].iter().all(|certificate| {
+            log.lines().any(|line| line.contains(certificate) && line.contains("run `gatehouse certs`"))
+        })
+    })
+    .await;
 }
 
 #[tokio::test]
