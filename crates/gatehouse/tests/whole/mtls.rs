@@ -294,8 +294,8 @@ async fn strangers_stay_outside(place: &Path, auth: &str, ours: &Authority) {
         Issued { certificate, key, authorities }
     };
     let others = others.into_iter().chain([
-        ("a server that calls nobody", made("postgres"), "alert"),
-        ("what browsers are shown", made("https"), "UnknownCA"),
+        ("a server that calls nobody", made("postgres"), "UnsupportedCertificate"),
+        ("what browsers are shown", made("https"), "UnsupportedCertificate"),
     ]);
     for (what, issued, expected) in others {
         let refused = handshake(place, auth, Some(&issued)).await.unwrap_err();
