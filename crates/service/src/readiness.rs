@@ -152,14 +152,11 @@ mod tests {
         }
         let becomes = async |expected: &[(&str, &str)]| {
             let mut changes = readiness.changes();
-            while !readiness
-                .unmet()
-                .iter()
-                .map(|(name, why)| (name.as_str(), why.as_str()))
-                .eq(expected.iter().copied())
-            {
-                let changed = tokio::time::timeout(Duration::from_mins(1), changes.changed()).await;
-                changed.unwrap_or_else(|_| panic!("{:?}", readiness.unmet())).unwrap();
+            let expected =
+                expected.iter().map(|(name, why)| ((*name).to_owned(), (*why).to_owned())).collect();
+            while readiness.unmet() != expected {
+                let news = tokio::time::timeout(Duration::from_mins(1), changes.changed()).await;
+                news.unwrap_or_else(|_| panic!("{:?}", readiness.unmet())).unwrap();
             }
         };
         becomes(&[("patient", "not open yet"), ("strict", "not open yet")]).await;
