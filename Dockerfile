@@ -3,7 +3,7 @@
 #   docker build -t gatehouse:local .
 #
 # It reads as the classic builder does (docker-compose 1.29 builds with it): no cache mounts, no heredocs.
-# RUST_IMAGE and BASE_IMAGE name other bases, PROFILE another cargo profile (dev builds quicker and runs slower).
+# RUST_IMAGE and BASE_IMAGE name other bases, or these by digest (rust@sha256:…); PROFILE another cargo profile (dev builds quicker and runs slower).
 
 ARG RUST_IMAGE=rust:1.95-slim-trixie
 ARG BASE_IMAGE=debian:trixie-slim

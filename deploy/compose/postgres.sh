@@ -17,7 +17,8 @@ if [ ! -e "$data" ]; then
 fi
 
 # The server wants its key to be its own file.
-cp /secrets/tls.crt /secrets/tls.key "$run/"
+take_certificate() { cp /secrets/tls.crt /secrets/tls.key "$run/"; }
+take_certificate
 
 # Nobody can connect from outside yet, and what fails here is not logged with its text: passwords are in it.
 pg_ctl -D "$data" -w -s -l "$run/roles.log" \
@@ -26,6 +27,16 @@ pg_ctl -D "$data" -w -s -l "$run/roles.log" \
 psql -q -X -v ON_ERROR_STOP=1 -h "$run" -U postgres -d postgres -f /etc/gatehouse/roles.sql >/dev/null
 pg_ctl -D "$data" -w -s -m fast stop
 rm -f "$run/roles.log"
+
+# A renewed certificate is taken up where the old one still lives for weeks; a handshake between the two copies fails once.
+# Adopted by init, not by the server.
+(
+    while sleep "${RENEWAL_LOOK_S:-3600}"; do
+        if ! cmp -s /secrets/tls.crt "$run/tls.crt"; then
+            take_certificate && pg_ctl -D "$data" reload && echo "took up a renewed certificate"
+        fi
+    done &
+)
 
 exec postgres -D "$data" \
     -c listen_addresses='*' \

@@ -42,7 +42,8 @@ pub struct Config {
     /// many is cut off. A proxy in front may need more than a client.
     pub max_requests_per_connection: usize,
     /// Networks in CIDR form, those of the proxies in front, whose word on a request's client is believed: the header
-    /// `trusted_proxy_header`.
+    /// `trusted_proxy_header`. Behind one that is not named here, or that passes on TCP only, all clients have its address
+    /// and share the limits of one.
     #[schemars(extend("x-env" = "TRUSTED_PROXIES"))]
     pub trusted_proxies: Vec<String>,
     /// The header that those proxies write: `x-forwarded-for` (with `X-Forwarded-Proto`) or `forwarded` (RFC 7239). The

@@ -11,6 +11,7 @@ use actix_web::dev::ServerHandle;
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpRequest, HttpServer, web};
 use gatehouse_core::{Error, Result};
+use gatehouse_service::tls::warn_before_end;
 
 use crate::config::Config;
 use crate::connection::Connection;
@@ -101,8 +102,9 @@ pub fn build(config: Config, deps: Deps, listeners: Listeners) -> Result<Running
     let mut https = None;
     if let Some((listener, identity)) = listeners.https {
         https = Some(listener.local_addr().map_err(Error::internal)?);
-        server =
-            server.listen_rustls_0_23(listener, identity.into_server_config()?).map_err(Error::internal)?;
+        let (config, shown) = identity.into_server_config()?;
+        warn_before_end("gateway (HTTPS)", &lifecycle, move || shown.ends_at());
+        server = server.listen_rustls_0_23(listener, config).map_err(Error::internal)?;
     }
     let server = server.run();
     let handle = server.handle();

@@ -3,24 +3,93 @@
 use std::any::Any;
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::rt::net::TcpStream;
-use gatehouse_core::{Error, Result};
+use gatehouse_core::{Error, Result, Timestamp};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 use socket2::SockRef;
 
-/// A certificate chain and its key.
+/// Files are looked at no more often than this, however many connections begin.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A certificate chain and its key, and where they were read.
 #[derive(Debug)]
 pub struct Identity {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
+    files: [PathBuf; 2],
+}
+
+/// What is shown to whoever connects now: renewed files are taken up, those that can't be used change nothing.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    files: [PathBuf; 2],
+    current: RwLock<Arc<CertifiedKey>>,
+    looked: Mutex<(Instant, Seen)>,
+}
+
+/// What shows that a file changed.
+type Seen = [Option<(u64, u64, i64, i64)>; 2];
+
+impl Shown {
+    fn look(&self) {
+        // Whoever finds another looking takes what is there.
+        let Ok(mut looked) = self.looked.try_lock() else { return };
+        if looked.0.elapsed() < LOOK_EVERY {
+            return;
+        }
+        looked.0 = Instant::now();
+        let seen = look(&self.files);
+        if seen == looked.1 {
+            return;
+        }
+        let [certificate, key] = &self.files;
+        match Identity::from_files(certificate, key).and_then(Identity::into_certified) {
+            Ok(renewed) => {
+                tracing::info!("the certificate for HTTPS was read again");
+                *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(renewed);
+                looked.1 = seen;
+            }
+            // A certificate and its key are renewed one after the other: the next look finds both.
+            Err(error) => tracing::warn!(
+                problem = error.message(),
+                "the renewed certificate for HTTPS can't be used; going on with the last good one"
+            ),
+        }
+    }
+
+    fn current(&self) -> Arc<CertifiedKey> {
+        self.look();
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// When the certificate ends; one that can't be read has ended.
+    pub(crate) fn ends_at(&self) -> Timestamp {
+        let end = self.current().cert.first().and_then(|leaf| gatehouse_client::tls::ends_at(leaf).ok());
+        end.unwrap_or(Timestamp::from_seconds(0))
+    }
+}
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current())
+    }
+}
+
+fn look(files: &[PathBuf; 2]) -> Seen {
+    files.each_ref().map(|path| {
+        let found = fs::metadata(path).ok()?;
+        Some((found.ino(), found.len(), found.mtime(), found.mtime_nsec()))
+    })
 }
 
 impl Identity {
@@ -42,7 +111,7 @@ impl Identity {
             return Err(wrong(certificate, rustls::pki_types::pem::Error::NoItemsFound));
         }
         let key_der = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, error))?;
-        Ok(Self { chain, key: key_der })
+        Ok(Self { chain, key: key_der, files: [certificate.to_owned(), key.to_owned()] })
     }
 
     /// The development certificate in `folder`, for localhost; made there on first use, its key readable by the
@@ -70,19 +139,24 @@ impl Identity {
         Self::from_files(&certificate, &key)
     }
 
-    pub(crate) fn into_server_config(self) -> Result<ServerConfig> {
+    fn into_certified(self) -> Result<CertifiedKey> {
+        let provider = rustls::crypto::ring::default_provider();
+        CertifiedKey::from_der(self.chain, self.key, &provider).map_err(|error| {
+            Error::failed_precondition("TLS_FILES", format!("the certificate and the key don't fit: {error}"))
+        })
+    }
+
+    pub(crate) fn into_server_config(self) -> Result<(ServerConfig, Arc<Shown>)> {
+        let files = self.files.clone();
+        let looked = Mutex::new((Instant::now(), look(&files)));
+        let shown = Arc::new(Shown { files, current: RwLock::new(Arc::new(self.into_certified()?)), looked });
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        ServerConfig::builder_with_provider(provider)
+        let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(Error::internal)?
             .with_no_client_auth()
-            .with_single_cert(self.chain, self.key)
-            .map_err(|error| {
-                Error::failed_precondition(
-                    "TLS_FILES",
-                    format!("the certificate and the key don't fit: {error}"),
-                )
-            })
+            .with_cert_resolver(Arc::clone(&shown) as _);
+        Ok((config, shown))
     }
 }
 

@@ -14,7 +14,7 @@ pub mod search;
 mod worker;
 
 pub use config::Config;
-pub use worker::run;
+pub use worker::worker;
 
 /// The kind of job that this worker does.
 pub const KIND: &str = "optimize";

@@ -5,31 +5,25 @@ use std::time::Duration;
 
 use gatehouse_client::Authorized;
 use gatehouse_client::worker::{Failure, LeasedJob, Unfinished, Worker};
-use gatehouse_core::{Error, Result};
+use gatehouse_core::Error;
 use gatehouse_objective::{Iterations, MAX_SEED, Problem};
 use serde::Serialize;
 use serde_json::json;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::search::{Checkpoint, Progress, Search};
 use crate::{Config, KIND};
 
-/// Works until `shutdown`; running jobs are then given back with their checkpoints. `channel` shows a token for the
-/// job service that holds `job.jobs.work:optimize:<tenant or *>`.
-///
-/// # Errors
-/// What the job service answered, if trying again can't help: `PERMISSION_DENIED`, `KIND_NOT_FOUND`.
-pub async fn run(channel: Authorized, config: Config, shutdown: CancellationToken) -> Result<()> {
+/// The worker. `channel` shows a token for the job service that holds `job.jobs.work:optimize:<tenant or *>`. When it
+/// stops, running jobs are given back with their checkpoints.
+#[must_use]
+pub fn worker(channel: Authorized, config: Config) -> Worker {
     let worker = config.worker.clone();
     let config = Arc::new(config);
-    Worker::new(channel, worker)
-        .handle(KIND, move |job| {
-            let config = Arc::clone(&config);
-            async move { optimize(&job, &config).await }
-        })
-        .run(shutdown)
-        .await
+    Worker::new(channel, worker).handle(KIND, move |job| {
+        let config = Arc::clone(&config);
+        async move { optimize(&job, &config).await }
+    })
 }
 
 async fn optimize(job: &LeasedJob, config: &Config) -> Result<String, Unfinished> {

@@ -26,8 +26,9 @@ pub struct Config {
     pub rules: Rules,
     /// Milliseconds that Redis has to answer a check before it counts as away. 1 to 5000. Default 50.
     pub timeout_ms: u64,
-    /// Replicas of the gateway: while Redis is away each enforces its part of every limit. 1 to 1000. Default 1.
-    pub replicas: u32,
+    /// Replicas of the gateway, 1 to 1000: while Redis is away each enforces its part of every limit. Not set, it counts as
+    /// 1, and then two replicas together let in twice the limit for as long; set it, even if to 1. Default: none.
+    pub replicas: Option<u32>,
     /// Lease large buckets in batches: fewer calls to Redis, and all replicas together may admit up to a tenth of
     /// a burst more than the limit. Default false.
     pub leases: bool,
@@ -35,7 +36,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { rules: Rules::default(), timeout_ms: 50, replicas: 1, leases: false }
+        Self { rules: Rules::default(), timeout_ms: 50, replicas: None, leases: false }
     }
 }
 
@@ -47,8 +48,8 @@ impl Config {
         if !(1..=5000).contains(&self.timeout_ms) {
             problems.push(format!("timeout_ms must be from 1 to 5000; it is {}", self.timeout_ms));
         }
-        if !(1..=1000).contains(&self.replicas) {
-            problems.push(format!("replicas must be from 1 to 1000; it is {}", self.replicas));
+        if let Some(replicas) = self.replicas.filter(|replicas| !(1..=1000).contains(replicas)) {
+            problems.push(format!("replicas must be from 1 to 1000; it is {replicas}"));
         }
         problems
     }
@@ -64,7 +65,7 @@ impl Config {
         RedisOptions {
             ca_file,
             timeout: Duration::from_millis(self.timeout_ms),
-            replicas: self.replicas,
+            replicas: self.replicas.unwrap_or(1),
             leases: self.leases.then(LeaseOptions::default),
             ..RedisOptions::new(url, format!("gatehouse-{environment}-ratelimit"))
         }

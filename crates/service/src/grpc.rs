@@ -23,6 +23,9 @@ pub struct GrpcConfig {
     pub request_timeout_ms: u64,
     /// The largest header list of a call, bytes, 1024 to 65536.
     pub max_header_bytes: u32,
+    /// How long a connection is used for new calls, seconds, 60 to 86400: then its client is told to open another, and
+    /// what is under way on it finishes. So a renewed certificate is in use long before the old one ends.
+    pub max_connection_age_s: u32,
     /// The certificates to serve with, and whom to know; none: in the clear, to anyone. Set by the process, not by
     /// configuration.
     #[serde(skip)]
@@ -35,6 +38,7 @@ impl Default for GrpcConfig {
             max_concurrent_streams: 1_000,
             request_timeout_ms: 30_000,
             max_header_bytes: 16 * 1024,
+            max_connection_age_s: 3_600,
             tls: None,
         }
     }
@@ -53,6 +57,9 @@ impl GrpcConfig {
         }
         if !(1_024..=65_536).contains(&self.max_header_bytes) {
             problems.push("max_header_bytes: must be from 1024 to 65536".to_owned());
+        }
+        if !(60..=86_400).contains(&self.max_connection_age_s) {
+            problems.push("max_connection_age_s: must be from 60 to 86400".to_owned());
         }
         problems
     }
@@ -91,12 +98,20 @@ impl GrpcServer {
         let stopping = lifecycle.stopping();
         let leaving = lifecycle.leaving();
         lifecycle.spawn(async move {
-            reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
-            tokio::select! {
-                () = readiness.wait() => reporter.set_service_status("", tonic_health::ServingStatus::Serving).await,
-                () = leaving.cancelled() => return,
+            let mut changes = readiness.changes();
+            while !leaving.is_cancelled() {
+                let status = if readiness.unmet().is_empty() {
+                    tonic_health::ServingStatus::Serving
+                } else {
+                    tonic_health::ServingStatus::NotServing
+                };
+                reporter.set_service_status("", status).await;
+                tokio::select! {
+                    // The sender lives as long as `readiness`.
+                    _ = changes.changed() => {}
+                    () = leaving.cancelled() => {}
+                }
             }
-            leaving.cancelled().await;
             reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
         });
         let address = self.listener.local_addr().map_err(Error::internal)?;
@@ -106,6 +121,8 @@ impl GrpcServer {
             .max_concurrent_streams(self.config.max_concurrent_streams)
             .timeout(Duration::from_millis(self.config.request_timeout_ms))
             .http2_max_header_list_size(self.config.max_header_bytes)
+            // Without a grace: streams that go on for ever, such as revocations, are not cut off.
+            .max_connection_age(Duration::from_secs(self.config.max_connection_age_s.into()))
             .http2_keepalive_interval(Some(Duration::from_secs(20)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .layer(access)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -58,25 +59,63 @@ impl Readiness {
         }
     }
 
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, String>)) {
-        change(&mut self.0.unmet.write().unwrap_or_else(PoisonError::into_inner));
+    /// Changes whenever a condition begins or ceases to hold.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.0.changed.subscribe()
+    }
+
+    /// Notes that `name` does not hold because of `why`, or holds. Whether that is news.
+    fn note(&self, name: &str, why: Option<String>) -> bool {
+        let mut unmet = self.0.unmet.write().unwrap_or_else(PoisonError::into_inner);
+        if unmet.get(name) == why.as_ref() {
+            return false;
+        }
+        match why {
+            Some(why) => unmet.insert(name.to_owned(), why),
+            None => unmet.remove(name),
+        };
+        drop(unmet);
         self.0.changed.send_replace(());
+        true
     }
 }
 
 impl Gate {
     /// The condition holds.
     pub fn ready(&self) {
-        self.readiness.change(|unmet| {
-            unmet.remove(&self.name);
-        });
+        if self.readiness.note(&self.name, None) {
+            tracing::info!(condition = self.name, "ready");
+        }
     }
 
     /// The condition does not hold any more.
     pub fn unready(&self, why: impl Into<String>) {
-        self.readiness.change(|unmet| {
-            unmet.insert(self.name.clone(), why.into());
-        });
+        let why = why.into();
+        if self.readiness.note(&self.name, Some(why.clone())) {
+            tracing::warn!(condition = self.name, why, "not ready");
+        }
+    }
+
+    /// Has the condition hold as soon as `holds` says so, and cease to with `why` once `holds` has said otherwise for
+    /// `grace`: what comes back within that is no reason to send the work elsewhere. Ends, as one that does not hold,
+    /// when nobody can say any more.
+    pub async fn follow(&self, mut holds: watch::Receiver<bool>, grace: Duration, why: &str) {
+        loop {
+            if holds.wait_for(|holds| *holds).await.is_err() {
+                break;
+            }
+            self.ready();
+            if holds.wait_for(|holds| !*holds).await.is_err() {
+                break;
+            }
+            match tokio::time::timeout(grace, holds.wait_for(|holds| *holds)).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) => break,
+                Err(_) => self.unready(why),
+            }
+        }
+        self.unready(why);
     }
 }
 
@@ -101,5 +140,33 @@ mod tests {
         waiting.await.unwrap();
         database.unready("gone");
         assert_eq!(readiness.unmet().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_comes_back_in_time_was_never_away() {
+        let readiness = Readiness::new();
+        let (say, holds) = watch::channel(false);
+        for (name, grace) in [("patient", Duration::from_hours(1)), ("strict", Duration::ZERO)] {
+            let (gate, holds) = (readiness.gate(name, "not open yet"), holds.clone());
+            tokio::spawn(async move { gate.follow(holds, grace, "lost").await });
+        }
+        let becomes = async |expected: &[(&str, &str)]| {
+            let mut changes = readiness.changes();
+            let expected =
+                expected.iter().map(|(name, why)| ((*name).to_owned(), (*why).to_owned())).collect();
+            while readiness.unmet() != expected {
+                let news = tokio::time::timeout(Duration::from_mins(1), changes.changed()).await;
+                news.unwrap_or_else(|_| panic!("{:?}", readiness.unmet())).unwrap();
+            }
+        };
+        becomes(&[("patient", "not open yet"), ("strict", "not open yet")]).await;
+        say.send_replace(true);
+        becomes(&[]).await;
+        say.send_replace(false);
+        becomes(&[("strict", "lost")]).await;
+        say.send_replace(true);
+        becomes(&[]).await;
+        drop(say);
+        becomes(&[("patient", "lost"), ("strict", "lost")]).await;
     }
 }

@@ -9,13 +9,18 @@ use gatehouse_core::{Clock, Entropy, Error, Result, Timestamp};
 use gatehouse_proto::auth::v1::token_service_client::TokenServiceClient;
 use gatehouse_proto::auth::v1::{GetJwksRequest, Revocation, RevocationKind, WatchRevocationsRequest};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::identity::{Caller, Subject};
+use crate::readiness::Gate;
 use crate::verifier::KeySet;
 use crate::{Lifecycle, Readiness};
 
 /// How far the clock may be set back without doubt on what was heard before: a time server's small corrections.
 const CLOCK_SLACK: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether the news is too late.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How late the news may be. Both count from the last word of auth.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +61,14 @@ struct State {
 struct Entry {
     not_before: Timestamp,
     expires_at: Timestamp,
+}
+
+impl State {
+    fn is_fresh(&self, now: Timestamp, limit: Duration) -> bool {
+        // A clock that was set back makes old news look fresh for as long: news from the future is no news.
+        let is_old = |heard_at: Timestamp| now.plus(CLOCK_SLACK) < heard_at || now.since(heard_at) > limit;
+        self.complete && !self.heard_at.is_none_or(is_old)
+    }
 }
 
 impl Revocations {
@@ -124,18 +137,22 @@ impl Revocations {
             .collect()
     }
 
+    /// Whether anyone can be let in: the news is whole and not too late.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        let state = self.0.state.read().unwrap_or_else(PoisonError::into_inner);
+        state.is_fresh(self.0.clock.now(), self.0.staleness.all)
+    }
+
     /// Refuses a caller of whom something was revoked after their token was issued, and everyone when the news is
     /// too late.
     ///
     /// # Errors
     /// `TOKEN_REVOKED`, `REVOCATIONS_STALE`.
     pub fn check(&self, caller: &Caller, privileged: bool) -> Result<()> {
-        let now = self.0.clock.now();
         let state = self.0.state.read().unwrap_or_else(PoisonError::into_inner);
         let limit = if privileged { self.0.staleness.privileged } else { self.0.staleness.all };
-        // A clock that was set back makes old news look fresh for as long: news from the future is no news.
-        let is_old = |heard_at: Timestamp| now.plus(CLOCK_SLACK) < heard_at || now.since(heard_at) > limit;
-        if !state.complete || state.heard_at.is_none_or(is_old) {
+        if !state.is_fresh(self.0.clock.now(), limit) {
             return Err(stale());
         }
         let claims = caller.claims();
@@ -154,6 +171,26 @@ impl Revocations {
             ));
         }
         Ok(())
+    }
+}
+
+/// Holds `gate` open while anyone can be let in.
+async fn tell_readiness(revocations: Revocations, gate: Gate, stopping: CancellationToken) {
+    let mut news = revocations.subscribe();
+    let mut heard = false;
+    loop {
+        if revocations.is_fresh() {
+            heard = true;
+            gate.ready();
+        } else if heard {
+            gate.unready("no word of auth on revocations for so long that every call is refused");
+        }
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            // The sender lives as long as `revocations`.
+            _ = news.changed() => {}
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
     }
 }
 
@@ -213,18 +250,20 @@ impl RevocationFeed {
         Self { auth: TokenServiceClient::new(auth), revocations, keys, entropy }
     }
 
-    /// Runs until the process stops. `readiness` turns good with the first whole snapshot; `service` names whose it is.
+    /// Runs until the process stops. `readiness` turns good with the first whole snapshot, and bad while the news is so
+    /// late that nobody is let in; `service` names whose it is.
     pub fn start(self, service: &str, lifecycle: &Lifecycle, readiness: &Readiness) {
         let gate =
             readiness.gate(format!("{service}.revocations"), "no snapshot of revocations from auth yet");
         let stopping = lifecycle.stopping();
+        lifecycle.spawn(tell_readiness(self.revocations.clone(), gate, lifecycle.stopping()));
         lifecycle.spawn(async move {
             let mut backoff =
                 Backoff::new(Duration::from_millis(20), Duration::from_secs(1), self.entropy.clone());
             loop {
                 let ended = tokio::select! {
                     () = stopping.cancelled() => return,
-                    ended = self.follow(&gate, &mut backoff) => ended,
+                    ended = self.follow(&mut backoff) => ended,
                 };
                 if let Err(error) = ended {
                     tracing::debug!(?error, "the revocation stream ended; taking it up again");
@@ -237,7 +276,7 @@ impl RevocationFeed {
         });
     }
 
-    async fn follow(&self, gate: &crate::readiness::Gate, backoff: &mut Backoff) -> Result<()> {
+    async fn follow(&self, backoff: &mut Backoff) -> Result<()> {
         let mut auth = self.auth.clone();
         self.fetch_keys(&mut auth).await?;
         let request = WatchRevocationsRequest { after_sequence: self.revocations.sequence() };
@@ -261,7 +300,6 @@ impl RevocationFeed {
             }
             self.revocations.apply(&news.revocations, news.sequence, news.snapshot_complete);
             if news.snapshot_complete {
-                gate.ready();
                 backoff.reset();
             }
         }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use gatehouse_client::tls::{Certificates, ServiceId, server_config};
-use gatehouse_core::Clock;
+use gatehouse_client::tls::{Certificates, ServiceId, WARN_BEFORE, server_config};
+use gatehouse_core::{Clock, Timestamp};
 use opentelemetry::KeyValue;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -22,10 +22,13 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
+use crate::Lifecycle;
 use crate::incoming::accept;
 
 /// How long a handshake may take. Whoever connects and says nothing holds a place for as long.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a certificate that ends soon is warned of.
+const WARN_EVERY: Duration = Duration::from_hours(24);
 /// Handshakes at once.
 const MOST_HANDSHAKES: usize = 512;
 
@@ -36,6 +39,30 @@ pub struct ServerTls {
     pub certificates: Certificates,
     /// Services of the user's own, by the names in their certificates: the callers that contracts name `internal`.
     pub internal_services: Arc<BTreeSet<String>>,
+}
+
+/// Warns at once and then every day from three weeks before `ends_at` says; `what` names the certificate.
+pub fn warn_before_end(
+    what: impl Into<String>,
+    lifecycle: &Lifecycle,
+    ends_at: impl Fn() -> Timestamp + Send + 'static,
+) {
+    let (what, stopping) = (what.into(), lifecycle.stopping());
+    lifecycle.spawn(async move {
+        loop {
+            let end = ends_at();
+            if end.since(Clock::system().now()) < WARN_BEFORE {
+                tracing::warn!(
+                    certificate = what, ends_at = %end,
+                    "a certificate ends soon and was not renewed: run `gatehouse certs` as it was made, or what else \
+                     renews it; nothing gets through after its end"
+                );
+            }
+            if stopping.run_until_cancelled(tokio::time::sleep(WARN_EVERY)).await.is_none() {
+                return;
+            }
+        }
+    });
 }
 
 /// Exports how long the certificate of this process still counts.

@@ -16,6 +16,7 @@ use gatehouse_service::{
     Verifier,
 };
 use gatehouse_testkit::authority::{Authority, Issued, Leaf};
+use gatehouse_testkit::proxy::Proxy;
 use gatehouse_testkit::{Redis, eventually};
 use tokio::net::TcpListener;
 use tonic_health::pb::HealthCheckRequest;
@@ -40,6 +41,10 @@ fn files(issued: &Issued) -> TlsFiles {
 
 /// A server of the service `job` without methods; it has health, as all have.
 async fn serve(issued: &Issued, lifecycle: &Lifecycle) -> String {
+    serve_with(issued, lifecycle, GrpcConfig::default()).await
+}
+
+async fn serve_with(issued: &Issued, lifecycle: &Lifecycle, config: GrpcConfig) -> String {
     let certificates = Certificates::load(files(issued)).unwrap();
     let internal_services = Arc::new(BTreeSet::new());
     let tls = Some(ServerTls { certificates, internal_services });
@@ -49,7 +54,7 @@ async fn serve(issued: &Issued, lifecycle: &Lifecycle) -> String {
     let access = AccessLayer::new(&[], verifier, clock, Entropy::system()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let config = GrpcConfig { tls, ..GrpcConfig::default() };
+    let config = GrpcConfig { tls, ..config };
     let routes = tonic::service::Routes::default();
     GrpcServer::new(config, access, listener).start(routes, lifecycle, &Readiness::new()).unwrap();
     format!("https://{address}")
@@ -79,6 +84,35 @@ async fn a_connection_ends_with_the_certificate_that_it_was_made_with() {
     assert!(health.check(request.clone()).await.is_err(), "it got in again");
     issue(&authority, place.path(), "gateway", "gateway", 3600);
     eventually(PATIENCE, || async { health.clone().check(request.clone()).await.is_ok() }).await;
+    assert!(lifecycle.drain(Duration::from_secs(10)).await);
+}
+
+#[tokio::test]
+async fn an_old_connection_takes_no_new_calls_and_cuts_none_off() {
+    let place = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let lifecycle = Lifecycle::new();
+    let config = GrpcConfig { max_connection_age_s: 1, ..GrpcConfig::default() };
+    let server = issue(&authority, place.path(), "job", "job", 3600);
+    let address = serve_with(&server, &lifecycle, config).await;
+    let proxy = Proxy::start(address.trim_start_matches("https://")).await.unwrap();
+    let client = issue(&authority, place.path(), "gateway", "gateway", 3600);
+    let certificates = Certificates::load(files(&client)).unwrap();
+    let mut health = health(&certificates, &format!("https://{}", proxy.address()), "job");
+    let request = HealthCheckRequest { service: String::new() };
+    let mut watch = health.watch(request.clone()).await.unwrap().into_inner();
+    watch.message().await.unwrap().unwrap();
+    assert_eq!(proxy.accepted(), 1);
+    // No call fails while the connections change.
+    eventually(PATIENCE, || async {
+        health.clone().check(request.clone()).await.unwrap();
+        proxy.accepted() >= 3
+    })
+    .await;
+    // What was begun on the first goes on.
+    let more = tokio::time::timeout(Duration::from_millis(100), watch.message()).await;
+    assert!(more.is_err(), "{more:?}");
+    drop(watch);
     assert!(lifecycle.drain(Duration::from_secs(10)).await);
 }
 

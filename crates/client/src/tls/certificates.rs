@@ -13,7 +13,7 @@ use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use rustls::server::ParsedCertificate;
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -21,8 +21,9 @@ use super::{ServiceId, ServiceIdError};
 
 /// Files are looked at no more often than this, however many connections begin.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long before its end a certificate that nobody renewed is warned of at each look that finds it new.
-const WARN_BEFORE: Duration = Duration::from_hours(7 * 24);
+/// How long before its end a certificate that nobody renewed is warned of. It is renewed a month before, by
+/// `gatehouse certs` at least.
+pub const WARN_BEFORE: Duration = Duration::from_hours(21 * 24);
 
 /// Where the PEM files are, and whom to believe.
 #[derive(Clone, Debug)]
@@ -46,6 +47,8 @@ pub struct Loaded {
     pub ends_at: Timestamp,
     /// Certificate and key, for either side of a connection.
     pub(crate) identity: Arc<SingleCertAndKey>,
+    /// Whether it may be shown to those who connect, too: its extended key usage allows that.
+    pub is_server: bool,
     /// Who may vouch for the other side.
     pub roots: Arc<RootCertStore>,
 }
@@ -197,7 +200,7 @@ fn wrong(path: &Path, problem: impl fmt::Display) -> Error {
     Error::failed_precondition("TLS_FILES", format!("{} can't be used: {problem}", path.display()))
 }
 
-fn read(files: &TlsFiles, provider: &CryptoProvider) -> Result<Loaded> {
+fn read(files: &TlsFiles, provider: &Arc<CryptoProvider>) -> Result<Loaded> {
     let chain = certificates(&files.certificate)?;
     let leaf = chain.first().ok_or_else(|| wrong(&files.certificate, "it holds no certificate"))?;
     let key = PrivateKeyDer::from_pem_slice(&contents(&files.key)?)
@@ -213,11 +216,11 @@ fn read(files: &TlsFiles, provider: &CryptoProvider) -> Result<Loaded> {
         return Err(wrong(&files.certificate, problem));
     }
     // Peers would refuse it: better said here than by all of them.
-    let verified = ParsedCertificate::try_from(leaf).and_then(|leaf| {
-        let algorithms = provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&leaf, &roots, &chain[1..], UnixTime::now(), algorithms)
-    });
-    verified.map_err(|error| {
+    let roots = Arc::new(roots);
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(provider))
+        .build()
+        .map_err(|error| wrong(&files.authorities, error))?;
+    verifier.verify_client_cert(leaf, &chain[1..], UnixTime::now()).map_err(|error| {
         let problem = match error {
             rustls::Error::InvalidCertificate(
                 rustls::CertificateError::Expired | rustls::CertificateError::ExpiredContext { .. },
@@ -229,9 +232,15 @@ fn read(files: &TlsFiles, provider: &CryptoProvider) -> Result<Loaded> {
         };
         wrong(&files.certificate, problem)
     })?;
+    let is_server = ParsedCertificate::try_from(leaf).is_ok_and(|leaf| {
+        let algorithms = provider.signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&leaf, &roots, &chain[1..], UnixTime::now(), algorithms)
+            .is_ok()
+    });
     let certified = CertifiedKey::from_der(chain, key, provider)
         .map_err(|_| wrong(&files.key, format!("it is not the key of {}", files.certificate.display())))?;
-    Ok(Loaded { id, ends_at, identity: Arc::new(SingleCertAndKey::from(certified)), roots: Arc::new(roots) })
+    let identity = Arc::new(SingleCertAndKey::from(certified));
+    Ok(Loaded { id, ends_at, identity, is_server, roots })
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {

@@ -9,7 +9,7 @@ mod client;
 mod server;
 mod service_id;
 
-pub use certificates::{Certificates, Loaded, TlsFiles, ends_at};
+pub use certificates::{Certificates, Loaded, TlsFiles, WARN_BEFORE, ends_at};
 pub use client::ClientTls;
 pub use server::server_config;
 pub use service_id::{ServiceId, ServiceIdError, is_service, is_trust_domain};

@@ -38,6 +38,7 @@ use std::time::Duration;
 use gatehouse_core::{Entropy, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use job::{Failure, LeasedJob, Stop, Unfinished};
@@ -111,6 +112,7 @@ pub struct Worker {
     config: WorkerConfig,
     handlers: BTreeMap<String, Handler>,
     entropy: Entropy,
+    connected: watch::Sender<bool>,
 }
 
 impl std::fmt::Debug for Worker {
@@ -125,7 +127,13 @@ impl Worker {
     /// `job.jobs.work:<kind>:<tenant or *>` for each kind.
     #[must_use]
     pub fn new(channel: Authorized, config: WorkerConfig) -> Self {
-        Self { channel, config, handlers: BTreeMap::new(), entropy: Entropy::system() }
+        Self {
+            channel,
+            config,
+            handlers: BTreeMap::new(),
+            entropy: Entropy::system(),
+            connected: watch::Sender::new(false),
+        }
     }
 
     /// Says how jobs of `kind` are done. `handler` gets the job and returns its result, a JSON value; it is a task of
@@ -140,12 +148,21 @@ impl Worker {
         self
     }
 
+    /// Whether the worker's session with the job service is open: for the readiness of its process. A session that
+    /// moves to another replica of the service is closed for a moment.
+    #[must_use]
+    pub fn connected(&self) -> watch::Receiver<bool> {
+        self.connected.subscribe()
+    }
+
     /// Works until `shutdown`, then gives the leases that it holds back and returns.
     ///
     /// # Errors
     /// What the service answered to the worker's hello, if trying again can't help: `PERMISSION_DENIED`,
     /// `KIND_NOT_FOUND`.
     pub async fn run(self, shutdown: CancellationToken) -> Result<()> {
-        session::Session::new(self.channel, self.config, self.handlers, &self.entropy).run(shutdown).await
+        session::Session::new(self.channel, self.config, self.handlers, &self.entropy, self.connected)
+            .run(shutdown)
+            .await
     }
 }

@@ -11,7 +11,7 @@ use gatehouse_proto::job::v1::{
     WorkCredit, WorkGoodbye, WorkHeartbeat, WorkHello, WorkLease, WorkRelease, WorkRequest, WorkResponse,
     WorkWelcome,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +40,8 @@ pub(super) struct Session {
     alive_at: Instant,
     /// When the drain that has begun must be over.
     drain_by: Option<Instant>,
+    /// Whether the service takes us for its worker now.
+    connected: watch::Sender<bool>,
 }
 
 /// An open stream. Outgoing messages are bounded by the leases' windows, so their channel needs no bound.
@@ -81,6 +83,7 @@ impl Session {
         config: WorkerConfig,
         handlers: BTreeMap<String, Handler>,
         entropy: &Entropy,
+        connected: watch::Sender<bool>,
     ) -> Self {
         let max_wait = Duration::from_millis(config.reconnect_max_ms);
         Self {
@@ -95,6 +98,7 @@ impl Session {
             lease_ttl: Duration::from_secs(15),
             alive_at: Instant::now(),
             drain_by: None,
+            connected,
         }
     }
 
@@ -118,7 +122,10 @@ impl Session {
                         "connected to the job service"
                     );
                     self.welcome(&mut link, welcome);
-                    match self.serve(&mut link, &shutdown).await {
+                    self.connected.send_replace(true);
+                    let ended = self.serve(&mut link, &shutdown).await;
+                    self.connected.send_replace(false);
+                    match ended {
                         Ended::Drained => return Ok(()),
                         Ended::Broken => {
                             tracing::warn!("the stream to the job service broke; connecting again");

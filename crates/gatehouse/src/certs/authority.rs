@@ -19,6 +19,8 @@ use super::files::{self, Mode};
 
 /// Where it lies, apart from what services are given.
 pub(super) const FOLDER: &str = "ca";
+/// Below it, that of what the world is shown.
+pub(super) const PUBLIC_FOLDER: &str = "public";
 const CERTIFICATE: &str = "ca.crt";
 const KEY: &str = "ca.key";
 /// The one before, believed until it ends.
@@ -31,6 +33,7 @@ const BACKDATED: Duration = Duration::from_hours(1);
 pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
+    pub(super) trust_domain: String,
     /// What services are to believe: its certificate, and that of the one before.
     pub(super) bundle: String,
     pub(super) ends_at: Timestamp,
@@ -39,16 +42,15 @@ pub(super) struct Authority {
 }
 
 impl Authority {
-    /// The authority below `out`, made where there is none or `replace` says so.
+    /// The authority in `folder`, made where there is none or `replace` says so.
     pub(super) fn open(
-        out: &Path,
+        folder: &Path,
         trust_domain: &str,
         days: u16,
         replace: bool,
         now: Timestamp,
     ) -> anyhow::Result<Self> {
-        let folder = out.join(FOLDER);
-        files::folder(&folder)?;
+        files::folder(folder)?;
         let (certificate_file, key_file) = (folder.join(CERTIFICATE), folder.join(KEY));
         let found = match (files::read(&certificate_file)?, files::read(&key_file)?) {
             (Some(certificate), Some(key)) => Some((certificate, key)),
@@ -98,7 +100,7 @@ impl Authority {
         if let Some(previous) = files::read(&folder.join(PREVIOUS))? {
             bundle.push_str(&previous);
         }
-        Ok(Self { issuer, certificate, bundle, ends_at, action })
+        Ok(Self { issuer, certificate, trust_domain: trust_domain.to_owned(), bundle, ends_at, action })
     }
 
     /// Signs a certificate for `key`.
@@ -111,12 +113,11 @@ impl Authority {
         X509Certificate::from_der(&self.certificate)
             .is_ok_and(|(_, own)| certificate.verify_signature(Some(own.public_key())).is_ok())
     }
+}
 
-    /// Where its certificate is.
-    #[expect(clippy::unused_self, reason = "an authority knows its own file")]
-    pub(super) fn certificate_file(&self, out: &Path) -> PathBuf {
-        out.join(FOLDER).join(CERTIFICATE)
-    }
+/// Where the certificate of the authority in `folder` is.
+pub(super) fn certificate_file(folder: &Path) -> PathBuf {
+    folder.join(CERTIFICATE)
 }
 
 /// A new certificate and its key.

@@ -44,6 +44,16 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Option<String>> {
     }
 }
 
+/// Sees to it that there is no file at `path`.
+pub(super) fn remove(path: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("{} can't be removed", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Puts `text` in the place of what `path` held: whoever reads meanwhile gets the one or the other.
 pub(super) fn write(path: &Path, text: &str, mode: Mode) -> anyhow::Result<()> {
     let fresh = path.with_extension("new");

@@ -60,6 +60,12 @@ pub(crate) async fn start(
     let limiter = match &runtime.redis {
         Some(redis) => {
             let (url, ca_file) = (redis.url.expose(), redis.ca_file.clone());
+            if limits.replicas.is_none() && !runtime.environment.is_dev() {
+                tracing::warn!(
+                    "rate_limits.replicas is not set: this counts as the only gateway, and while Redis is away each of \
+                     several would let in as much as all of them may; say how many there are, even if one"
+                );
+            }
             let options = limits.redis_options(url, ca_file, runtime.environment);
             Limiter::redis(options, key).await?
         }

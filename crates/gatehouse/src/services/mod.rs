@@ -55,6 +55,11 @@ impl Service {
         }
     }
 
+    /// Whether others call it by gRPC. Each calls auth, at least.
+    pub(crate) const fn serves_grpc(self) -> bool {
+        matches!(self, Self::Auth | Self::TokenBroker | Self::Job | Self::Audit)
+    }
+
     /// What it may do at the others: the permissions of its client.
     pub(crate) fn permissions(self) -> Vec<String> {
         let permissions: &[&str] = match self {

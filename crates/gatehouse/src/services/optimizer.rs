@@ -7,8 +7,9 @@ use super::Runtime;
 /// Starts it; it stops with the process.
 pub(crate) fn start(runtime: &Runtime) {
     let channel = Authorized::as_client(runtime.upstreams.job.clone(), runtime.tokens.clone(), audience::JOB);
-    let work =
-        gatehouse_optimizer::run(channel, runtime.config.optimizer.clone(), runtime.lifecycle.stopping());
+    let worker = gatehouse_optimizer::worker(channel, runtime.config.optimizer.clone());
+    runtime.follow("session", "no session with the job service", worker.connected(), "not open yet");
+    let work = worker.run(runtime.lifecycle.stopping());
     let lifecycle = runtime.lifecycle.clone();
     runtime.lifecycle.spawn(async move {
         // The loop reconnects by itself; what it returns can't be mended by trying again.

@@ -2,6 +2,7 @@
 //! outbox.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use gatehouse_client::tls::{Certificates, ClientTls, TlsFiles};
 use gatehouse_client::{Authorized, ChannelConfig, ClientCredentials, TokenSource, audience, channel};
@@ -14,11 +15,18 @@ use gatehouse_service::{
     Revocations, ServerTls, Verifier, grpc,
 };
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use super::Service;
 use crate::config::{Config, TlsConfig};
 use crate::data_folder::read_secret;
 use crate::process::Process;
+
+/// How often it is asked whether the database answers, and how long that may take.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+/// What a service needs may be away for this long before the service says that it is not ready: restarts are shorter.
+const AWAY_FOR: Duration = Duration::from_secs(10);
 
 /// What one service of this process stands on.
 #[derive(Clone, Debug)]
@@ -73,7 +81,7 @@ impl Runtime {
         doorbell: Doorbell,
         redis: Option<RedisAddress>,
     ) -> anyhow::Result<Self> {
-        let certificates = certificates(service, &config.tls, environment)?;
+        let certificates = certificates(service, &config.tls, environment, &process.lifecycle)?;
         config.grpc.tls = certificates.clone().map(|certificates| ServerTls {
             certificates,
             internal_services: Arc::new(config.tls.internal_services.iter().cloned().collect()),
@@ -152,7 +160,39 @@ impl Runtime {
             self.service.name(),
             pending.join(", ")
         );
+        self.watch_database(config).await?;
         Ok(db)
+    }
+
+    /// Has readiness tell while the database can't be reached. Asked over a connection of its own: one that waits for a
+    /// place in the pool would call a service that has much to do one that can do nothing.
+    async fn watch_database(&self, config: &gatehouse_db::Config) -> anyhow::Result<()> {
+        if config.url.sqlite_path().is_some() {
+            // A file of this process: nothing stands between.
+            return Ok(());
+        }
+        let config = gatehouse_db::Config { max_connections: 1, ..config.clone() };
+        let db = Db::connect(&config, self.service.name()).await?;
+        let (answers, answered) = watch::channel(true);
+        let stopping = self.lifecycle.stopping();
+        self.lifecycle.spawn(async move {
+            while stopping.run_until_cancelled(tokio::time::sleep(ASK_EVERY)).await.is_some() {
+                let asked = tokio::time::timeout(ANSWER_WITHIN, db.ping());
+                let Some(answer) = stopping.run_until_cancelled(asked).await else { return };
+                answers.send_replace(answer.is_ok_and(|answer| answer.is_ok()));
+            }
+        });
+        self.follow("database", "the database does not answer", answered, "it was not asked yet");
+        Ok(())
+    }
+
+    /// Makes `holds` a condition of readiness: not while it has been false for longer than what comes back by itself.
+    pub(crate) fn follow(&self, name: &str, why: &'static str, holds: watch::Receiver<bool>, at_first: &str) {
+        let gate = self.readiness.gate(format!("{}.{name}", self.service.name()), at_first);
+        let stopping = self.lifecycle.stopping();
+        self.lifecycle.spawn(async move {
+            stopping.run_until_cancelled(gate.follow(holds, AWAY_FOR, why)).await;
+        });
     }
 
     /// The outbox over `db`, emptied to the audit service from now on.
@@ -200,10 +240,13 @@ fn certificates(
     service: Service,
     config: &TlsConfig,
     environment: Environment,
+    lifecycle: &Lifecycle,
 ) -> anyhow::Result<Option<Certificates>> {
     let Some(files) = config.files(environment) else { return Ok(None) };
     let certificates = own_certificates(service, files).map_err(anyhow::Error::msg)?;
     gatehouse_service::tls::observe(&certificates);
+    let shown = certificates.clone();
+    gatehouse_service::tls::warn_before_end(service.name(), lifecycle, move || shown.current().ends_at);
     Ok(Some(certificates))
 }
 
@@ -211,8 +254,15 @@ fn certificates(
 pub(crate) fn own_certificates(service: Service, files: TlsFiles) -> Result<Certificates, String> {
     let certificates = Certificates::load(files).map_err(|error| error.message().to_owned())?;
     let id = certificates.id();
-    if id.service() == service.name() {
-        return Ok(certificates);
+    if id.service() != service.name() {
+        return Err(format!(
+            "the certificate is {id}, and this is the service {}; give it its own",
+            service.name()
+        ));
     }
-    Err(format!("the certificate is {id}, and this is the service {}; give it its own", service.name()))
+    if service.serves_grpc() && !certificates.current().is_server {
+        return Err("the certificate is for clients only (extended key usage), and others call this service"
+            .to_owned());
+    }
+    Ok(certificates)
 }

@@ -53,3 +53,44 @@ async fn the_first_admin_is_made_once_and_can_sign_in() {
     assert_eq!(status, StatusCode::OK, "{session}");
     assert!(gatehouse.stop().await.success());
 }
+
+#[tokio::test]
+async fn the_search_for_secrets_knows_every_one_that_is_made() {
+    let place = folder();
+    let root = place.path().join("secrets");
+    for arguments in
+        [&["admin", "secrets", "create", "--folder"][..], &["certs", "--public-dns", "h", "--out"]]
+    {
+        let mut command = program();
+        command.env("GATEHOUSE_ENV", "dev").args(arguments).arg(&root);
+        assert_eq!(ended(&mut command).await.code, Some(0));
+    }
+    let mut command = tokio::process::Command::new(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../deploy/compose/list-secrets"
+    ));
+    let listed = ended(command.arg(&root)).await;
+    assert_eq!(listed.code, Some(0), "{listed:?}");
+    let found = |file: &str, secret: &str| {
+        let line = format!("{}\t{secret}", root.join(file).display());
+        assert!(listed.stdout.lines().any(|listed| listed == line), "{file}: {}", listed.stdout);
+    };
+    let read = |file: &str| std::fs::read_to_string(root.join(file)).unwrap();
+    let keys = |file: &str| serde_json::from_str::<Value>(&read(file)).unwrap()["keys"][0].clone();
+    found("auth/keys.json", keys("auth/keys.json")["secret"].as_str().unwrap());
+    found("token-broker/keys.json", keys("token-broker/keys.json")["key"].as_str().unwrap());
+    found("audit/checkpoint.key", read("audit/checkpoint.key").trim());
+    found("job/client.secret", &read("job/client.secret"));
+    found("job/redis.url", &read("redis/job.password"));
+    for key in ["ca/ca.key", "ca/public/ca.key", "https/tls.key", "auth/tls.key"] {
+        found(key, read(key).lines().nth(1).unwrap());
+    }
+    // Nothing was passed over in silence.
+    assert!(listed.stdout.lines().all(|line| !line.ends_with('\t')), "{}", listed.stdout);
+    std::fs::write(root.join("job/new.kind"), "").unwrap();
+    let mut command = tokio::process::Command::new(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../deploy/compose/list-secrets"
+    ));
+    assert!(ended(command.arg(&root)).await.stdout.contains("new.kind\t\n"));
+}

@@ -12,7 +12,7 @@ use gatehouse_proto::access::{PACKAGES, access_table};
 use gatehouse_proto::auth::v1::token_service_client::TokenServiceClient;
 use gatehouse_proto::auth::v1::{GetJwksRequest, IssueTokenRequest};
 use gatehouse_testkit::authority::{Authority, Issued, Leaf};
-use gatehouse_testkit::{Postgres, Redis, eventually};
+use gatehouse_testkit::{Postgres, Redis, eventually, lasting_port};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -21,6 +21,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tower::ServiceExt as _;
+use x509_parser::extensions::GeneralName;
 
 use crate::processes::{SERVICES, configuration, do_the_main_job, is_ready, start};
 use crate::support::{Ended, Gatehouse, PATIENCE, ended, folder, program};
@@ -160,7 +161,8 @@ async fn services_know_each_other_and_strangers_stay_outside() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let place = folder();
     let place = place.path();
-    let names = ["--name", "stranger", "--name", "reporting"];
+    let names = ["--name", "stranger", "--name", "reporting", "--shared-name", "postgres"];
+    let names = [&names[..], &["--public-dns", "gateway.example"]].concat();
     let made = certs(place, &names).await;
     assert_eq!(made.code, Some(0), "{made:?}");
     // PostgreSQL and Redis have certificates of the same authority, and are talked to in no other way.
@@ -286,6 +288,15 @@ async fn strangers_stay_outside(place: &Path, auth: &str, ours: &Authority) {
             "alert",
         ),
     ];
+    let made = |name: &str| {
+        let [certificate, key, authorities] =
+            ["tls.crt", "tls.key", "ca.crt"].map(|file| place.join("certs").join(name).join(file));
+        Issued { certificate, key, authorities }
+    };
+    let others = others.into_iter().chain([
+        ("a server that calls nobody", made("postgres"), "UnsupportedCertificate"),
+        ("what browsers are shown", made("https"), "UnsupportedCertificate"),
+    ]);
     for (what, issued, expected) in others {
         let refused = handshake(place, auth, Some(&issued)).await.unwrap_err();
         assert!(refused.contains(expected), "{what}: {refused}");
@@ -314,7 +325,11 @@ async fn certificates_are_made_once_and_renewed_when_they_must_be() {
     assert_eq!(action(&certs(place, &[]).await, "job"), "kept");
     assert_eq!((read("ca/ca.crt"), read("job/tls.crt")), (authority.clone(), job.clone()));
     // A name more, a life that is almost over, a broken file: each is a reason.
-    assert_eq!(action(&certs(place, &["--dns", "job.internal.example"]).await, "job"), "renewed");
+    let elsewhere = ["--host-of", "job=job.internal.example"];
+    assert_eq!(action(&certs(place, &elsewhere).await, "job"), "renewed");
+    assert_eq!(action(&certs(place, &elsewhere).await, "job"), "kept");
+    // And a name that is not wanted any more.
+    assert_eq!(action(&certs(place, &[]).await, "job"), "renewed");
     assert_eq!(action(&certs(place, &[]).await, "job"), "kept");
     std::fs::write(place.join("certs/job/tls.crt"), "nonsense").unwrap();
     assert_eq!(action(&certs(place, &[]).await, "job"), "renewed");
@@ -338,6 +353,9 @@ async fn certificates_are_made_once_and_renewed_when_they_must_be() {
 
     for (arguments, expected) in [
         (&["--name", "ca"][..], "--name"),
+        (&["--shared-name", "https"], "--name"),
+        (&["--shared-name", "auth"], "named twice"),
+        (&["--host-of", "postgres=db.example"], "nobody of this name"),
         (&["--name", "Job"], "--name"),
         (&["--trust-domain", "prod.example"], "must begin with dev."),
         (&["--trust-domain", "dev.example"], "is of the trust domain dev.gatehouse.internal"),
@@ -348,6 +366,138 @@ async fn certificates_are_made_once_and_renewed_when_they_must_be() {
     let mut nowhere = program();
     let refused = ended(nowhere.args(["certs", "--out"]).arg(place.join("x"))).await;
     assert!(refused.code == Some(2) && refused.stderr.contains("--environment"), "{refused:?}");
+}
+
+/// Names, URIs and purposes in a certificate: (names, URIs, for servers, for clients).
+fn said_by(file: &Path) -> (Vec<String>, Vec<String>, bool, bool) {
+    let der = CertificateDer::from_pem_file(file).unwrap();
+    let (_, parsed) = x509_parser::parse_x509_certificate(&der).unwrap();
+    let (mut names, mut uris) = (Vec::new(), Vec::new());
+    for name in &parsed.subject_alternative_name().unwrap().unwrap().value.general_names {
+        match name {
+            GeneralName::DNSName(name) => names.push((*name).to_owned()),
+            GeneralName::URI(uri) => uris.push((*uri).to_owned()),
+            _ => {}
+        }
+    }
+    let usage = parsed.extended_key_usage().unwrap().unwrap().value;
+    (names, uris, usage.server_auth, usage.client_auth)
+}
+
+#[tokio::test]
+async fn a_certificate_says_what_its_owner_needs_and_no_more() {
+    let place = folder();
+    let place = place.path();
+    // As an earlier version left it.
+    std::fs::create_dir_all(place.join("certs/migrate")).unwrap();
+    std::fs::write(place.join("certs/migrate/tls.key"), "old").unwrap();
+    let arguments = [
+        ["--public-dns", "gateway.example"],
+        ["--shared-name", "postgres"],
+        ["--host-of", "postgres=db.internal.example"],
+        ["--name", "reporting"],
+        ["--ca-only", "migrate"],
+    ];
+    assert_eq!(action(&certs(place, arguments.as_flattened()).await, "https"), "made");
+    let of = |service: &str, file: &str| place.join("certs").join(service).join(file);
+    let own = |service: &str| vec![service.to_owned(), "localhost".to_owned()];
+    for (service, server, client) in [
+        ("auth", true, true),
+        ("token-broker", true, true),
+        ("job", true, true),
+        ("audit", true, true),
+        ("gateway", false, true),
+        ("optimizer", false, true),
+        ("reporting", false, true),
+    ] {
+        let (mut names, uris, is_server, is_client) = said_by(&of(service, "tls.crt"));
+        names.sort_by_key(|name| name == "localhost");
+        assert_eq!(names, own(service));
+        assert_eq!(uris, [format!("spiffe://{TRUST_DOMAIN}/{service}")]);
+        assert_eq!((is_server, is_client), (server, client), "{service}");
+    }
+    let public = said_by(&of("https", "tls.crt"));
+    assert_eq!(public, (vec!["gateway.example".to_owned(), "localhost".to_owned()], vec![], true, false));
+    let postgres = said_by(&of("postgres", "tls.crt"));
+    let names = ["db.internal.example", "localhost", "postgres"].map(str::to_owned);
+    assert_eq!(postgres, (names.into(), vec![], true, false));
+    assert!(of("migrate", "ca.crt").exists() && !of("migrate", "tls.crt").exists());
+    assert!(!of("migrate", "tls.key").exists());
+
+    // Whoever trusts the one authority believes nothing of the other.
+    let signed_by = |leaf: &Path, authority: &Path| {
+        let [leaf, authority] = [leaf, authority].map(|file| CertificateDer::from_pem_file(file).unwrap());
+        let (_, leaf) = x509_parser::parse_x509_certificate(&leaf).unwrap();
+        let (_, authority) = x509_parser::parse_x509_certificate(&authority).unwrap();
+        leaf.verify_signature(Some(authority.public_key())).is_ok()
+    };
+    assert!(signed_by(&of("https", "tls.crt"), &of("https", "ca.crt")));
+    assert!(!signed_by(&of("https", "tls.crt"), &of("gateway", "ca.crt")));
+    assert!(signed_by(&of("postgres", "tls.crt"), &of("gateway", "ca.crt")));
+    assert!(!signed_by(&of("postgres", "tls.crt"), &of("https", "ca.crt")));
+}
+
+/// The certificate that a browser is shown at `address`, under `name`, if it believes `authorities`.
+async fn shown_to_a_browser(
+    address: &str,
+    name: &'static str,
+    authorities: &Path,
+) -> Result<Vec<u8>, String> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(authorities).unwrap()).unwrap();
+    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+    let connector = TlsConnector::from(Arc::new(config));
+    let stream = connector.connect(ServerName::try_from(name).unwrap(), stream).await;
+    let stream = stream.map_err(|error| error.to_string())?;
+    Ok(stream.get_ref().1.peer_certificates().unwrap()[0].to_vec())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_browsers_are_shown_is_renewed_and_what_is_not_renewed_is_warned_of() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let place = folder();
+    let place = place.path();
+    let public = ["--public-dns", "gateway.example"];
+    assert_eq!(action(&certs(place, &public).await, "https"), "made");
+    let config = configuration(place, Redis::shared().unwrap().url(), "postgres://nobody@127.0.0.1:1/none");
+    let https = place.join("certs/https");
+    let address = format!("127.0.0.1:{}", lasting_port().unwrap());
+    let start = |service: &str, number, folder: &Path| {
+        let mut variables = variables(place, service);
+        variables.push(("GATEHOUSE_GATEWAY__TLS_ADDRESS", address.clone().into()));
+        variables.push(("GATEHOUSE_GATEWAY__TLS_CERTIFICATE_FILE", folder.join("tls.crt")));
+        variables.push(("GATEHOUSE_GATEWAY__TLS_KEY_FILE", folder.join("tls.key")));
+        start(place, &config, service, number, &variables)
+    };
+    let gateway = start("gateway", 1, &https);
+    let authority = https.join("ca.crt");
+    let shown = async || shown_to_a_browser(&address, "gateway.example", &authority).await;
+    eventually(PATIENCE, || async { shown().await.is_ok() }).await;
+    let before = shown().await.unwrap();
+    assert_eq!(action(&certs(place, &[&public[..], &["--renew"]].concat()).await, "https"), "renewed");
+    eventually(PATIENCE, || async { shown().await.unwrap() != before }).await;
+    let log = |name: &str| std::fs::read_to_string(place.join(format!("{name}.log"))).unwrap();
+    assert!(!log("gateway-1").contains("ends soon"));
+    drop(gateway);
+
+    // Ten days before the end.
+    let ours = Authority::open(&place.join("certs/ca/ca.crt"), &place.join("certs/ca/ca.key"));
+    for (service, uris) in [("https", &[][..]), ("gateway", &["spiffe://dev.gatehouse.internal/gateway"])] {
+        let leaf = Leaf { uris, ends_in_s: 10 * 86_400, ..Leaf::default() };
+        let issued = ours.issue(place, service, &leaf);
+        for (from, to) in [(issued.certificate, "tls.crt"), (issued.key, "tls.key")] {
+            std::fs::copy(from, place.join("certs").join(service).join(to)).unwrap();
+        }
+    }
+    let _gateway = start("gateway", 2, &https);
+    eventually(PATIENCE, || async {
+        let log = log("gateway-2");
+        ["\"gateway\"", "\"gateway (HTTPS)\""].iter().all(|certificate| {
+            log.lines().any(|line| line.contains(certificate) && line.contains("run `gatehouse certs`"))
+        })
+    })
+    .await;
 }
 
 #[tokio::test]

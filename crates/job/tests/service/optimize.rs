@@ -12,7 +12,7 @@ use crate::common::{RunningWorker, Service, assert_contiguous, steps, types};
 
 fn optimizer(service: &Service, config: Config) -> RunningWorker {
     let channel = service.worker_channel(&["optimize:*"]);
-    RunningWorker::spawn(|shutdown| gatehouse_optimizer::run(channel, config, shutdown))
+    RunningWorker::spawn(|shutdown| gatehouse_optimizer::worker(channel, config).run(shutdown))
 }
 
 fn slow(max_iterations: u32, min_iteration_ms: u64) -> Config {
