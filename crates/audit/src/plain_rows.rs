@@ -4,25 +4,55 @@
 //! (subject, trace) is sealed beside the payload. So with the subject keys all of a row can be compared, and without
 //! them all but persons.
 
+use std::collections::HashMap;
+
 use gatehouse_core::Environment;
 use gatehouse_core::ids::{PersonId, RequestId};
+use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use crate::app::App;
 use crate::app::append::Context;
 use crate::domain::leaf::Leaf;
-use crate::domain::names::{Actor, LogId, Pseudonym, Reason, Target};
-use crate::domain::seal::{self, Part, SubjectKey};
+use crate::domain::names::{Actor, ClientName, LogId, Pseudonym, Reason, Target};
+use crate::domain::seal::{self, Opener, Part};
 use crate::domain::verify::{Fault, Persons};
 use crate::keys::{Owner, SubjectKeys};
 use crate::store::events::Stored;
 use crate::store::plain::{PLATFORM, PlainRow};
 
-/// The comparison of a log's rows with its entries, and what could not be compared.
+/// What was found of the persons of a log's rows.
+#[derive(Debug)]
+pub(crate) struct Findings {
+    with_keys: bool,
+    unknown: Gap,
+    nameless: Gap,
+}
+
+/// What of a row's persons could not be compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Compared {
+    unknown: bool,
+    nameless: bool,
+}
+
+/// The comparison of a run of a log's rows with its entries. It remembers the keys of those whom they name: make a new
+/// one for each run, since a key may be shredded meanwhile.
 #[derive(Debug)]
 pub(crate) struct Comparison<'a> {
     subjects: Option<&'a SubjectKeys>,
-    unknown: Gap,
-    nameless: Gap,
+    known: HashMap<Owner, Option<Known>>,
+    /// The installation has one environment; which, the database does not say. First the one that was right last.
+    environments: [Environment; 3],
+}
+
+/// A key that is at hand, and what is derived from it.
+#[derive(Debug)]
+struct Known {
+    id: Uuid,
+    opener: Opener,
+    /// The person's pseudonym, if it is a person's key.
+    pseudonym: Option<Pseudonym>,
 }
 
 /// Rows of which something is not known.
@@ -52,37 +82,26 @@ enum Who {
     Other,
 }
 
-impl<'a> Comparison<'a> {
-    pub(crate) fn new(subjects: Option<&'a SubjectKeys>) -> Self {
-        Self { subjects, unknown: Gap::default(), nameless: Gap::default() }
+impl Findings {
+    pub(crate) fn new(with_keys: bool) -> Self {
+        Self { with_keys, unknown: Gap::default(), nameless: Gap::default() }
     }
 
-    /// Compares the row of an entry, if there is one, with it, and the columns beside the leaf with the leaf.
-    pub(crate) fn compare(&mut self, row: Option<&PlainRow>, entry: &Stored) -> Result<(), Fault> {
-        let Ok(leaf) = Leaf::parse(&entry.leaf) else { return Err(Fault::ColumnDiffers) };
-        if entry.recorded != leaf.recorded || entry.event_id != leaf.event_id.as_uuid() {
-            return Err(Fault::ColumnDiffers);
+    /// Takes what was found of the row of the entry `seq`.
+    pub(crate) fn add(&mut self, seq: u64, found: Compared) {
+        if found.unknown {
+            self.unknown.add(seq);
         }
-        let Some(row) = row.filter(|row| says_the_same(row, &leaf)) else {
-            return Err(Fault::PlainRowDiffers);
-        };
-        let found = [self.actor(row, &leaf), self.target(row, &leaf), self.sealed(row, &leaf, entry)];
-        if found.contains(&Who::Other) {
-            return Err(Fault::PlainRowDiffers);
+        if found.nameless {
+            self.nameless.add(seq);
         }
-        if found.contains(&Who::Unknown) {
-            self.unknown.add(entry.seq);
-        }
-        if found.contains(&Who::Nameless) {
-            self.nameless.add(entry.seq);
-        }
-        Ok(())
     }
 
     pub(crate) fn persons(&self) -> Persons {
-        match self.subjects {
-            Some(_) => Persons::Compared { unknown: self.unknown.rows, nameless: self.nameless.rows },
-            None => Persons::NotCompared,
+        if self.with_keys {
+            Persons::Compared { unknown: self.unknown.rows, nameless: self.nameless.rows }
+        } else {
+            Persons::NotCompared
         }
     }
 
@@ -90,7 +109,7 @@ impl<'a> Comparison<'a> {
     pub(crate) fn note(&self) -> Vec<String> {
         let Gap { rows, first } = self.unknown;
         let mut notes = Vec::new();
-        if rows > 0 && self.subjects.is_some() {
+        if rows > 0 && self.with_keys {
             notes.push(format!(
                 "persons not compared in {rows} rows, the first of entry {first}: they name persons whose keys are not \
                  at hand. Whoever wrote those rows may have written anyone's id"
@@ -102,20 +121,57 @@ impl<'a> Comparison<'a> {
             ));
         }
         let Gap { rows, first } = self.nameless;
-        if rows > 0 && self.subjects.is_some() {
+        if rows > 0 && self.with_keys {
             notes.push(format!(
                 "{rows} rows, the first of entry {first}, do not say whom they are about, as after an erasure"
             ));
         }
         notes
     }
+}
 
-    fn key(&self, owner: Owner) -> Option<SubjectKey> {
-        // A key that can't be read is not at hand.
-        self.subjects.and_then(|subjects| subjects.lookup(owner).ok().flatten())
+impl<'a> Comparison<'a> {
+    pub(crate) fn new(subjects: Option<&'a SubjectKeys>) -> Self {
+        let environments = [Environment::Prod, Environment::Staging, Environment::Dev];
+        Self { subjects, known: HashMap::new(), environments }
     }
 
-    fn actor(&self, row: &PlainRow, leaf: &Leaf) -> Who {
+    /// Compares the row of an entry, if there is one, with it, and the columns beside the leaf with the leaf.
+    pub(crate) fn compare(
+        &mut self,
+        row: Option<&PlainRow>,
+        entry: &Stored,
+        leaf: Option<&Leaf>,
+    ) -> Result<Compared, Fault> {
+        let Some(leaf) = leaf else { return Err(Fault::ColumnDiffers) };
+        if entry.recorded != leaf.recorded || entry.event_id != leaf.event_id.as_uuid() {
+            return Err(Fault::ColumnDiffers);
+        }
+        let Some(row) = row.filter(|row| says_the_same(row, leaf)) else {
+            return Err(Fault::PlainRowDiffers);
+        };
+        let found = [self.actor(row, leaf), self.target(row, leaf), self.sealed(row, leaf, entry)];
+        if found.contains(&Who::Other) {
+            return Err(Fault::PlainRowDiffers);
+        }
+        Ok(Compared { unknown: found.contains(&Who::Unknown), nameless: found.contains(&Who::Nameless) })
+    }
+
+    fn key(&mut self, owner: Owner) -> Option<&Known> {
+        let subjects = self.subjects;
+        let known = self.known.entry(owner).or_insert_with(|| {
+            // A key that can't be read is not at hand.
+            let key = subjects.and_then(|subjects| subjects.lookup(owner).ok().flatten())?;
+            let pseudonym = match owner {
+                Owner::Person(id) => Some(key.pseudonym(id.as_uuid())),
+                Owner::Tenant(_) | Owner::Platform => None,
+            };
+            Some(Known { id: key.id(), opener: key.opener(), pseudonym })
+        });
+        known.as_ref()
+    }
+
+    fn actor(&mut self, row: &PlainRow, leaf: &Leaf) -> Who {
         match &leaf.actor {
             Actor::Person(pseudonym) => self.person(&row.actor, "person:", *pseudonym),
             other if other.to_string() == row.actor => Who::Same,
@@ -123,7 +179,7 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    fn target(&self, row: &PlainRow, leaf: &Leaf) -> Who {
+    fn target(&mut self, row: &PlainRow, leaf: &Leaf) -> Who {
         let text = row.target.as_deref().unwrap_or_default();
         match &leaf.target {
             Some(Target::Person(pseudonym)) => {
@@ -137,10 +193,10 @@ impl<'a> Comparison<'a> {
     }
 
     /// `text` is an id, or what an erasure put in its place behind `prefix`.
-    fn person(&self, text: &str, prefix: &str, pseudonym: Pseudonym) -> Who {
+    fn person(&mut self, text: &str, prefix: &str, pseudonym: Pseudonym) -> Who {
         if let Ok(id) = text.parse::<PersonId>() {
             return match self.key(Owner::Person(id)) {
-                Some(key) if key.pseudonym(id.as_uuid()) == pseudonym => Who::Same,
+                Some(key) if key.pseudonym == Some(pseudonym) => Who::Same,
                 Some(_) => Who::Other,
                 None => Who::Unknown,
             };
@@ -153,7 +209,7 @@ impl<'a> Comparison<'a> {
     }
 
     /// Compares the subject, the request and the trace with what is sealed.
-    fn sealed(&self, row: &PlainRow, leaf: &Leaf, entry: &Stored) -> Who {
+    fn sealed(&mut self, row: &PlainRow, leaf: &Leaf, entry: &Stored) -> Who {
         if self.subjects.is_none() {
             return if row.subject.is_some() { Who::Unknown } else { Who::Same };
         }
@@ -165,10 +221,11 @@ impl<'a> Comparison<'a> {
             // Entries of before the context was sealed may hold nothing to compare with.
             return if row.subject.is_some() { Who::Unknown } else { Who::Same };
         };
-        let Some(key) = self.key(App::owner(row.subject, leaf.tenant)) else {
+        let owner = App::owner(row.subject, leaf.tenant);
+        let Some(key) = self.key(owner).map(|key| key.id) else {
             return if row.subject.is_some() { Who::Unknown } else { Who::Nameless };
         };
-        if key.id() != sealed_with {
+        if key != sealed_with {
             return match row.subject {
                 Some(_) => Who::Other,
                 // Sealed with the key of someone whom the row still names: then they were not erased, and the row
@@ -181,13 +238,7 @@ impl<'a> Comparison<'a> {
             return Who::Same;
         }
         let Ok(log) = LogId::new(row.log.as_str()) else { return Who::Other };
-        // The installation has one environment; which, the database does not say.
-        let open = |environment| {
-            let place = seal::Place { environment, log: &log, event: leaf.event_id };
-            seal::open(place, &entry.payload, Part::Context, &key).ok().flatten()
-        };
-        let environments = [Environment::Prod, Environment::Staging, Environment::Dev];
-        let Some(text) = environments.into_iter().find_map(open) else { return Who::Other };
+        let Some(text) = self.open(owner, &log, leaf, entry) else { return Who::Other };
         let Ok(context) = serde_json::from_slice::<Context>(&text) else { return Who::Other };
         let subject = row.subject.map(|subject| subject.to_string()).unwrap_or_default();
         let same = context.subject == subject
@@ -196,20 +247,34 @@ impl<'a> Comparison<'a> {
         if same { Who::Same } else { Who::Other }
     }
 
-    fn is_key_of_someone_named(&self, row: &PlainRow, key: uuid::Uuid) -> bool {
+    /// What the entry says of its context, if the key of `owner` opens it in any environment.
+    fn open(&mut self, owner: Owner, log: &LogId, leaf: &Leaf, entry: &Stored) -> Option<Zeroizing<Vec<u8>>> {
+        let environments = self.environments;
+        let key = self.key(owner)?;
+        let (at, text) = environments.into_iter().enumerate().find_map(|(at, environment)| {
+            let place = seal::Place { environment, log, event: leaf.event_id };
+            let text = key.opener.open(place, &entry.payload, Part::Context).ok().flatten()?;
+            Some((at, text))
+        })?;
+        self.environments.swap(0, at);
+        Some(text)
+    }
+
+    fn is_key_of_someone_named(&mut self, row: &PlainRow, key: Uuid) -> bool {
         let target = row.target.as_deref().and_then(|target| target.strip_prefix("person/"));
         [Some(row.actor.as_str()), target]
             .into_iter()
             .flatten()
             .filter_map(|id| id.parse::<PersonId>().ok())
-            .filter_map(|id| self.key(Owner::Person(id)))
-            .any(|named| named.id() == key)
+            .any(|id| self.key(Owner::Person(id)).is_some_and(|named| named.id == key))
     }
 }
 
 /// Whether the row says what the leaf says, persons left out.
 fn says_the_same(row: &PlainRow, leaf: &Leaf) -> bool {
-    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    fn text(value: Option<&String>) -> &str {
+        value.map(String::as_str).unwrap_or_default()
+    }
     row.event_id == leaf.event_id
         && row.log == leaf.log.as_str()
         && row.tenant == leaf.tenant.unwrap_or(PLATFORM)
@@ -218,8 +283,8 @@ fn says_the_same(row: &PlainRow, leaf: &Leaf) -> bool {
         && row.service == leaf.service.as_str()
         && row.action == leaf.action.as_str()
         && row.outcome == leaf.outcome.as_str()
-        && text(&row.reason) == leaf.reason.as_ref().map(Reason::as_str).unwrap_or_default()
-        && text(&row.delegate) == leaf.delegate.as_ref().map(ToString::to_string).unwrap_or_default()
+        && text(row.reason.as_ref()) == leaf.reason.as_ref().map(Reason::as_str).unwrap_or_default()
+        && text(row.delegate.as_ref()) == leaf.delegate.as_ref().map(ClientName::as_str).unwrap_or_default()
         // The leaf holds it where it is an id of our own making.
         && row.request_id.as_deref().and_then(|id| id.parse::<RequestId>().ok()) == leaf.request_id
 }

@@ -7,7 +7,8 @@
 #[cfg(feature = "planted-bugs")]
 mod planted;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 
 use gatehouse_core::ids::EventId;
@@ -23,8 +24,12 @@ use crate::domain::leaf::Leaf;
 use crate::domain::merkle::leaf_hash;
 use crate::domain::names::LogId;
 use crate::domain::tiles::Tiles;
+use crate::store::events::NewEntry;
 use crate::store::plain::PlainRow;
 use crate::store::{events, heads, plain, tiles};
+
+/// After so many looks at what is there already, somebody else has to look at what goes on.
+const MOST_LOOKS: u32 = 5;
 
 /// An entry but for its place, link and time of recording, which the sequencer sets.
 #[derive(Clone, Debug)]
@@ -181,25 +186,42 @@ impl Sequencer {
         group
     }
 
+    /// Nobody looks whether events are there already until one proves to be: they seldom are. What is there is then
+    /// known, unless another log takes one of the events at the same time.
     async fn commit(
         &self,
         drafts: &[&Draft],
         edge: Option<&Edge>,
     ) -> gatehouse_db::Result<(Vec<Place>, Edge, u64)> {
         let now = self.0.clock.now();
-        run_tx!(self.0.db, "audit.append", |tx| { self.append_in(tx, drafts, edge, now).await })
+        let mut look = false;
+        for _ in 0..MOST_LOOKS {
+            let mut repeated = false;
+            let result = run_tx!(self.0.db, "audit.append", |tx| {
+                let added = self.append_in(tx, drafts, edge, now, look).await?;
+                repeated = added.is_none();
+                added.ok_or_else(|| Error::internal("events went into another log at the same time").into())
+            });
+            if !repeated {
+                return result;
+            }
+            look = true;
+        }
+        Err(Error::internal("events went into other logs at the same time, again and again").into())
     }
 
+    /// `None`, and the transaction is to be rolled back, if an event is there already that was not found so.
     async fn append_in(
         &self,
         tx: &mut Tx,
         drafts: &[&Draft],
         edge: Option<&Edge>,
         now: Timestamp,
-    ) -> gatehouse_db::Result<(Vec<Place>, Edge, u64)> {
+        look: bool,
+    ) -> gatehouse_db::Result<Option<(Vec<Place>, Edge, u64)>> {
         #[cfg(feature = "planted-bugs")]
         if gatehouse_core::planted::is(gatehouse_core::planted::Bug::BesideTheSequencer) {
-            return planted::append_beside(self, tx, drafts, now).await;
+            return planted::append_beside(self, tx, drafts, now).await.map(Some);
         }
         let log = &self.0.log;
         let locked = heads::lock(tx, log).await?;
@@ -208,25 +230,42 @@ impl Sequencer {
             Some(edge) => edge.tiles.clone(),
             None => tiles::load_right_edge(tx, log, locked.size).await?,
         };
+        let mut known = HashMap::new();
+        if look {
+            let ids: Vec<EventId> = drafts.iter().map(|draft| draft.leaf.event_id).collect();
+            known = events::places(tx, &ids).await?;
+        }
         let (mut size, mut chain) = (locked.size, locked.chain);
         let mut changed = BTreeSet::new();
         let mut places = Vec::with_capacity(drafts.len());
+        let (mut entries, mut rows) = (Vec::with_capacity(drafts.len()), Vec::with_capacity(drafts.len()));
         for draft in drafts {
-            let leaf = Leaf { seq: size, prev_chain: chain, recorded: now, ..draft.leaf.clone() };
-            let (bytes, event_id) = (leaf.encode(), leaf.event_id);
-            if events::add(tx, log, size, event_id, now, &bytes, &draft.payload).await? {
-                plain::add(tx, &PlainRow { seq: size, recorded: now, ..draft.plain.clone() }).await?;
-                tree.push(size, leaf_hash(&bytes), &mut changed).map_err(damaged)?;
-                places.push(Place { event_id, log: log.to_string(), seq: size });
-                chain = Digest::of_chain(&bytes);
-                size += 1;
-            } else {
-                let (log, seq) = events::lookup_place(tx, event_id)
-                    .await?
-                    .ok_or_else(|| Error::internal("an event was there and then was not"))?;
-                places.push(Place { event_id, log, seq });
-            }
+            let event_id = draft.leaf.event_id;
+            let (log, seq) = match known.entry(event_id) {
+                Entry::Occupied(place) => place.get().clone(),
+                Entry::Vacant(place) => {
+                    let leaf = Leaf { seq: size, prev_chain: chain, recorded: now, ..draft.leaf.clone() };
+                    let leaf = leaf.encode();
+                    tree.push(size, leaf_hash(&leaf), &mut changed).map_err(damaged)?;
+                    chain = Digest::of_chain(&leaf);
+                    rows.push(PlainRow { seq: size, recorded: now, ..draft.plain.clone() });
+                    entries.push(NewEntry {
+                        seq: size,
+                        event_id,
+                        recorded: now,
+                        leaf,
+                        payload: &draft.payload,
+                    });
+                    size += 1;
+                    place.insert((log.to_string(), size - 1)).clone()
+                }
+            };
+            places.push(Place { event_id, log, seq });
         }
+        if events::add(tx, log, entries).await? != size - locked.size {
+            return Ok(None);
+        }
+        plain::add(tx, rows).await?;
         for id in changed {
             let hashes = tree.bytes(id).ok_or_else(|| Error::internal("a changed tile has no bytes"))?;
             tiles::put(tx, log, id, hashes).await?;
@@ -235,7 +274,7 @@ impl Sequencer {
             return Err(Error::internal("the log's lock was lost in the middle of a commit").into());
         }
         tree.keep_right_edge(size);
-        Ok((places, Edge { size, chain, tiles: tree }, size - locked.size))
+        Ok(Some((places, Edge { size, chain, tiles: tree }, size - locked.size)))
     }
 
     fn queue(&self) -> std::sync::MutexGuard<'_, VecDeque<Job>> {

@@ -1,5 +1,7 @@
 //! `verify-audit-chain`: verification of a log in the database or as exported.
 
+mod entries;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -15,20 +17,19 @@ use tonic::Streaming;
 use crate::app::pruned_origin;
 use crate::domain::checkpoint::Checkpoint;
 use crate::domain::digest::Digest;
-use crate::domain::merkle::{Frontier, leaf_hash};
+use crate::domain::merkle::Frontier;
 use crate::domain::names::{LogId, RetentionClass};
 use crate::domain::note::VerifierKey;
 use crate::domain::proof::{consistency_ranges, hashes};
 use crate::domain::pruned::Pruned;
-use crate::domain::tiles::{TileId, Tiles, tiles_of};
+use crate::domain::tiles::{TileId, tiles_of};
 use crate::domain::verify::{
     Fault, LogVerifier, Persons, PrunedPrefix, Report, StoredEntry, StoredHead, Verdict,
 };
 use crate::keys::SubjectKeys;
-use crate::plain_rows::Comparison;
-use crate::store::{checkpoints, events, heads, plain, tiles};
+use crate::store::{checkpoints, heads, plain, tiles};
 
-/// Rows read at once.
+/// Checkpoints read at once.
 const PAGE: u32 = 500;
 
 /// How the command ends.
@@ -201,11 +202,10 @@ pub async fn verify_database(db: &Db, name: &str, trust: &Trust) -> Result<Repor
         verifier.trust(checkpoint, proof.as_deref());
     }
     compare_stored_checkpoints(db, &log, trust.key.as_ref(), head.size, &mut verifier).await?;
-    let mut comparison = Comparison::new(trust.subjects.as_ref());
-    read_entries(db, &log, &head, &mut verifier, &mut comparison).await?;
+    let findings = entries::verify(db, &log, &head, &mut verifier, trust.subjects.as_ref()).await?;
     let mut report = verifier.finish(Some(StoredHead { size: head.size, chain: head.chain }));
-    report.persons = comparison.persons();
-    report.notes.extend(comparison.note());
+    report.persons = findings.persons();
+    report.notes.extend(findings.note());
     // Last, because an entry that is missing says more than the row that is left of it.
     if !matches!(report.verdict, Verdict::Broken { .. })
         && let Some(entry) =
@@ -422,95 +422,4 @@ async fn compare_stored_checkpoints(
             }
         }
     }
-}
-
-/// Feeds the entries, with their plain rows and the tiles that they complete.
-async fn read_entries(
-    db: &Db,
-    log: &LogId,
-    head: &heads::Head,
-    verifier: &mut LogVerifier,
-    comparison: &mut Comparison<'_>,
-) -> Result<()> {
-    let mut tree =
-        match read_tx!(db, "verify.edge", |tx| { tiles::load_right_edge(tx, log, head.first_seq).await }) {
-            Ok(tiles) => truncated(&tiles, head.first_seq),
-            Err(error) => return Err(error.into()),
-        };
-    let mut next = head.first_seq;
-    while !verifier.is_broken() {
-        let (entries, rows) = read_tx!(db, "verify.entries", |tx| {
-            Ok((events::list(tx, log, next, PAGE).await?, plain::run(tx, log, next, PAGE).await?))
-        })?;
-        let Some(last) = entries.last().map(|entry| entry.seq) else { break };
-        let mut changed = BTreeSet::new();
-        for entry in entries.iter().filter(|entry| entry.seq < head.size) {
-            verifier.push(StoredEntry {
-                seq: entry.seq,
-                leaf: &entry.leaf,
-                payload_sha256: Some(Digest::of_payload(&entry.payload)),
-            });
-            if verifier.is_broken() {
-                return Ok(());
-            }
-            let row = rows.iter().find(|row| row.seq == entry.seq);
-            if let Err(fault) = comparison.compare(row, entry) {
-                verifier.report(entry.seq, fault);
-                return Ok(());
-            }
-            if tree.push(entry.seq, leaf_hash(&entry.leaf), &mut changed).is_err() {
-                verifier
-                    .report(entry.seq, tile_fault(TileId { level: 0, index: entry.seq / 256 }, entry.seq));
-                return Ok(());
-            }
-        }
-        let done = last.saturating_add(1).min(head.size);
-        compare_tiles(db, log, &tree, &changed, done, verifier).await?;
-        tree.keep_right_edge(done);
-        next = last.saturating_add(1);
-        if next >= head.size {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// A stored edge may be of a later, longer tree: the verifier needs that of the first entry kept.
-fn truncated(tiles: &Tiles, size: u64) -> Tiles {
-    let mut edge = Tiles::default();
-    for level in 0..8 {
-        let id = TileId { level, index: size.checked_shr(8 * level).unwrap_or(0) / 256 };
-        let width = usize::try_from(id.width(size)).unwrap_or(0);
-        if let Some(bytes) = tiles.bytes(id).filter(|_| width > 0)
-            && let Some(bytes) = bytes.get(..32 * width)
-        {
-            edge.insert(id, bytes);
-        }
-    }
-    edge
-}
-
-/// The stored tiles are what appending and signing go by: a wrong one would be found only later.
-async fn compare_tiles(
-    db: &Db,
-    log: &LogId,
-    tree: &Tiles,
-    changed: &BTreeSet<TileId>,
-    size: u64,
-    verifier: &mut LogVerifier,
-) -> Result<()> {
-    for id in changed {
-        let stored = read_tx!(db, "verify.tile", |tx| { tiles::lookup(tx, log, *id).await })?;
-        let ours = tree.bytes(*id).unwrap_or_default();
-        // The stored one may be longer: more was appended since.
-        if !stored.is_some_and(|stored| stored.starts_with(&ours)) {
-            let first = id.index.saturating_mul(256).checked_shl(8 * id.level).unwrap_or(0);
-            verifier.report(first, tile_fault(*id, size));
-        }
-    }
-    Ok(())
-}
-
-fn tile_fault(id: TileId, size: u64) -> Fault {
-    Fault::TileChanged { path: id.path(id.width(size)) }
 }

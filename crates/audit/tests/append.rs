@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use gatehouse_audit::domain::verify::Verdict;
-use gatehouse_audit::verify_log::Trust;
-use gatehouse_audit::{MIGRATIONS, all_sql};
+use gatehouse_audit::verify_log::{Trust, verify_database};
+use gatehouse_audit::{LogConfig, MIGRATIONS, all_sql};
 use gatehouse_core::{Clock, Entropy};
 use gatehouse_db::run_tx;
 use gatehouse_outbox::{Config as RelayConfig, MIGRATION as OUTBOX, Outbox, Relay, Status};
@@ -99,6 +99,55 @@ both_engines! {
         assert_eq!(append(&mut left, events).await, a);
         let report = world.verify(&Trust::default()).await;
         assert_eq!((report.size, report.verdict), (20, Verdict::TailNotProven));
+        one.stop().await;
+        two.stop().await;
+    }
+
+    /// Entries are stored in groups; what is there already may stand anywhere in one, and takes no place again.
+    async fn of_a_batch_only_what_is_new_is_added(db: TestDb) {
+        let world = World::new(db);
+        let replica = world.replica().await;
+        let mut client = world.emitter(&replica, "job");
+        let mut known: Vec<NewEvent> = Vec::new();
+        let mut places = BTreeMap::new();
+        for more in [1, 2, 63, 64, 65, 200] {
+            let mut events: Vec<NewEvent> = (0..more).map(|_| world.event("test.things.do")).collect();
+            let added = events.clone();
+            for (at, event) in known.iter().enumerate().step_by(7) {
+                events.insert(events.len() * at / known.len(), event.clone());
+            }
+            for (event, place) in events.iter().zip(append(&mut client, events.clone()).await) {
+                assert_eq!(event.event_id, place.event_id);
+                assert_eq!(*places.entry(place.event_id).or_insert(place.index), place.index);
+            }
+            known.extend(added);
+        }
+        let in_order: Vec<i64> = known.iter().map(|event| places[&event.event_id]).collect();
+        assert!(in_order.into_iter().eq(0..395));
+        let trust = world.keep_checkpoint(&replica).await;
+        assert_eq!(world.verify(&trust).await.verdict, Verdict::Verified { proven: 395 });
+        replica.stop().await;
+    }
+
+    /// Two logs may be asked for the same events at the same time; each then stands in one of them.
+    async fn an_event_is_in_one_log_only(db: TestDb) {
+        let mut world = World::new(db);
+        world.config.logs = vec![LogConfig { name: "long".into(), days: 365 }];
+        let (one, two) = (world.replica().await, world.replica().await);
+        for _ in 0..10 {
+            let events: Vec<NewEvent> = (0..30).map(|_| world.event("test.things.do")).collect();
+            let to_long = |event: &NewEvent| NewEvent { retention_class: "long".into(), ..event.clone() };
+            let own = world.event("test.things.do");
+            let longer = events.iter().skip(10).chain([&own]).map(to_long).collect();
+            let (mut left, mut right) = (world.emitter(&one, "job"), world.emitter(&two, "job"));
+            let (a, b) = tokio::join!(append(&mut left, events.clone()), append(&mut right, longer));
+            assert_eq!(a[10..], b[..20]);
+            assert_eq!(b[20].log, "long");
+        }
+        for log in ["default", "long"] {
+            let report = verify_database(&world.db, log, &Trust::default()).await.unwrap();
+            assert_eq!(report.verdict, Verdict::TailNotProven, "{log}");
+        }
         one.stop().await;
         two.stop().await;
     }

@@ -49,6 +49,8 @@ sql! {
     ADD_ROW_BEYOND = "INSERT INTO audit_logs (tenant_id, occurred_at, event_id, log, seq, recorded_at, service, action,
         outcome, actor) SELECT tenant_id, occurred_at, $1, log, 12, recorded_at, service, action, outcome, actor
         FROM audit_logs WHERE log = 'default' AND seq = 4";
+    CHANGE_ACTION_AT = "UPDATE audit_logs SET action = $2 WHERE log = 'default' AND seq = $1";
+    CHANGE_TILE_AT = "UPDATE audit_tiles SET hashes = $3 WHERE log = 'default' AND level = $1 AND tile = $2";
     DELETE_HEAD = "DELETE FROM audit_heads WHERE log = 'default'";
     DELETE_EVENTS = "DELETE FROM audit_events";
     DELETE_ROWS = "DELETE FROM audit_logs";
@@ -63,10 +65,16 @@ struct Scene {
 }
 
 async fn scene(db: TestDb) -> Scene {
+    scene_of(db, SIZE).await
+}
+
+async fn scene_of(db: TestDb, size: u64) -> Scene {
     let world = World::new(db);
     let replica = world.replica().await;
-    let events: Vec<NewEvent> = (0..SIZE).map(|_| world.event("test.things.do")).collect();
-    append(&mut world.emitter(&replica, "job"), events).await;
+    let events: Vec<NewEvent> = (0..size).map(|_| world.event("test.things.do")).collect();
+    for events in events.chunks(500) {
+        append(&mut world.emitter(&replica, "job"), events.to_vec()).await;
+    }
     let trust = world.keep_checkpoint(&replica).await;
     Scene { world, replica, trust }
 }
@@ -109,6 +117,35 @@ impl Scene {
 
 both_engines! {
     migrations: MIGRATIONS;
+
+    /// Longer than what is read at once, and checked by several threads: each entry is held against its own row and
+    /// tile.
+    async fn changes_in_a_long_log_are_found_where_they_are(db: TestDb) {
+        let scene = scene_of(db, 2_300).await;
+        assert_eq!(scene.world.verify(&scene.trust).await.verdict, Verdict::Verified { proven: 2_300 });
+        for at in [0_i64, 499, 500, 999, 1_000, 1_001, 2_299] {
+            scene.run(&[(&CHANGE_ACTION_AT, params![at, "test.nothing.happened"])]).await;
+            scene.is_broken_at(u64::try_from(at).unwrap()).await;
+            scene.run(&[(&CHANGE_ACTION_AT, params![at, "test.things.do"])]).await;
+            let (leaf, payload) = scene.stored(at).await;
+            scene.run(&[(&CHANGE_LEAF, params![at, [&leaf[..], b" "].concat()])]).await;
+            scene.is_broken_at(u64::try_from(at).unwrap()).await;
+            scene.run(&[(&CHANGE_LEAF, params![at, leaf]), (&CHANGE_PAYLOAD, params![at, [1_u8; 9]])]).await;
+            scene.is_broken_at(u64::try_from(at).unwrap()).await;
+            scene.run(&[(&CHANGE_PAYLOAD, params![at, payload])]).await;
+        }
+        assert_eq!(scene.world.verify(&scene.trust).await.verdict, Verdict::Verified { proven: 2_300 });
+        // Of the second page, and one that every page goes on with.
+        for (level, tile, first) in [(0_i64, 7_i64, 7 * 256), (1, 0, 0)] {
+            scene.run(&[(&CHANGE_TILE_AT, params![level, tile, [0_u8; 64]])]).await;
+            let report = scene.report().await;
+            assert!(
+                matches!(&report.verdict, Verdict::Broken { entry, fault: Fault::TileChanged { .. }, .. } if *entry == first),
+                "{report:?}"
+            );
+        }
+        scene.replica.stop().await;
+    }
 
     async fn nothing_was_changed(db: TestDb) {
         let scene = scene(db).await;

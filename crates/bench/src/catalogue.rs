@@ -209,7 +209,7 @@ pub(crate) const FIGURES: &[Meta] = &[
         "jobs/s",
         Higher,
         "raw.pg-commit",
-        "Submitted, leased, done by an empty handler and finished, each durable: at least one commit that nobody else shares, and parts of two batched ones.",
+        "Submitted, followed by its events, leased, done by an empty handler and finished; counted when its owner has read the end. Three durable steps: at least one commit that nobody else shares, and parts of two batched ones.",
     ),
     held(
         "job.sse",

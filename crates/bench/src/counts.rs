@@ -82,8 +82,14 @@ pub(crate) async fn run(operations: u32, markdown: Option<&Path>) -> Result<()> 
         )
         .await?;
     let (mut submitters, hands) = job::submitters(cluster, std::slice::from_ref(&person), 1).await?;
-    watch.count(&mut text, "job, submit to finish", operations, &mut submitters[0]).await?;
-    job::all_finished(submitters).await?;
+    watch
+        .count(
+            &mut text,
+            "job, from submission to the end that its owner sees",
+            operations,
+            &mut submitters[0],
+        )
+        .await?;
     hands.stop().await?;
     watch
         .count(&mut text, "audit append, one event", operations, &mut audit::Teller::new(cluster, 1).await?)

@@ -29,6 +29,7 @@
 mod config;
 mod connect;
 mod error;
+mod insert;
 mod migrate;
 mod row;
 mod sql;
@@ -38,6 +39,7 @@ mod value;
 pub use config::{Config, DatabaseUrl};
 pub use connect::{Db, Engine};
 pub use error::{Error, Result};
+pub use insert::Insert;
 pub use migrate::{MigrationState, MigrationStatus, Migrations};
 pub use row::{FromColumn, ReadColumn, Row};
 pub use sql::Sql;
@@ -47,6 +49,7 @@ pub use value::{Param, Value};
 /// What the macros expand to; no part of the API.
 #[doc(hidden)]
 pub mod private {
+    pub use crate::insert::{as_str as insert_str, length as insert_length, text as insert_text};
     pub use crate::tx::{Attempts, block};
     pub use tracing::Instrument;
 }

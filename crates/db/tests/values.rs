@@ -3,7 +3,7 @@
 
 use gatehouse_core::ids::JobId;
 use gatehouse_core::{Clock, Entropy, ErrorCode, Timestamp};
-use gatehouse_db::{Migrations, Value, migrations, params, read_tx, run_tx, sql};
+use gatehouse_db::{Migrations, Value, insert, migrations, params, read_tx, run_tx, sql};
 use gatehouse_testkit::{TestDb, both_engines};
 use uuid::Uuid;
 
@@ -19,6 +19,11 @@ sql! {
     FIND_BY_NULL = "SELECT COUNT(*) AS things FROM things WHERE words IS NOT DISTINCT FROM $1 AND flag = $2";
     ANY = "SELECT number, flag, words, other FROM things WHERE number = $1";
     RETURNING = "UPDATE things SET number = number + 1 WHERE id = $1 RETURNING number";
+}
+
+insert! {
+    ADD_NEW = "INSERT INTO things"(id, number, flag, words, other, bytes) "ON CONFLICT (id) DO NOTHING";
+    ADD_ALL = "INSERT INTO things"(id, number);
 }
 
 async fn round_trip(db: &TestDb, values: [Value; 5]) {
@@ -44,6 +49,36 @@ async fn round_trip(db: &TestDb, values: [Value; 5]) {
 
 both_engines! {
     migrations: MIGRATIONS;
+
+    /// However many they are: in groups, and what a group leaves over.
+    async fn all_rows_are_inserted_but_those_that_are_there(db: TestDb) {
+        db.prepare_all(&[ADD_NEW.all(), ADD_ALL.all()].concat()).await.unwrap();
+        let row = |id: u64, number: u64| {
+            params![Uuid::from_u128(id.into()), i64::try_from(number).unwrap(), true, None::<&str>, None::<Uuid>, [7_u8; 3]]
+        };
+        let (mut id, mut rows) = (0, 0);
+        for more in [0_u64, 1, 3, 4, 5, 15, 16, 21, 63, 64, 65, 85, 200] {
+            // Every other row of a call was added before.
+            let told = run_tx!(db.db(), "test.add", |tx| {
+                let before = tx.insert(&ADD_NEW, (0..more).step_by(2).map(|n| row(id + n, n)).collect()).await?;
+                let after = tx.insert(&ADD_NEW, (0..more).map(|n| row(id + n, n)).collect()).await?;
+                Ok((before, after))
+            });
+            assert_eq!(told.unwrap(), (more.div_ceil(2), more / 2), "{more}");
+            (id, rows) = (id + more, rows + more);
+            let there = read_tx!(db.db(), "test.count", |tx| { tx.fetch_one(&COUNT, params![]).await }).unwrap();
+            assert_eq!(there.get::<i64>("things").unwrap(), i64::try_from(rows).unwrap());
+            if more == 200 {
+                let last = read_tx!(db.db(), "test.get", |tx| { tx.fetch_one(&GET, params![Uuid::from_u128(u128::from(id) - 1)]).await });
+                assert_eq!(last.unwrap().get::<i64>("number").unwrap(), 199);
+            }
+        }
+        let again = (0..100_u64).map(|n| params![Uuid::from_u128(u128::from(n) + 10_000 * u128::from(n != 90)), 1_i64]);
+        let error = run_tx!(db.db(), "test.add_all", |tx| { tx.insert(&ADD_ALL, again.clone().collect()).await });
+        assert!(error.unwrap_err().is_unique_violation());
+        let there = read_tx!(db.db(), "test.count", |tx| { tx.fetch_one(&COUNT, params![]).await }).unwrap();
+        assert_eq!(there.get::<i64>("things").unwrap(), i64::try_from(rows).unwrap(), "nothing of it stays");
+    }
 
     async fn values_come_back_as_they_were(db: TestDb) {
         let round = |values| round_trip(&db, values);

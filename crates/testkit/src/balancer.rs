@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -26,7 +26,7 @@ pub struct Backend {
 }
 
 /// A running load balancer: each new connection goes to the next backend that is ready and accepts it, or to any that
-/// accepts it if none is ready. Connections stay with their backend until one of both ends them. Dropping it ends all.
+/// accepts it if none is ready, those that said no last. Connections stay with their backend until one of both ends them. Dropping it ends all.
 #[derive(Debug)]
 pub struct Balancer {
     address: SocketAddr,
@@ -37,8 +37,25 @@ pub struct Balancer {
 #[derive(Debug)]
 struct Watched {
     backend: Backend,
-    ready: AtomicBool,
+    standing: AtomicU8,
     connections: AtomicUsize,
+}
+
+/// What a backend last said of itself; who is asked first is less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Standing {
+    Ready,
+    /// It does not answer in time: it stands still, or the machine is busy.
+    Silent,
+    /// It says no, or nothing is there.
+    Unready,
+}
+
+impl Watched {
+    fn note(&self, standing: Standing) {
+        self.standing.store(standing as u8, Ordering::Relaxed);
+    }
 }
 
 impl Balancer {
@@ -50,7 +67,10 @@ impl Balancer {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let watched = |backend: Backend| Watched {
-            ready: AtomicBool::new(backend.probes.is_none()),
+            standing: AtomicU8::new(match backend.probes {
+                None => Standing::Ready as u8,
+                Some(_) => Standing::Unready as u8,
+            }),
             connections: AtomicUsize::new(0),
             backend,
         };
@@ -72,7 +92,8 @@ impl Balancer {
     /// How many backends are ready, as far as it knows.
     #[must_use]
     pub fn ready(&self) -> usize {
-        self.backends.iter().filter(|backend| backend.ready.load(Ordering::Relaxed)).count()
+        let ready = Standing::Ready as u8;
+        self.backends.iter().filter(|backend| backend.standing.load(Ordering::Relaxed) == ready).count()
     }
 
     /// How many connections each backend was given so far.
@@ -84,6 +105,10 @@ impl Balancer {
 
 /// Whether a gatehouse process says at `probes` that it is ready, within a second.
 pub async fn is_ready(probes: SocketAddr) -> bool {
+    standing(probes).await == Standing::Ready
+}
+
+async fn standing(probes: SocketAddr) -> Standing {
     let ask = async {
         let mut stream = TcpStream::connect(probes).await?;
         stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: probes\r\nConnection: close\r\n\r\n").await?;
@@ -91,13 +116,17 @@ pub async fn is_ready(probes: SocketAddr) -> bool {
         stream.read_exact(&mut status).await?;
         io::Result::Ok(status.ends_with(b" 200"))
     };
-    matches!(timeout(PATIENCE, ask).await, Ok(Ok(true)))
+    match timeout(PATIENCE, ask).await {
+        Ok(Ok(true)) => Standing::Ready,
+        Ok(_) => Standing::Unready,
+        Err(_) => Standing::Silent,
+    }
 }
 
 async fn watch(backends: Arc<Vec<Watched>>, index: usize) {
     let watched = &backends[index];
     while let Some(probes) = watched.backend.probes {
-        watched.ready.store(is_ready(probes).await, Ordering::Relaxed);
+        watched.note(standing(probes).await);
         tokio::time::sleep(PERIOD).await;
     }
 }
@@ -119,12 +148,14 @@ async fn accept(listener: TcpListener, backends: Arc<Vec<Watched>>) {
 
 async fn serve(mut near: TcpStream, backends: Arc<Vec<Watched>>, turn: usize) {
     let count = backends.len();
-    let order = || (0..count).map(|step| &backends[(turn + step) % count]);
-    let ready = order().filter(|backend| backend.ready.load(Ordering::Relaxed));
-    let others = order().filter(|backend| !backend.ready.load(Ordering::Relaxed));
     // Settled before the first await: what is ready changes meanwhile.
-    let candidates: Vec<_> = ready.chain(others).collect();
-    for watched in candidates {
+    let mut candidates: Vec<_> = (0..count)
+        .map(|step| &backends[(turn + step) % count])
+        .map(|watched| (watched.standing.load(Ordering::Relaxed), watched))
+        .collect();
+    // Stable: among equals, turns are kept.
+    candidates.sort_by_key(|(standing, _)| *standing);
+    for (_, watched) in candidates {
         if let Ok(Ok(mut far)) = timeout(PATIENCE, TcpStream::connect(watched.backend.address)).await {
             watched.connections.fetch_add(1, Ordering::Relaxed);
             // Without it small answers wait for acknowledgements.
@@ -190,5 +221,26 @@ mod tests {
             assert_eq!(heard(&balancer).await, b"two");
         }
         assert_eq!(balancer.connections(), [0, 4]);
+    }
+
+    /// On a busy machine a healthy replica answers late at times; it is still better than one that goes away.
+    #[tokio::test]
+    async fn who_says_nothing_is_asked_before_who_says_no() {
+        let ((one, _one), (two, _two)) = (speaker(b"one").await, speaker(b"two").await);
+        let (no, _no) = speaker(b"HTTP/1.1 503 Service Unavailable\r\n\r\n").await;
+        let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let balancer = Balancer::start(vec![
+            Backend { address: one, probes: Some(no) },
+            Backend { address: two, probes: Some(silent.local_addr().unwrap()) },
+        ]);
+        let balancer = balancer.await.unwrap();
+        eventually(SOON, || async {
+            balancer.backends[1].standing.load(Ordering::Relaxed) == Standing::Silent as u8
+        })
+        .await;
+        for _ in 0..4 {
+            assert_eq!(heard(&balancer).await, b"two");
+        }
+        assert_eq!(balancer.ready(), 0);
     }
 }

@@ -36,7 +36,7 @@ impl TestDb {
     pub async fn sqlite(migrations: &Migrations) -> Self {
         let folder = tempfile::tempdir().expect("the test can make a folder");
         let url = DatabaseUrl::sqlite(&folder.path().join("test.db"));
-        Self::open(Config { url, ..Config::default() }, Box::new(folder), migrations).await
+        Self::open(Config { url, ..patient() }, Box::new(folder), migrations).await
     }
 
     /// A schema of its own in the shared PostgreSQL.
@@ -48,14 +48,7 @@ impl TestDb {
             tokio::task::spawn_blocking(Postgres::shared).await.expect("starting PostgreSQL does not panic");
         let server = server.unwrap_or_else(|error| panic!("{error}"));
         let name = format!("test_{:016x}", u64::from_le_bytes(Entropy::system().bytes()));
-        // Test servers are busy ones; what a test wants to time out, it configures.
-        let config = Config {
-            url: DatabaseUrl::new(server.url()),
-            schema: Some(name.clone()),
-            acquire_timeout_ms: 60_000,
-            statement_timeout_ms: 60_000,
-            ..Config::default()
-        };
+        let config = Config { url: DatabaseUrl::new(server.url()), schema: Some(name.clone()), ..patient() };
         Self::open(config, Box::new(Schema { name }), migrations).await
     }
 
@@ -84,6 +77,11 @@ impl TestDb {
     pub async fn another_replica(&self) -> Db {
         Db::connect(&self.config, SERVICE).await.unwrap_or_else(|error| panic!("{error}"))
     }
+}
+
+/// Machines that run tests are busy ones; what a test wants to time out, it configures.
+fn patient() -> Config {
+    Config { acquire_timeout_ms: 60_000, statement_timeout_ms: 60_000, ..Config::default() }
 }
 
 impl Deref for TestDb {

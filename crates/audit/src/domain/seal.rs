@@ -70,6 +70,12 @@ impl SubjectKey {
         Pseudonym::from_bytes(*first)
     }
 
+    /// What opens what this key sealed.
+    #[must_use]
+    pub fn opener(&self) -> Opener {
+        Opener { id: self.id, cipher: self.cipher() }
+    }
+
     fn derive(&self, purpose: &[u8]) -> Zeroizing<[u8; 32]> {
         let mut key = Zeroizing::new([0; 32]);
         Hkdf::<Sha256>::new(None, self.secret.expose())
@@ -170,15 +176,39 @@ pub fn open(
     part: Part,
     key: &SubjectKey,
 ) -> Result<Option<Zeroizing<Vec<u8>>>, OpenError> {
-    let Some(found) = find(stored, part)? else { return Ok(None) };
-    if found.key != key.id {
-        return Err(OpenError::OtherKey);
+    key.opener().open(place, stored, part)
+}
+
+/// What opens the parts that one key sealed: derived once for many payloads. It forgets the derived key when dropped.
+pub struct Opener {
+    id: Uuid,
+    cipher: XChaCha20Poly1305,
+}
+
+impl Opener {
+    /// As [`open`].
+    pub fn open(
+        &self,
+        place: Place<'_>,
+        stored: &[u8],
+        part: Part,
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, OpenError> {
+        let Some(found) = find(stored, part)? else { return Ok(None) };
+        if found.key != self.id {
+            return Err(OpenError::OtherKey);
+        }
+        let payload = Payload { msg: found.sealed, aad: &place.associated_data(part, self.id) };
+        self.cipher
+            .decrypt(&XNonce::from(found.nonce), payload)
+            .map(|plain| Some(Zeroizing::new(plain)))
+            .map_err(|_| OpenError::Refused)
     }
-    let payload = Payload { msg: found.sealed, aad: &place.associated_data(part, key.id) };
-    key.cipher()
-        .decrypt(&XNonce::from(found.nonce), payload)
-        .map(|plain| Some(Zeroizing::new(plain)))
-        .map_err(|_| OpenError::Refused)
+}
+
+impl fmt::Debug for Opener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Opener({})", self.id)
+    }
 }
 
 struct Found<'a> {

@@ -29,6 +29,49 @@ pub struct StoredEntry<'a> {
     pub payload_sha256: Option<Digest>,
 }
 
+/// What of an entry can be computed without those before it, on any thread and in any order: all but whether it
+/// fits. Made of the stored bytes and nothing else.
+#[derive(Clone, Debug)]
+pub struct ReadEntry {
+    seq: u64,
+    leaf: Result<Leaf, LeafError>,
+    payload_sha256: Option<Digest>,
+    chain: Digest,
+    hash: Digest,
+}
+
+impl ReadEntry {
+    /// Parses and hashes a stored entry.
+    #[must_use]
+    pub fn of(entry: StoredEntry<'_>) -> Self {
+        Self {
+            seq: entry.seq,
+            leaf: Leaf::parse(entry.leaf),
+            payload_sha256: entry.payload_sha256,
+            chain: Digest::of_chain(entry.leaf),
+            hash: leaf_hash(entry.leaf),
+        }
+    }
+
+    /// The place under which it is stored.
+    #[must_use]
+    pub const fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// What the leaf says; `None` if the bytes are none.
+    #[must_use]
+    pub fn leaf(&self) -> Option<&Leaf> {
+        self.leaf.as_ref().ok()
+    }
+
+    /// The leaf's hash in the tree.
+    #[must_use]
+    pub const fn hash(&self) -> Digest {
+        self.hash
+    }
+}
+
 /// What the store says of the whole log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredHead {
@@ -288,13 +331,20 @@ impl LogVerifier {
 
     /// Takes the next stored entry, in the store's order.
     pub fn push(&mut self, entry: StoredEntry<'_>) {
+        if self.broken.is_none() {
+            self.push_read(&ReadEntry::of(entry));
+        }
+    }
+
+    /// Takes the next stored entry, parsed and hashed.
+    pub fn push_read(&mut self, entry: &ReadEntry) {
         if self.broken.is_some() {
             return;
         }
         let seq = self.frontier.size();
-        let leaf = match Leaf::parse(entry.leaf) {
+        let leaf = match &entry.leaf {
             Ok(leaf) => leaf,
-            Err(error) => return self.bad_leaf(seq, &error),
+            Err(error) => return self.bad_leaf(seq, error),
         };
         if let Some(suspect) = self.suspect {
             let next_fits = leaf.prev_chain == self.chain;
@@ -322,8 +372,8 @@ impl LogVerifier {
                 leaf.recorded
             ));
         }
-        self.chain = Digest::of_chain(entry.leaf);
-        self.frontier.push(leaf_hash(entry.leaf));
+        self.chain = entry.chain;
+        self.frontier.push(entry.hash);
         if self.suspect.is_none() {
             self.hold_against_marks();
         }

@@ -38,7 +38,7 @@ pub(super) async fn append_beside(
         let values = params![log.as_str(), event_id, now, &bytes[..], &draft.payload[..]];
         if let Some(row) = tx.fetch_optional(&ADD_ANYWHERE, values).await? {
             let seq = u64::try_from(row.get::<i64>("seq")?).unwrap_or_default();
-            plain::add(tx, &PlainRow { seq, recorded: now, ..draft.plain.clone() }).await?;
+            plain::add(tx, vec![PlainRow { seq, recorded: now, ..draft.plain.clone() }]).await?;
             tree.push(size, leaf_hash(&bytes), &mut changed).map_err(damaged)?;
             places.push(Place { event_id, log: log.to_string(), seq });
             chain = Digest::of_chain(&bytes);

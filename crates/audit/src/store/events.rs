@@ -1,19 +1,21 @@
 //! `audit_events`: the chain.
 
+use std::collections::HashMap;
+
 use gatehouse_core::Timestamp;
 use gatehouse_core::ids::EventId;
-use gatehouse_db::{Result, Row, Tx, params, sql};
+use gatehouse_db::{Param, Result, Row, Tx, insert, params, sql};
 use uuid::Uuid;
 
 use super::{read, stored};
 use crate::domain::names::LogId;
 
 sql! {
-    /// One entry; nothing if the event is there already. A second entry at one place is an error: it would be a fork.
-    pub(crate) ADD_EVENT = "INSERT INTO audit_events (log, seq, event_id, recorded_at, leaf, payload)
-        VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (event_id) DO NOTHING";
     /// Where an event stands.
     pub(crate) PLACE = "SELECT log, seq FROM audit_events WHERE event_id = $1";
+    /// Where events stand; where fewer are asked for, one is named again.
+    pub(crate) PLACES = "SELECT event_id, log, seq FROM audit_events WHERE event_id IN ($1, $2, $3, $4, $5, $6, $7, $8,
+        $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)";
     /// A run of entries.
     pub(crate) LEAVES_FROM = "SELECT seq, event_id, recorded_at, leaf, payload FROM audit_events
         WHERE log = $1 AND seq >= $2 ORDER BY seq LIMIT $3";
@@ -21,6 +23,25 @@ sql! {
     pub(crate) ENTRY = "SELECT seq, event_id, recorded_at, leaf, payload FROM audit_events WHERE log = $1 AND seq = $2";
     /// The front of the log.
     pub(crate) PRUNE_EVENTS = "DELETE FROM audit_events WHERE log = $1 AND seq < $2";
+}
+
+insert! {
+    /// Entries, but for events that are there already. A second entry at one place is an error: it would be a fork.
+    pub(crate) ADD_EVENTS = "INSERT INTO audit_events"(log, seq, event_id, recorded_at, leaf, payload)
+        "ON CONFLICT (event_id) DO NOTHING";
+}
+
+/// The parameters of [`PLACES`].
+const PLACES_AT_ONCE: usize = 25;
+
+/// An entry to add.
+#[derive(Debug)]
+pub(crate) struct NewEntry<'a> {
+    pub(crate) seq: u64,
+    pub(crate) event_id: EventId,
+    pub(crate) recorded: Timestamp,
+    pub(crate) leaf: Vec<u8>,
+    pub(crate) payload: &'a [u8],
 }
 
 /// An entry as stored.
@@ -44,23 +65,29 @@ fn entry(row: &Row) -> Result<Stored> {
     })
 }
 
-/// Adds an entry; false if the event is there already.
-pub(crate) async fn add(
-    tx: &mut Tx,
-    log: &LogId,
-    seq: u64,
-    event: EventId,
-    recorded: Timestamp,
-    leaf: &[u8],
-    payload: &[u8],
-) -> Result<bool> {
-    let values = params![log.as_str(), stored(seq), event, recorded, leaf, payload];
-    Ok(tx.execute(&ADD_EVENT, values).await? == 1)
+/// Adds entries; says how many, fewer than were given if an event is there already.
+pub(crate) async fn add(tx: &mut Tx, log: &LogId, entries: Vec<NewEntry<'_>>) -> Result<u64> {
+    let rows = entries.into_iter().map(|NewEntry { seq, event_id, recorded, leaf, payload }| {
+        params![log.as_str(), stored(seq), event_id, recorded, leaf, payload]
+    });
+    tx.insert(&ADD_EVENTS, rows.collect()).await
 }
 
 pub(crate) async fn lookup_place(tx: &mut Tx, event: EventId) -> Result<Option<(String, u64)>> {
     let row = tx.fetch_optional(&PLACE, params![event]).await?;
     row.map(|row| Ok((row.get("log")?, read(&row, "seq")?))).transpose()
+}
+
+/// Which of the events are in a log, and where.
+pub(crate) async fn places(tx: &mut Tx, events: &[EventId]) -> Result<HashMap<EventId, (String, u64)>> {
+    let mut places = HashMap::new();
+    for some in events.chunks(PLACES_AT_ONCE) {
+        let asked = some.iter().chain(some.last().into_iter().cycle()).take(PLACES_AT_ONCE);
+        for row in tx.fetch_all(&PLACES, asked.map(Param::into_value).collect()).await? {
+            places.insert(row.get("event_id")?, (row.get("log")?, read(&row, "seq")?));
+        }
+    }
+    Ok(places)
 }
 
 /// Up to `most` entries from `from` on.

@@ -8,7 +8,8 @@ pub(crate) mod tiles;
 
 /// Every statement of this service.
 pub(crate) fn all_sql() -> Vec<gatehouse_db::Sql> {
-    [heads::ALL, events::ALL, tiles::ALL, checkpoints::ALL, plain::ALL].concat()
+    let (entries, rows) = (events::ADD_EVENTS, plain::ADD_ROWS);
+    [heads::ALL, events::ALL, entries.all(), tiles::ALL, checkpoints::ALL, plain::ALL, rows.all()].concat()
 }
 
 /// A number that the log gives out, as BIGINT holds it. Logs end at 2^53 entries.

@@ -2,7 +2,7 @@
 
 use gatehouse_core::Timestamp;
 use gatehouse_core::ids::{EventId, PersonId, TenantId};
-use gatehouse_db::{Result, Row, Tx, params, sql};
+use gatehouse_db::{Result, Row, Tx, Value, insert, params, sql};
 use uuid::Uuid;
 
 use super::{read, stored};
@@ -19,9 +19,6 @@ macro_rules! columns {
 }
 
 sql! {
-    /// One row.
-    pub(crate) ADD_ROW = concat!("INSERT INTO audit_logs (", columns!(), ")
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)");
     /// A tenant's rows, newest first, that lie before a place in that order and fit the filters; NULL filters nothing.
     /// A prefix is compared with substr, for LIKE and text order differ between the engines.
     pub(crate) LIST_ROWS = concat!("SELECT ", columns!(), " FROM audit_logs
@@ -48,6 +45,14 @@ sql! {
     pub(crate) ERASE_TARGET = "UPDATE audit_logs SET target = $2 WHERE target = $1";
     /// A person whom events were about is not named any more.
     pub(crate) ERASE_SUBJECT = "UPDATE audit_logs SET subject_id = NULL WHERE subject_id = $1";
+}
+
+insert! {
+    /// Rows.
+    pub(crate) ADD_ROWS = "INSERT INTO audit_logs"(
+        tenant_id, occurred_at, event_id, log, seq, recorded_at, service, action, outcome, reason, actor, delegate,
+        subject_id, target, request_id, trace_id
+    );
 }
 
 /// A row.
@@ -106,26 +111,30 @@ fn row(row: &Row) -> Result<PlainRow> {
     })
 }
 
-pub(crate) async fn add(tx: &mut Tx, row: &PlainRow) -> Result<()> {
-    let values = params![
+/// Adds rows.
+pub(crate) async fn add(tx: &mut Tx, rows: Vec<PlainRow>) -> Result<()> {
+    tx.insert(&ADD_ROWS, rows.into_iter().map(values).collect()).await.map(drop)
+}
+
+fn values(row: PlainRow) -> Vec<Value> {
+    params![
         row.tenant,
         row.occurred,
         row.event_id,
-        &row.log,
+        row.log,
         stored(row.seq),
         row.recorded,
-        &row.service,
-        &row.action,
-        &row.outcome,
-        &row.reason,
-        &row.actor,
-        &row.delegate,
+        row.service,
+        row.action,
+        row.outcome,
+        row.reason,
+        row.actor,
+        row.delegate,
         row.subject,
-        &row.target,
-        &row.request_id,
-        &row.trace_id,
-    ];
-    tx.execute(&ADD_ROW, values).await.map(drop)
+        row.target,
+        row.request_id,
+        row.trace_id,
+    ]
 }
 
 pub(crate) async fn list(tx: &mut Tx, tenant: TenantId, filter: &Filter) -> Result<Vec<PlainRow>> {

@@ -1,10 +1,10 @@
 //! `audit_tiles`: the tree.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gatehouse_db::{Result, Tx, params, sql};
 
-use super::stored;
+use super::{read, stored};
 use crate::domain::names::LogId;
 use crate::domain::tiles::{HEIGHT, TileId, Tiles, WIDTH};
 
@@ -14,6 +14,8 @@ sql! {
         ON CONFLICT (log, level, tile) DO UPDATE SET hashes = excluded.hashes";
     /// One tile.
     pub(crate) TILE = "SELECT hashes FROM audit_tiles WHERE log = $1 AND level = $2 AND tile = $3";
+    /// A run of tiles of one level.
+    pub(crate) TILES = "SELECT tile, hashes FROM audit_tiles WHERE log = $1 AND level = $2 AND tile BETWEEN $3 AND $4";
 }
 
 pub(crate) async fn put(tx: &mut Tx, log: &LogId, id: TileId, hashes: Vec<u8>) -> Result<()> {
@@ -24,6 +26,29 @@ pub(crate) async fn put(tx: &mut Tx, log: &LogId, id: TileId, hashes: Vec<u8>) -
 pub(crate) async fn lookup(tx: &mut Tx, log: &LogId, id: TileId) -> Result<Option<Vec<u8>>> {
     let row = tx.fetch_optional(&TILE, params![log.as_str(), i64::from(id.level), stored(id.index)]).await?;
     row.map(|row| row.get("hashes")).transpose()
+}
+
+/// The bytes of every tile that holds a hash of the entries `first..=last` or of a subtree that one of them completes.
+pub(crate) async fn of_run(
+    tx: &mut Tx,
+    log: &LogId,
+    first: u64,
+    last: u64,
+) -> Result<BTreeMap<TileId, Vec<u8>>> {
+    let mut tiles = BTreeMap::new();
+    let end = last.saturating_add(1);
+    for level in 0..=7 {
+        let (from, to) = (first >> (HEIGHT * level), end >> (HEIGHT * level));
+        if from >= to {
+            break;
+        }
+        let (from, to) = (from / WIDTH, (to - 1) / WIDTH);
+        let values = params![log.as_str(), i64::from(level), stored(from), stored(to)];
+        for row in tx.fetch_all(&TILES, values).await? {
+            tiles.insert(TileId { level, index: read(&row, "tile")? }, row.get("hashes")?);
+        }
+    }
+    Ok(tiles)
 }
 
 /// The tiles named, as far as they are there.

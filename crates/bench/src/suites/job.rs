@@ -6,7 +6,6 @@ use gatehouse_client::{Authorized, audience};
 use gatehouse_core::Secret;
 use gatehouse_proto::job::v1::job_service_client::JobServiceClient;
 use gatehouse_proto::job::v1::{JobEventType, SubmitJobRequest, WatchJobEventsRequest};
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -59,24 +58,25 @@ impl Hands {
     }
 }
 
-/// Submits a job, waits until it is in the worker's hands, submits the next.
+/// Submits a job, follows its events to the last, submits the next.
 pub(crate) struct Submitter {
     jobs: JobServiceClient<Authorized>,
-    place: usize,
-    done: mpsc::UnboundedReceiver<()>,
-    last: String,
 }
 
 impl Caller for Submitter {
     async fn call(&mut self) -> Result<u64> {
-        let request = SubmitJobRequest {
-            kind: "bench".into(),
-            input_json: format!("{{\"caller\":{}}}", self.place),
-            ..SubmitJobRequest::default()
-        };
+        let request =
+            SubmitJobRequest { kind: "bench".into(), input_json: "{}".into(), ..SubmitJobRequest::default() };
         let job = self.jobs.submit_job(request).await?.into_inner().job.context("no job")?;
-        self.last = job.job_id;
-        self.done.recv().await.context("the worker is gone")?;
+        let request = WatchJobEventsRequest { job_id: job.job_id, after_sequence: 0 };
+        let mut stream = self.jobs.watch_job_events(request).await?.into_inner();
+        let mut last = None;
+        while let Some(message) = stream.message().await? {
+            last = message.events.into_iter().next_back().or(last);
+        }
+        let end = last.filter(|event| event.r#type() == JobEventType::End).context("a job did not end")?;
+        let data: serde_json::Value = serde_json::from_str(&end.data_json)?;
+        ensure!(data["state"] == "succeeded", "a job ended with {data}");
         Ok(1)
     }
 }
@@ -94,49 +94,18 @@ pub(crate) async fn submitters(
     for person in people {
         clients.push(jobs_as(cluster, person).await?);
     }
-    let (mut senders, mut submitters) = (Vec::new(), Vec::new());
-    for place in 0..count {
-        let (sender, done) = mpsc::unbounded_channel();
-        senders.push(sender);
-        let jobs = clients[place % clients.len()].clone();
-        submitters.push(Submitter { jobs, place, done, last: String::new() });
-    }
+    let submitters =
+        clients.iter().cycle().take(count).map(|jobs| Submitter { jobs: jobs.clone() }).collect();
     let config = WorkerConfig { name: "bench".into(), concurrency: CONCURRENCY, ..WorkerConfig::default() };
     let worker = Worker::new(cluster.as_client("job", audience::JOB)?, config);
-    let worker = worker.handle("bench", move |job: LeasedJob| {
-        let input: Option<serde_json::Value> = serde_json::from_str(&job.input).ok();
-        let caller = input.and_then(|input| usize::try_from(input["caller"].as_u64()?).ok());
-        if let Some(sender) = caller.and_then(|caller| senders.get(caller)) {
-            // Who submitted it may have ended.
-            let _ = sender.send(());
-        }
-        async { Ok("{}".to_owned()) }
-    });
+    let worker = worker.handle("bench", |_: LeasedJob| async { Ok("{}".to_owned()) });
     Ok((submitters, Hands::start(worker)))
-}
-
-/// Waits for the final event of each one's last job: what was counted was also finished.
-///
-/// # Errors
-/// If a job did not succeed.
-pub(crate) async fn all_finished(submitters: Vec<Submitter>) -> Result<()> {
-    for mut submitter in submitters {
-        let request = WatchJobEventsRequest { job_id: submitter.last, after_sequence: 0 };
-        let mut events = submitter.jobs.watch_job_events(request).await?.into_inner();
-        let mut ended = false;
-        while let Some(message) = events.message().await? {
-            ended |= message.events.iter().any(|event| event.r#type() == JobEventType::End);
-        }
-        ensure!(ended, "a job did not end");
-    }
-    Ok(())
 }
 
 async fn jobs(session: &Session, engine: Engine) -> Result<Sample> {
     let people = session.people(engine, PEOPLE).await?;
     let (submitters, hands) = submitters(session.cluster(engine)?, &people, session.callers).await?;
-    let (sample, submitters) = drive(submitters, session.times, session.processes()).await?;
-    all_finished(submitters).await?;
+    let (sample, _) = drive(submitters, session.times, session.processes()).await?;
     hands.stop().await?;
     Ok(sample)
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use gatehouse_client::audience;
-use gatehouse_client::worker::{LeasedJob, Worker, WorkerConfig};
+use gatehouse_client::worker::{Failure, LeasedJob, Worker, WorkerConfig};
 use gatehouse_proto::job::v1::{CancelJobRequest, SubmitJobRequest};
 
 use super::held;
@@ -64,9 +64,19 @@ async fn deliveries(session: &Session) -> Result<Sample> {
     };
     let worker = Worker::new(cluster.as_client("job", audience::JOB)?, config);
     let (ending, counting, telling) = (Arc::clone(&stop), delivered.clone(), Arc::clone(&told));
+    let watched = job.clone();
     let worker = worker.handle("stream", move |job: LeasedJob| {
+        let is_watched = job.id.to_string() == watched;
         let (stop, delivered, told) = (Arc::clone(&ending), counting.clone(), Arc::clone(&telling));
         async move {
+            if !is_watched {
+                return Err(Failure {
+                    reason: "NOT_WATCHED".into(),
+                    message: "A job that was left over, which nobody watches.".into(),
+                    retryable: false,
+                }
+                .into());
+            }
             while !stop.load(Ordering::Relaxed) {
                 let read = delivered.events.load(Ordering::Relaxed) / streams;
                 if told.load(Ordering::Relaxed) > read + AHEAD {

@@ -1,6 +1,6 @@
 //! Replicas of a service on loopback: real tonic servers that say which they are.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use gatehouse_proto::job::v1::{
     GetJobResultResponse, Job, ListJobsRequest, ListJobsResponse, RetryJobRequest, RetryJobResponse,
     SubmitJobRequest, SubmitJobResponse, WatchJobEventsRequest, WatchJobEventsResponse,
 };
+use gatehouse_testkit::lasting_port;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -104,7 +105,7 @@ pub(crate) struct Replica {
 
 impl Replica {
     pub(crate) async fn start(name: &str) -> Self {
-        Self::start_at(name, "127.0.0.1:0".parse().unwrap()).await
+        Self::start_at(name, own_address()).await
     }
 
     /// On a runtime of its own, so that it can die with all its connections at once.
@@ -171,9 +172,14 @@ impl Drop for Replica {
     }
 }
 
-/// Where nothing listens.
+/// Where nothing listens, nor will another test.
 pub(crate) fn dead_address() -> SocketAddr {
-    format!("127.0.0.1:{}", gatehouse_testkit::free_port().unwrap()).parse().unwrap()
+    own_address()
+}
+
+/// Nobody else's even while nothing listens there: replicas come back to where they were.
+fn own_address() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, lasting_port().unwrap()).into()
 }
 
 pub(crate) fn config(addresses: &[SocketAddr]) -> ChannelConfig {
@@ -239,4 +245,4 @@ impl Load {
     }
 }
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

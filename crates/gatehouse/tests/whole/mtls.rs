@@ -1,5 +1,6 @@
 //! Services in processes of their own that know each other by certificates, and strangers who must not get in.
 
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -107,12 +108,28 @@ async fn connections(url: &str, ca_file: &Path) -> (i64, i64) {
     (row.get("encrypted").unwrap(), row.get("clear").unwrap())
 }
 
-/// A handshake by hand, with what a well-behaved client would not show; the certificate that the server showed.
+/// A handshake by hand, with what a well-behaved client would not show; the certificate that the server showed. Who
+/// refuses says why and closes, maybe while the client still writes: then a reset can overtake the word, and it is
+/// asked again.
 async fn handshake(
     place: &Path,
     address: &str,
     client: Option<&Issued>,
 ) -> Result<CertificateDer<'static>, String> {
+    eventually(PATIENCE, || async {
+        match shake_hands(place, address, client).await {
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => None,
+            shaken => Some(shaken.map_err(|error| error.to_string())),
+        }
+    })
+    .await
+}
+
+async fn shake_hands(
+    place: &Path,
+    address: &str,
+    client: Option<&Issued>,
+) -> io::Result<CertificateDer<'static>> {
     let mut roots = RootCertStore::empty();
     let authority = CertificateDer::from_pem_file(place.join("certs/ca/ca.crt")).unwrap();
     roots.add(authority).unwrap();
@@ -128,18 +145,13 @@ async fn handshake(
     let stream = TcpStream::connect(address).await.unwrap();
     // By host name, so that the names for tools other than ours are proven too.
     let name = ServerName::try_from("localhost").unwrap();
-    let mut stream =
-        TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|e| e.to_string())?;
+    let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
     let shown = stream.get_ref().1.peer_certificates().unwrap()[0].clone();
     // A client learns only after its own part whether it was let in: HTTP/2 begins, and the server answers.
-    stream
-        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
-        .await
-        .map_err(|e| e.to_string())?;
-    match stream.read(&mut [0; 16]).await {
-        Ok(0) => Err("closed".to_owned()),
-        Ok(_) => Ok(shown),
-        Err(error) => Err(error.to_string()),
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await?;
+    match stream.read(&mut [0; 16]).await? {
+        0 => Err(io::Error::other("closed")),
+        _ => Ok(shown),
     }
 }
 

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
 const ISSUER: &str = "https://gatehouse.test/dev";
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Short times, so that what should happen soon happens soon.
 pub(crate) fn config() -> Config {
@@ -58,6 +58,12 @@ pub(crate) struct Service {
 impl Service {
     pub(crate) async fn start(db: &Db) -> Self {
         Self::start_with(db, config(), Clock::system(), "127.0.0.1:0").await
+    }
+
+    /// For tests in which nobody dies: no worker loses its lease because it waited for a processor.
+    pub(crate) async fn start_patient(db: &Db) -> Self {
+        let config = Config { lease_ttl_ms: 60_000, ..config() };
+        Self::start_with(db, config, Clock::system(), "127.0.0.1:0").await
     }
 
     /// Its sweeper never runs by itself: the test calls `app.sweep()`.

@@ -19,8 +19,8 @@ both_engines! {
 
     /// Readers attach at every cursor, on the writer's replica and on another, while events are written.
     async fn readers_at_every_cursor_miss_nothing_and_see_nothing_twice(db: TestDb) {
-        let here = Service::start(&db).await;
-        let there = Service::start(&db.another_replica().await).await;
+        let here = Service::start_patient(&db).await;
+        let there = Service::start_patient(&db.another_replica().await).await;
         let owner = here.owner();
         let afar = there.member(owner.tenant);
         let job = owner.submit_count(60).await;

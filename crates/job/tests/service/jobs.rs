@@ -119,7 +119,7 @@ both_engines! {
     }
 
     async fn a_waiting_job_is_cancelled_at_once_and_can_be_retried(db: TestDb) {
-        let service = Service::start(&db).await;
+        let service = Service::start_patient(&db).await;
         let owner = service.owner();
         let job = owner.submit_count(3).await;
         assert_eq!(owner.retry(&job).await.unwrap_err().reason(), "JOB_NOT_FINISHED");
@@ -178,7 +178,7 @@ both_engines! {
     }
 
     async fn a_tenant_sees_nothing_of_another(db: TestDb) {
-        let service = Service::start(&db).await;
+        let service = Service::start_patient(&db).await;
         let (owner, stranger) = (service.owner(), service.owner());
         let job = owner.submit("count", "{\"steps\":1}", "k").await.unwrap().job.unwrap().job_id;
         for error in [

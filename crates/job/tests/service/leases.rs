@@ -123,7 +123,7 @@ both_engines! {
     }
 
     async fn a_write_that_is_sent_again_counts_once(db: TestDb) {
-        let service = Service::start(&db).await;
+        let service = Service::start_patient(&db).await;
         let owner = service.owner();
         let job = owner.submit_count(3).await;
         let mut worker = service.raw_worker(COUNT, ANY, "").await.unwrap();
@@ -146,7 +146,7 @@ both_engines! {
 
     /// The acknowledgement was lost with the stream: the worker says it again, and hears what it would have heard.
     async fn an_ending_that_is_sent_again_is_acknowledged_again(db: TestDb) {
-        let service = Service::start(&db).await;
+        let service = Service::start_patient(&db).await;
         let owner = service.owner();
         let retryable =
             WorkFailure { reason: "UPSTREAM_AWAY".into(), message: "It is away.".into(), retryable: true };
@@ -279,7 +279,7 @@ both_engines! {
     }
 
     async fn what_breaks_the_protocol_fails_the_job(db: TestDb) {
-        let service = Service::start(&db).await;
+        let service = Service::start_patient(&db).await;
         let owner = service.owner();
         let mut worker = service.raw_worker(COUNT, ANY, "").await.unwrap();
         let event = |lease: &WorkLease, r#type: JobEventType, data: &str, checkpoint: usize| {
@@ -328,7 +328,7 @@ both_engines! {
     }
 
     async fn a_worker_gets_the_jobs_of_its_scope_only(db: TestDb) {
-        let service = Service::start(&db).await;
+        let service = Service::start_patient(&db).await;
         let (owner, other) = (service.owner(), service.owner());
         let (theirs, mine) = (other.submit_count(1).await, owner.submit_count(1).await);
         owner.submit("other", "1", "").await.unwrap();
@@ -363,7 +363,9 @@ both_engines! {
     }
 
     async fn a_flood_of_one_tenant_does_not_starve_another(db: TestDb) {
-        let service = Service::start(&db).await;
+        // Far more than a submission takes, on a busy machine too: else it is no flood.
+        let config = Config { fair_share_ms: 60_000, lease_ttl_ms: 60_000, ..config() };
+        let service = Service::start_with(&db, config, gatehouse_core::Clock::system(), "127.0.0.1:0").await;
         let (flood, single) = (service.owner(), service.owner());
         for _ in 0..40 {
             flood.submit_count(1).await;

@@ -42,7 +42,7 @@ both_engines! {
     migrations: MIGRATIONS;
 
     async fn an_objective_is_minimised_and_the_clamp_is_told(db: TestDb) {
-        let service = Service::start(&db).await;
+        let service = Service::start_patient(&db).await;
         let worker = optimizer(&service, slow(150, 0));
         let (owner, job) = submit(&service, &rosenbrock(&json!({"max_iterations": 100_000, "seed": 7}))).await;
         owner.until(&job, JobState::Succeeded).await;
@@ -85,7 +85,7 @@ both_engines! {
     }
 
     async fn a_search_stops_within_one_iteration_of_a_cancel(db: TestDb) {
-        let service = Service::start(&db).await;
+        let service = Service::start_patient(&db).await;
         let worker = optimizer(&service, slow(100_000, 5));
         let (owner, job) = submit(&service, &rosenbrock(&json!({"max_iterations": 100_000, "tolerance": 0}))).await;
         let mut watching = owner.watch(&job, 0).await.unwrap();
@@ -112,7 +112,7 @@ both_engines! {
     }
 
     async fn a_bad_request_fails_once_and_says_why(db: TestDb) {
-        let service = Service::start(&db).await;
+        let service = Service::start_patient(&db).await;
         let worker = optimizer(&service, slow(100, 0));
         for (more, reason, words) in [
             (json!({"objective": "x +"}), "INVALID_OPTIMIZE_REQUEST", "character 4"),

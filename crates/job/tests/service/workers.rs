@@ -43,7 +43,7 @@ both_engines! {
     }
 
     async fn a_drained_worker_gives_its_jobs_back(db: TestDb) {
-        let service = Service::start(&db).await;
+        let service = Service::start_patient(&db).await;
         let owner = service.owner();
         let job = owner.submit_count(30).await;
         let mut watching = owner.watch(&job, 0).await.unwrap();
@@ -89,7 +89,7 @@ both_engines! {
     }
 
     async fn a_running_job_is_cancelled(db: TestDb) {
-        let service = Service::start(&db).await;
+        let service = Service::start_patient(&db).await;
         let owner = service.owner();
         let job = owner.submit_count(100_000).await;
         let worker = service.counter(Duration::from_millis(2));
@@ -111,7 +111,7 @@ both_engines! {
     }
 
     async fn a_panic_is_a_failed_attempt(db: TestDb) {
-        let service = Service::start(&db).await;
+        let service = Service::start_patient(&db).await;
         let owner = service.owner();
         let worker = RunningWorker::start(service.worker_channel(&["count:*"]), |job| async move {
             assert!(job.attempt > 1, "the first attempt panics");

@@ -49,12 +49,12 @@ pub(crate) enum Want {
 }
 
 impl Want {
-    fn is_met_by(self, cached: Option<&Cached>, now: Timestamp) -> bool {
-        match (self, cached) {
-            (Self::Token { found, remaining }, Some(cached)) => {
+    fn is_met_by(self, cached: Option<&Cached>, interrupted: bool, now: Timestamp) -> bool {
+        match self {
+            Self::Token { found, remaining } => cached.is_some_and(|cached| {
                 found != Some(cached.generation) && now.plus(remaining) < cached.expires_at
-            }
-            _ => false,
+            }),
+            Self::Recovery => !interrupted,
         }
     }
 }
@@ -104,8 +104,11 @@ impl Broker {
         let mut seen_holder = false;
         loop {
             let now = self.clock.now();
-            let (connection, cached) = read_tx!(self.db, "token_broker.rotation.look", |tx| {
-                Ok((connections::lookup(tx, key).await?, access_tokens::lookup(tx, key, &scopes).await?))
+            // The connection first: nobody ends anything of it from there to the lease below without being seen.
+            let (connection, cached, interrupted) = read_tx!(self.db, "token_broker.rotation.look", |tx| {
+                let connection = connections::lookup(tx, key).await?;
+                let cached = access_tokens::lookup(tx, key, &scopes).await?;
+                Ok((connection, cached, rotations::is_interrupted(tx, key).await?))
             })?;
             let connection = connection.ok_or(Failure::Gone)?;
             match connection.state {
@@ -124,7 +127,7 @@ impl Broker {
             }
             // Between the caller's look and this one another may have ended; the lease below is taken only if nobody
             // has since.
-            if seen_holder || want.is_met_by(cached.as_ref(), now) {
+            if seen_holder || want.is_met_by(cached.as_ref(), interrupted, now) {
                 return Ok(Turn::Theirs);
             }
             if let Some(retry_at) = connection.retry_at.filter(|retry_at| now < *retry_at) {

@@ -37,6 +37,8 @@ sql! {
         ON c.tenant_id = r.tenant_id AND c.connection_id = r.connection_id WHERE r.state IN ('intent', 'answered') \
         AND (c.lease_until IS NULL OR c.lease_until <= $1) AND (c.retry_at IS NULL OR c.retry_at <= $1) \
         AND c.state IN ('active', 'needs_reauthorization') LIMIT 100";
+    COUNT_INTERRUPTED = "SELECT COUNT(*) AS interrupted FROM rotations WHERE tenant_id = $1 AND connection_id = $2 \
+        AND state IN ('intent', 'answered')";
 }
 
 /// An attempt whose answer lies in escrow.
@@ -165,4 +167,10 @@ pub(crate) async fn list_refused(tx: &mut Tx, key: ConnectionKey) -> Result<Vec<
 
 pub(crate) async fn list_interrupted(tx: &mut Tx, now: Timestamp) -> Result<Vec<ConnectionKey>> {
     tx.fetch_all(&LIST_INTERRUPTED, params![now]).await?.iter().map(key).collect()
+}
+
+/// Whether an attempt on this connection has not come to its end.
+pub(crate) async fn is_interrupted(tx: &mut Tx, key: ConnectionKey) -> Result<bool> {
+    let row = tx.fetch_one(&COUNT_INTERRUPTED, params![key.tenant, key.connection]).await?;
+    Ok(row.get::<i64>("interrupted")? > 0)
 }

@@ -195,19 +195,21 @@ impl Api {
                 .header("last-event-id", last.to_string())
                 .timeout(PATIENCE);
             let after = last;
-            let fail = |status, reason: String| {
+            let fail = |status, retry_after, reason: String| {
                 let what = format!("GET events of {job} after {after}");
-                let failure = Failure { began: opened, what, status, retry_after: false, reason };
+                let failure = Failure { began: opened, what, status, retry_after, reason };
                 self.book.failures.lock().unwrap().push(failure);
             };
             let mut answer = match request.send().await {
                 Ok(answer) if answer.status() == 200 => answer,
                 Ok(answer) => {
-                    fail(Some(answer.status().as_u16()), answer.text().await.unwrap_or_default());
+                    let status = answer.status().as_u16();
+                    let retry_after = answer.headers().contains_key("retry-after");
+                    fail(Some(status), retry_after, answer.text().await.unwrap_or_default());
                     continue;
                 }
                 Err(error) => {
-                    fail(None, format!("{error:?}"));
+                    fail(None, false, format!("{error:?}"));
                     continue;
                 }
             };
@@ -224,7 +226,7 @@ impl Api {
                         break;
                     }
                     Err(error) => {
-                        fail(None, format!("{error:?}"));
+                        fail(None, false, format!("{error:?}"));
                         break;
                     }
                 }
