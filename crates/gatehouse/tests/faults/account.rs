@@ -178,6 +178,7 @@ impl World {
             session: theft.newest.session,
             access: theft.newest.access,
             acknowledged: theft.refused,
+            before: Vec::new(),
             probes: theft.probes,
         }));
         for mut ended in among_faults {

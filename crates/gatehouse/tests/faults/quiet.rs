@@ -95,6 +95,10 @@ pub(crate) async fn quiet(world: &World, supervisor: &Supervisor) -> anyhow::Res
     let slowest = waits.max().unwrap_or_default();
     let lag = supervisor.lag().worst((api.began + from).into_std(), Instant::now().into_std());
     let quiet = Quiet { from, to, recovered, lag: lag.max(slowest), ended };
+    for ended in &quiet.ended {
+        let refused = ended.before.iter().find(|probe| probe.shown != Shown::Accepted);
+        ensure!(refused.is_none(), "a session that lives is not let in in calm weather: {refused:?}");
+    }
     for probe in quiet.ended.iter().flat_map(|ended| &ended.probes) {
         ensure!(probe.shown != Shown::Silent, "a gateway says nothing in calm weather: {probe:?}");
     }

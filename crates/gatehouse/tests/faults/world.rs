@@ -30,7 +30,7 @@ const RECOVERY: Duration = Duration::from_secs(60);
 const BETWEEN_JOBS: Duration = Duration::from_millis(900);
 
 const SETTINGS: &[(&str, &str)] = &[
-    ("MAX_ITERATIONS", "40"),
+    ("MAX_ITERATIONS", "50"),
     ("GATEHOUSE_OPTIMIZER__MIN_ITERATION_MS", "40"),
     ("GATEHOUSE_OPTIMIZER__WORKER__RECONNECT_MAX_MS", "500"),
     // Short leases and frequent looks: a round then waits for the product, not for a timeout made for production.

@@ -49,6 +49,7 @@ pub struct Layout {
     program: PathBuf,
     replicas: BTreeMap<&'static str, usize>,
     variables: Vec<(Option<String>, String, String)>,
+    certificates: bool,
     pub(super) own_servers: bool,
 }
 
@@ -67,6 +68,7 @@ impl Layout {
             program: program.into(),
             replicas: SERVICES.into_iter().map(|service| (service, 1)).collect(),
             variables: Vec::new(),
+            certificates: false,
             own_servers: false,
         }
     }
@@ -103,6 +105,26 @@ impl Layout {
         self
     }
 
+    /// Certificates of an authority of its own, as `gatehouse certs` makes them: processes know each other by these and talk
+    /// by TLS only.
+    #[must_use]
+    pub const fn with_certificates(mut self) -> Self {
+        self.certificates = true;
+        self
+    }
+
+    /// Makes the certificates; where they are.
+    async fn certify(&self, place: &Path) -> io::Result<PathBuf> {
+        let folder = place.join("certs");
+        let mut command = tokio::process::Command::new(&self.program);
+        command.env("GATEHOUSE_ENV", "dev").args(["certs", "--json", "--out"]).arg(&folder);
+        let output = command.stdin(std::process::Stdio::null()).output().await?;
+        if output.status.success() {
+            return Ok(folder);
+        }
+        Err(Error::other(format!("no certificates: {}", String::from_utf8_lossy(&output.stderr))))
+    }
+
     /// Settles ports, starts the proxies, and writes every process's configuration below `place`.
     pub(super) async fn lay(&self, place: &Path, postgres: &str, redis: &str) -> io::Result<Laid> {
         let random = Entropy::system();
@@ -136,6 +158,7 @@ impl Layout {
                 links.insert((node.name.clone(), server.to_owned()), link);
             }
         }
+        let certificates = if self.certificates { Some(self.certify(place).await?) } else { None };
         let common = common(place, &run, &secret);
         for node in nodes.values() {
             let through = |to: &str| links.get(&(node.name.clone(), to.to_owned())).map(Proxy::address);
@@ -159,6 +182,12 @@ impl Layout {
                 let _ = writeln!(text, "databases.{section}.url = {:?}", at(postgres, through("postgres"))?);
                 if called == node.service {
                     let _ = writeln!(text, "listen.{section} = \"{}\"", node.address);
+                }
+            }
+            if let Some(folder) = &certificates {
+                for (key, file) in [("cert_file", "tls.crt"), ("key_file", "tls.key"), ("ca_file", "ca.crt")]
+                {
+                    let _ = writeln!(text, "tls.{key} = {}", quoted(&folder.join(node.service).join(file)));
                 }
             }
             std::fs::write(&node.config, text + &common)?;

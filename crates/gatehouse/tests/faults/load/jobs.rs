@@ -14,7 +14,7 @@ use crate::client::{Api, Failure, PATIENCE};
 use crate::shared::submission;
 
 /// Most iterations of a job here; jobs ask for more, so that each is told once that they were clamped.
-pub(crate) const ITERATIONS: usize = 40;
+pub(crate) const ITERATIONS: usize = 50;
 /// A reader that hears nothing for so long, not even a comment, connects anew. The gateway sends one each second here.
 const SILENCE: Duration = Duration::from_secs(4);
 
