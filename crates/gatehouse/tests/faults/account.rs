@@ -154,12 +154,12 @@ impl World {
         expected: &mut Vec<Expected>,
     ) -> anyhow::Result<()> {
         let gateways = self.gateways();
-        let refused_by: Vec<_> = gateways.iter().map(|(name, _)| name.clone()).collect();
+        let known_by: Vec<_> = gateways.iter().map(|(name, _)| name.clone()).collect();
         let began = self.api.began;
         let check = |session: &str, acknowledged, bound, probes| {
-            let refused_by = refused_by.clone();
+            let known_by = known_by.clone();
             let session = session.to_owned();
-            check::check_revocation(&Revocation { session, acknowledged, bound, probes, refused_by })
+            check::check_revocation(&Revocation { session, acknowledged, bound, probes, known_by })
         };
         for calm in &quiet.ended {
             expected.push(one("auth.sessions.create", "session", &calm.session, 1));

@@ -67,7 +67,9 @@ pub fn check_refreshes(
                 };
                 // It was consumed when it was first presented, at the earliest.
                 let is_too_late = |other: &&RefreshAttempt| {
-                    other.token == attempt.token && attempt.answered > other.sent + retry_window
+                    !std::ptr::eq(*other, attempt)
+                        && other.token == attempt.token
+                        && attempt.answered > other.sent + retry_window
                 };
                 let excused = attempts.iter().any(|other| is_too_late(&other))
                     || !attempt.patient && attempts.iter().any(|other| may_be_held_back(&other));

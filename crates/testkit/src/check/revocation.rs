@@ -1,4 +1,4 @@
-//! Revocations: who acknowledged one accepts what it ended no longer than stated, and never again once it refused it.
+//! Revocations: who acknowledged one accepts what it ended no longer than stated, and never again once it knew of it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,8 +16,8 @@ pub struct Revocation {
     pub bound: Duration,
     /// Everything that tried it.
     pub probes: Vec<Probe>,
-    /// The replicas that must have refused it: silence is no refusal.
-    pub refused_by: Vec<String>,
+    /// The replicas that must have come to know of it: silence is no refusal.
+    pub known_by: Vec<String>,
 }
 
 /// One try.
@@ -38,7 +38,9 @@ pub struct Probe {
 pub enum Shown {
     /// Whoever shows it is let in.
     Accepted,
-    /// It is told that the session does not count.
+    /// It is told that the session is revoked: the replica has heard of it.
+    Revoked,
+    /// It is refused because someone whom the replica asked has heard of it. Another whom it asks next may not have yet.
     Refused,
     /// It is told to come again, or nothing: says nothing of the session.
     Silent,
@@ -47,13 +49,13 @@ pub enum Shown {
 /// Checks one; the longest time after the acknowledgement at which it was still accepted.
 ///
 /// # Errors
-/// If a replica accepted what was sent after the bound, or again what it had refused, or one of those that must have
-/// refused it never did.
+/// If a replica accepted what was sent after the bound, or again what it knew to be over, or one of those that must have
+/// heard of it never did.
 pub fn check_revocation(revocation: &Revocation) -> anyhow::Result<Duration> {
-    let Revocation { session, acknowledged, bound, probes, refused_by } = revocation;
-    let mut refused: BTreeMap<&str, Duration> = BTreeMap::new();
-    for probe in probes.iter().filter(|probe| probe.shown == Shown::Refused) {
-        let first = refused.entry(&probe.replica).or_insert(probe.answered);
+    let Revocation { session, acknowledged, bound, probes, known_by } = revocation;
+    let mut known: BTreeMap<&str, Duration> = BTreeMap::new();
+    for probe in probes.iter().filter(|probe| probe.shown == Shown::Revoked) {
+        let first = known.entry(&probe.replica).or_insert(probe.answered);
         *first = (*first).min(probe.answered);
     }
     let mut longest = Duration::ZERO;
@@ -64,20 +66,20 @@ pub fn check_revocation(revocation: &Revocation) -> anyhow::Result<Duration> {
             "{} accepted session {session} {after:?} after its end was acknowledged; {bound:?} is the bound",
             probe.replica
         );
-        if let Some(first) = refused.get(probe.replica.as_str()) {
+        if let Some(first) = known.get(probe.replica.as_str()) {
             ensure!(
                 probe.sent <= *first,
-                "{} accepted session {session} at {:?} again, which it had refused at {first:?}",
+                "{} accepted session {session} at {:?} again, which it knew to be over at {first:?}",
                 probe.replica,
                 probe.sent
             );
         }
         longest = longest.max(after);
     }
-    for replica in refused_by {
+    for replica in known_by {
         ensure!(
-            refused.contains_key(replica.as_str()),
-            "{replica} never refused session {session}, which is over"
+            known.contains_key(replica.as_str()),
+            "{replica} never said that session {session} is over, which it is"
         );
     }
     Ok(longest)
@@ -98,7 +100,7 @@ mod tests {
             acknowledged: Duration::from_secs(1),
             bound: Duration::from_secs(2),
             probes,
-            refused_by: vec!["gateway-1".to_owned()],
+            known_by: vec!["gateway-1".to_owned()],
         }
     }
 
@@ -109,7 +111,7 @@ mod tests {
     #[test]
     fn who_accepts_for_too_long_is_found() {
         let accepted_at =
-            |ms| vec![probe(900, Shown::Accepted), probe(ms, Shown::Accepted), probe(9000, Shown::Refused)];
+            |ms| vec![probe(900, Shown::Accepted), probe(ms, Shown::Accepted), probe(9000, Shown::Revoked)];
         assert_eq!(check_revocation(&revocation(accepted_at(2500))).unwrap(), Duration::from_millis(1500));
         assert!(fault(accepted_at(3001)).contains("gateway-1 accepted"));
     }
@@ -117,18 +119,23 @@ mod tests {
     #[test]
     fn who_accepts_again_what_it_refused_is_found() {
         let flapping =
-            vec![probe(1100, Shown::Refused), probe(1200, Shown::Accepted), probe(1300, Shown::Refused)];
-        assert!(fault(flapping).contains("again, which it had refused"));
+            vec![probe(1100, Shown::Revoked), probe(1200, Shown::Accepted), probe(1300, Shown::Revoked)];
+        assert!(fault(flapping).contains("again, which it knew to be over"));
         // Two that were under way at the same time may be answered either way.
-        let crossing = vec![probe(1100, Shown::Refused), probe(1105, Shown::Accepted)];
+        let crossing = vec![probe(1100, Shown::Revoked), probe(1105, Shown::Accepted)];
         check_revocation(&revocation(crossing)).unwrap();
+        // Behind it stand two, of whom only one had heard.
+        let asked =
+            vec![probe(1100, Shown::Refused), probe(1200, Shown::Accepted), probe(1300, Shown::Revoked)];
+        check_revocation(&revocation(asked)).unwrap();
         let elsewhere = Probe { replica: "gateway-2".to_owned(), ..probe(1200, Shown::Accepted) };
-        check_revocation(&revocation(vec![probe(1100, Shown::Refused), elsewhere])).unwrap();
+        check_revocation(&revocation(vec![probe(1100, Shown::Revoked), elsewhere])).unwrap();
     }
 
     #[test]
-    fn silence_is_no_refusal() {
-        assert!(fault(vec![probe(1100, Shown::Silent)]).contains("never refused"));
-        assert!(fault(vec![]).contains("never refused"));
+    fn silence_is_no_refusal_and_the_word_of_another_no_knowledge() {
+        assert!(fault(vec![probe(1100, Shown::Refused)]).contains("never said"));
+        assert!(fault(vec![probe(1100, Shown::Silent)]).contains("never said"));
+        assert!(fault(vec![]).contains("never said"));
     }
 }

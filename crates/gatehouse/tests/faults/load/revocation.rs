@@ -41,7 +41,7 @@ pub(crate) async fn run(
     let tokens = api.sign_in(&credentials).await?;
     // Whoever was shown it has it in memory.
     let before = show(&api, &gateways, &tokens.access).await;
-    let refused = before.iter().find(|probe| probe.shown == Shown::Refused);
+    let refused = before.iter().find(|probe| matches!(probe.shown, Shown::Refused | Shown::Revoked));
     ensure!(refused.is_none(), "a session that lives was refused: {refused:?}");
     let sign_out = |http: &Client, base: &str| {
         http.post(format!("{base}/v1/auth/sign-out")).bearer_auth(&tokens.access).json(&json!({}))
@@ -87,6 +87,7 @@ pub(crate) async fn show(api: &Api, gateways: &[(String, String)], access: &str)
         });
         let shown = match answer.await {
             Some((StatusCode::BAD_REQUEST, _)) => Shown::Accepted,
+            Some((StatusCode::UNAUTHORIZED, body)) if body["reason"] == "TOKEN_REVOKED" => Shown::Revoked,
             Some((StatusCode::UNAUTHORIZED, _)) => Shown::Refused,
             _ => Shown::Silent,
         };
