@@ -1,7 +1,9 @@
 //! How far behind a busy machine is: what a bound in wall-clock time must grow by to be sound.
 //!
 //! A thread sleeps for short times and notes how much later it woke than it asked for. Whoever checks "within a second"
-//! adds the worst of the time in question, and so is as strict as the machine lets them be, not as a guess would.
+//! adds the worst of the time in question, and so is as strict as the machine lets them be, not as a guess would. Who
+//! sleeps much is woken soon, though; what needs the processor for longer waits for its turn. So the thread also counts who
+//! is waiting for one.
 
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,10 +15,22 @@ const NAP: Duration = Duration::from_millis(10);
 /// What is not worth noting.
 const USUAL: Duration = Duration::from_millis(5);
 
+/// How often it counts.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How many threads of the machine run or want to, besides this one.
+fn running() -> Option<u32> {
+    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
+    let (running, _) = text.split_whitespace().nth(3)?.split_once('/')?;
+    Some(running.parse::<u32>().ok()?.saturating_sub(1))
+}
+
 /// Measures until it is dropped.
 #[derive(Debug)]
 pub struct LagMeter {
     late: Arc<Mutex<Vec<(Instant, Duration)>>>,
+    crowd: Arc<Mutex<Vec<(Instant, u32)>>>,
+    cores: u32,
     _stop: Sender<()>,
 }
 
@@ -26,19 +40,38 @@ impl LagMeter {
     pub fn start() -> Self {
         let late = Arc::<Mutex<Vec<(Instant, Duration)>>>::default();
         let (stop, stopped) = mpsc::channel();
-        let noted = Arc::clone(&late);
+        let crowd = Arc::<Mutex<Vec<(Instant, u32)>>>::default();
+        let (noted, counted) = (Arc::clone(&late), Arc::clone(&crowd));
         thread::spawn(move || {
-            let mut asked = Instant::now();
+            let (mut asked, mut looked) = (Instant::now(), Instant::now());
             while stopped.recv_timeout(NAP) == Err(RecvTimeoutError::Timeout) {
                 let woken = Instant::now();
                 let by = woken.duration_since(asked).saturating_sub(NAP);
                 if by > USUAL {
                     noted.lock().unwrap_or_else(PoisonError::into_inner).push((woken, by));
                 }
+                if looked.elapsed() > LOOK {
+                    looked = Instant::now();
+                    let running = running().unwrap_or_default();
+                    counted.lock().unwrap_or_else(PoisonError::into_inner).push((looked, running));
+                }
                 asked = Instant::now();
             }
         });
-        Self { late, _stop: stop }
+        let cores =
+            thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1));
+        Self { late, crowd, cores, _stop: stop }
+    }
+
+    /// How many times as long as on an idle machine anything takes that needs the processor, on average between two
+    /// moments: 1 if there are no more threads at work than cores.
+    #[must_use]
+    pub fn stretch(&self, from: Instant, to: Instant) -> u32 {
+        let crowd = self.crowd.lock().unwrap_or_else(PoisonError::into_inner);
+        let within: Vec<u32> =
+            crowd.iter().filter(|(at, _)| *at >= from && *at <= to).map(|(_, running)| *running).collect();
+        let looks = u32::try_from(within.len()).unwrap_or(u32::MAX).max(1);
+        within.iter().sum::<u32>().div_ceil(looks * self.cores).max(1)
     }
 
     /// The longest that anything was late between two moments.
@@ -66,5 +99,20 @@ mod tests {
         assert_eq!(meter.worst(began + 150 * second, began + 400 * second), 3 * second);
         assert_eq!(meter.worst(began + 250 * second, began + 400 * second), 2 * second);
         assert_eq!(meter.worst(began + 350 * second, began + 400 * second), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_crowd_stretches_time() {
+        let meter = LagMeter { cores: 2, ..LagMeter::start() };
+        let (began, second) = (Instant::now(), Duration::from_secs(1));
+        let crowd = [(100, 2), (200, 8), (201, 11), (300, 1)];
+        meter.crowd.lock().unwrap().extend(crowd.map(|(at, running)| (began + at * second, running)));
+        let stretch = |from: u32, to: u32| meter.stretch(began + from * second, began + to * second);
+        assert_eq!((stretch(90, 110), stretch(190, 210), stretch(290, 310), stretch(400, 500)), (1, 5, 1, 1));
+    }
+
+    #[test]
+    fn who_runs_can_be_counted_here() {
+        assert!(running().is_some());
     }
 }

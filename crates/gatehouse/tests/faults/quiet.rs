@@ -70,9 +70,10 @@ pub(crate) async fn quiet(world: &World, supervisor: &Supervisor) -> anyhow::Res
             if answers.iter().all(|answer| answer.as_ref().is_some_and(|(status, _)| status.is_success())) {
                 return Ok(tried - ready);
             }
-            let lag = supervisor.lag().worst(ready.into_std(), Instant::now().into_std());
+            let (from, now) = (ready.into_std(), Instant::now().into_std());
+            let meter = supervisor.lag();
             ensure!(
-                tried - ready <= RECOVERY + lag,
+                tried - ready <= RECOVERY * meter.stretch(from, now) + meter.worst(from, now),
                 "{name} does not recover: {:?} after everything was ready it answers {answers:?}",
                 tried - ready
             );

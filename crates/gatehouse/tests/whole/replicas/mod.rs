@@ -175,7 +175,9 @@ async fn redis_gone_is_not_noticed_and_postgresql_restarted_is_got_over() {
                     .all(|who| over.iter().any(|over| over.who == *who && over.began > back && over.is_well))
             })
             .await;
-            recovers(&load, gone, back, slowest + lag.worst(gone, Instant::now()));
+            let now = Instant::now();
+            let late = slowest + lag.worst(gone, now) + RECOVERY * (lag.stretch(back, now) - 1);
+            recovers(&load, gone, back, late);
         })
         .await;
     }
