@@ -195,11 +195,14 @@ impl Door {
             .map_err(|status| refusal(from_status(status)))?
             .into_inner();
         // We believe auth because of its signature, as the services do.
-        let caller = inner
-            .verifier
-            .for_audience(service.audience())
-            .verify(&answer.access_token, false)
-            .map_err(own_failure)?;
+        let caller =
+            inner.verifier.for_audience(service.audience()).verify(&answer.access_token, false).map_err(
+                |error| match error.reason() {
+                    // Whoever was asked had not heard of it yet: the caller's credential ended a moment ago.
+                    "TOKEN_REVOKED" => error,
+                    _ => own_failure(error),
+                },
+            )?;
         let ends_at =
             (answer.subject_expires_at > 0).then(|| Timestamp::from_micros(answer.subject_expires_at));
         let now = inner.clock.now();

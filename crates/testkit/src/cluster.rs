@@ -28,8 +28,16 @@ use crate::{Backend, Balancer, OpenBao, Postgres, Proxy, Redis, Weather, balance
 /// How long a debug build may take to be ready on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(120);
 
-/// How long a process may try to start before it gives up.
-const LONGEST_START: Duration = Duration::from_secs(20);
+/// How long a process may try to start before it gives up, on a busy machine.
+const LONGEST_START: Duration = Duration::from_secs(30);
+
+/// The status of a process that can't start.
+const GAVE_UP: i32 = 2;
+
+/// Whether the end of a log says why a process ended: a line of its own that is no log line.
+fn says_why(end_of_log: &str) -> bool {
+    end_of_log.lines().rev().take(10).any(|line| line.starts_with("gatehouse: "))
+}
 
 /// Ends what is left when the test process is gone: it reads `+id` and `-id`, and kills at the end of its input. `$1` is
 /// the cluster's folder, which goes too.
@@ -245,12 +253,7 @@ impl Cluster {
     pub async fn ended(&mut self, name: &str, limit: Duration) -> io::Result<std::process::ExitStatus> {
         let deadline = Instant::now() + limit;
         loop {
-            let node = self.node_mut(name);
-            let id = node.id();
-            if let Some(status) = node.has_ended()? {
-                if let Some(id) = id {
-                    self.watcher.tell('-', id);
-                }
+            if let Some(status) = self.try_ended(name)? {
                 return Ok(status);
             }
             if Instant::now() > deadline {
@@ -312,22 +315,23 @@ impl Cluster {
         Ok(())
     }
 
-    /// Starts again what ended by itself, as whoever runs a deployment does; names of those. A process may end when what
-    /// it needs is away at its start, with a message and an exit status, and at no other time.
+    /// Starts again what gave up its start, as whoever runs a deployment does; names of those. A process may give up when
+    /// what it needs is away at its start, which `excused` tells of it, and at no other time: with a message and status 2.
     ///
     /// # Errors
-    /// One ended that had long been started, or of a signal; the message holds the end of its log.
-    pub fn revive(&mut self) -> io::Result<Vec<String>> {
+    /// One ended otherwise; the message holds the end of its log.
+    pub fn revive(&mut self, excused: impl Fn(&Node) -> bool) -> io::Result<Vec<String>> {
         let mut revived = Vec::new();
         for node in self.nodes.values_mut().filter(|node| !node.is_ending) {
             let id = node.id();
             if let Some(status) = node.has_ended()? {
                 let ran = node.started_at.map(|at| at.elapsed()).unwrap_or_default();
-                if status.code().is_none() || status.success() || ran > LONGEST_START {
-                    let (name, end) = (&node.name, node.end_of_log());
-                    let told =
-                        format!("{name} ended by itself with {status} after {ran:?}; its log ends:\n{end}");
-                    return Err(Error::other(told));
+                let (name, end) = (&node.name, node.end_of_log());
+                let gave_up = status.code() == Some(GAVE_UP) && ran < LONGEST_START && says_why(&end);
+                if !gave_up || !excused(node) {
+                    return Err(Error::other(format!(
+                        "{name} ended by itself with {status} after {ran:?} although nothing was away that it needs at its start; its log ends:\n{end}"
+                    )));
                 }
                 if let Some(id) = id {
                     self.watcher.tell('-', id);
@@ -339,6 +343,20 @@ impl Cluster {
             self.launch(name)?;
         }
         Ok(revived)
+    }
+
+    /// How a node that was told to end has ended, if it has; told once.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn try_ended(&mut self, name: &str) -> io::Result<Option<std::process::ExitStatus>> {
+        let node = self.node_mut(name);
+        let id = node.id();
+        let status = node.has_ended()?;
+        if let (Some(_), Some(id)) = (status, id) {
+            self.watcher.tell('-', id);
+        }
+        Ok(status)
     }
 
     /// The PostgreSQL server, where it is this cluster's own ([`Layout::own_servers`]).

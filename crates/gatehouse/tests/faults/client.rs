@@ -1,7 +1,7 @@
 //! One client of the cluster: it sends again what was not answered, and knows what it does not know.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -33,10 +33,22 @@ pub(crate) struct Counts {
     pub(crate) sent: AtomicU64,
     /// No answer, or one that broke off.
     pub(crate) lost: AtomicU64,
-    /// Answers 502, 503, 504 and 429.
+    /// Answers that say to come again: 503, 504 and 429.
     pub(crate) put_off: AtomicU64,
-    /// Answers 500: something met an error that it does not know.
-    pub(crate) failed: AtomicU64,
+}
+
+/// A request that got no answer, or one with a status of 500 or more.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    #[expect(dead_code, reason = "a failed check shows all of it")]
+    pub(crate) what: String,
+    pub(crate) sent: Duration,
+    pub(crate) answered: Duration,
+    /// None if there was no answer.
+    pub(crate) status: Option<u16>,
+    pub(crate) reason: String,
+    /// Whether the client no longer waited, or a service did not.
+    pub(crate) is_late: bool,
 }
 
 /// Talks to the balancer. Each request takes a connection of its own, so that replicas take turns.
@@ -45,6 +57,7 @@ pub(crate) struct Api {
     http: Client,
     base: String,
     pub(crate) counts: Arc<Counts>,
+    pub(crate) failures: Arc<Mutex<Vec<Failure>>>,
     /// When the load began: all times are counted from it.
     pub(crate) began: Instant,
 }
@@ -52,7 +65,7 @@ pub(crate) struct Api {
 impl Api {
     pub(crate) fn new(base: String) -> anyhow::Result<Self> {
         let http = Client::builder().connect_timeout(TIMEOUT).pool_max_idle_per_host(0).no_proxy().build()?;
-        Ok(Self { http, base, counts: Arc::default(), began: Instant::now() })
+        Ok(Self { http, base, counts: Arc::default(), failures: Arc::default(), began: Instant::now() })
     }
 
     /// The same at another address.
@@ -70,15 +83,50 @@ impl Api {
         build(&self.http, &self.base)
     }
 
-    /// One try, whatever comes.
+    /// One try, whatever comes. A failure is written down.
     pub(crate) async fn once(
         &self,
         build: impl Fn(&Client, &str) -> RequestBuilder,
     ) -> Option<(StatusCode, Value)> {
-        let response = self.request(build).timeout(TIMEOUT).send().await.ok()?;
-        let status = response.status();
-        let text = response.text().await.ok()?;
-        Some((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+        self.once_within(TIMEOUT, build).await
+    }
+
+    /// As [`Api::once`], for as long as `limit`.
+    pub(crate) async fn once_within(
+        &self,
+        limit: Duration,
+        build: impl Fn(&Client, &str) -> RequestBuilder,
+    ) -> Option<(StatusCode, Value)> {
+        let (sent, request) = (self.now(), self.request(build).timeout(limit));
+        let answered = async {
+            let response = request.send().await?;
+            let (status, path) = (response.status(), response.url().path().to_owned());
+            Ok::<_, reqwest::Error>((status, path, response.text().await?))
+        };
+        let failed = |what: String, status: Option<StatusCode>, reason: String, is_late: bool| {
+            let status = status.map(|status| status.as_u16());
+            self.note(Failure { what, sent, answered: self.now(), status, reason, is_late });
+        };
+        match answered.await {
+            Ok((status, path, text)) => {
+                let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
+                if status.is_server_error() {
+                    let reason = body["reason"].as_str().map_or_else(|| body.to_string(), str::to_owned);
+                    failed(path, Some(status), reason, status == StatusCode::GATEWAY_TIMEOUT);
+                }
+                Some((status, body))
+            }
+            Err(error) => {
+                let what = error.url().map(|url| url.path().to_owned()).unwrap_or_default();
+                failed(what, None, format!("{error:?}"), error.is_timeout());
+                None
+            }
+        }
+    }
+
+    /// Writes down a failure.
+    pub(crate) fn note(&self, failure: Failure) {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
     }
 
     /// One try.
@@ -86,13 +134,6 @@ impl Api {
         match self.once(build).await {
             None => {
                 self.counts.lost.fetch_add(1, Ordering::Relaxed);
-                Answer::Unknown
-            }
-            Some((status, body)) if status == StatusCode::INTERNAL_SERVER_ERROR => {
-                // A few are enough to see what it is.
-                if self.counts.failed.fetch_add(1, Ordering::Relaxed) < 3 {
-                    eprintln!("    at {:.2} s: answered {status}: {body}", self.now().as_secs_f64());
-                }
                 Answer::Unknown
             }
             Some((status, _)) if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {

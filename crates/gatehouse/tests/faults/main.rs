@@ -1,11 +1,13 @@
 //! Faults in a cluster of real processes: no job lost or done twice, no event missing or repeated, one successor for each
 //! refresh token, an audit trail that is complete and unforked, rate limits and revocations within their bounds.
 //!
-//! `GATEHOUSE_SEED=n` replays a seed. `GATEHOUSE_FAULT_SEEDS` says how many random ones (1), `GATEHOUSE_FAULT_SECONDS` for
-//! how long instead. `GATEHOUSE_FAULT_PROGRAM` names another build of the program. docs/faults.md says what must hold.
+//! `GATEHOUSE_SEED=n` plays a seed's plan again. `GATEHOUSE_FAULT_SEEDS` says how many random ones (1), or how often that one;
+//! `GATEHOUSE_FAULT_SECONDS` for how long instead. `GATEHOUSE_FAULT_PROGRAM` names another build of the program. docs/faults.md says what must hold.
 
+mod account;
 mod client;
 mod load;
+mod quiet;
 #[path = "../shared/mod.rs"]
 mod shared;
 mod world;
@@ -34,29 +36,35 @@ async fn nothing_is_lost_repeated_or_forked_by_faults() {
     let replayed = number("GATEHOUSE_SEED");
     let (began, limit) = (Instant::now(), number("GATEHOUSE_FAULT_SECONDS").map(Duration::from_secs));
     let seeds = number("GATEHOUSE_FAULT_SEEDS").unwrap_or(1);
-    let mut done = 0;
+    let (mut done, mut failed) = (0, Vec::new());
     loop {
         let seed = replayed.unwrap_or_else(|| Entropy::system().below(1 << 32));
         if let Err(error) = one(seed, &[]).await {
-            panic!("{error:#}\nAgain with: GATEHOUSE_SEED={seed} make faults");
+            // One is enough, unless the question is how often.
+            assert!(replayed.is_some(), "{error:#}\nAgain with: GATEHOUSE_SEED={seed} make faults");
+            eprintln!("{error:#}");
+            failed.push(format!("{error:#}"));
         }
         done += 1;
-        let enough = match (replayed, limit) {
-            (Some(_), _) => true,
-            (None, Some(limit)) => began.elapsed() >= limit,
-            (None, None) => done >= seeds,
+        let enough = match limit {
+            Some(limit) => began.elapsed() >= limit,
+            None => done >= seeds,
         };
         if enough {
             break;
         }
     }
+    assert!(failed.is_empty(), "{} of {done} runs of this seed found something: {failed:#?}", failed.len());
     println!("{done} seeds in {:.0} s, no violation", began.elapsed().as_secs_f64());
 }
 
 /// Runs one seed and says what it came to.
 async fn one(seed: u64, variables: &[(&str, &str)]) -> anyhow::Result<Outcome> {
     let began = Instant::now();
-    let mut world = World::new(program(), seed, variables).await?;
+    let settings = std::env::var("GATEHOUSE_FAULT_SETTINGS").unwrap_or_default();
+    let settings = settings.split_whitespace().filter_map(|setting| setting.split_once('='));
+    let variables: Vec<_> = settings.chain(variables.iter().copied()).collect();
+    let mut world = World::new(program(), seed, &variables).await?;
     let started = began.elapsed();
     let plan = world.plan();
     print!("GATEHOUSE_SEED={seed}: {plan}");
@@ -69,20 +77,25 @@ async fn one(seed: u64, variables: &[(&str, &str)]) -> anyhow::Result<Outcome> {
         }
     };
     println!(
-        "seed {seed}: {} faults; {} requests, {} answers lost, {} put off, {} failed; {} jobs in {} attempts, readers resumed {} times; {} generations of tokens, {} hasty sessions ended; {} admitted; {} revocations, the slowest seen {:.2} s later; {} audit entries, {} checkpoints; cluster up in {:.1} s, {:.1} s in all",
+        "seed {seed}: {} faults, {} drains, {} starts given up; {} requests, {} answers lost, {} put off; {} jobs in {} attempts, readers resumed {} times; {} generations of tokens, {} hasty sessions ended; {} admitted, {} windows of refusals checked; {} revocations, the slowest seen {:.2} s later, {:.2} s in calm; recovered after {:.2} s, the machine {:.2} s late; {} audit entries, {} checkpoints; cluster up in {:.1} s, {:.1} s in all",
         outcome.faults,
+        outcome.drained,
+        outcome.gave_up,
         outcome.sent,
         outcome.lost,
         outcome.put_off,
-        outcome.failed,
         outcome.jobs,
         outcome.attempts,
         outcome.resumed,
         outcome.generations,
         outcome.taken_for_thieves,
         outcome.admitted,
+        outcome.rates_checked,
         outcome.revocations,
         outcome.slowest_revocation.as_secs_f64(),
+        outcome.slowest_calm_revocation.as_secs_f64(),
+        outcome.recovered.as_secs_f64(),
+        outcome.lag.as_secs_f64(),
         outcome.entries,
         outcome.checkpoints,
         started.as_secs_f64(),
@@ -91,19 +104,20 @@ async fn one(seed: u64, variables: &[(&str, &str)]) -> anyhow::Result<Outcome> {
     Ok(outcome)
 }
 
-/// What each planted bug breaks, as the checks say it.
+/// What each planted bug breaks, as the checks say it and say of nothing else.
 const PLANTED: [(&str, &[&str]); 3] = [
-    ("refresh", &["two different successors", "was sent away", "a session that behaves"]),
     (
-        "worker",
-        &["an attempt did not go on", "came again", "a gap", "other iterations", "told", "has no end"],
+        "refresh",
+        &["a refresh token has two different successors", "a client that behaves was sent away with"],
     ),
-    ("audit", &["verify-audit-chain", "the audit trail misses"]),
+    ("worker", &["an attempt did not go on where the last was", "told of other iterations than job"]),
+    ("audit", &["BROKEN at entry"]),
 ];
 /// Seeds within which each must be found.
 const SEEDS_FOR_EACH: u64 = 20;
 
-/// The harness finds what it is for: each bug, planted, is caught within a few seeds.
+/// The harness finds what it is for: each bug, planted, is caught within a few seeds, and without it the same seed, on the
+/// same build, finds nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs a build with planted bugs: make faults-planted"]
 async fn every_planted_bug_is_caught() {
@@ -127,6 +141,10 @@ async fn every_planted_bug_is_caught() {
             signs.iter().any(|sign| told.contains(sign)),
             "bug {bug} was caught by something else: {told}"
         );
+        if let Err(error) = one(seed, &[]).await {
+            panic!("seed {seed} finds something without bug {bug} too: {error:#}");
+        }
+        println!("seed {seed} finds nothing without bug {bug}\n");
     }
 }
 

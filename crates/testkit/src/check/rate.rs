@@ -1,4 +1,4 @@
-//! Rate limits: no window of time admits more than it may.
+//! Rate limits: no window of time admits more than it may, and nobody is refused who asks for less.
 
 use std::time::Duration;
 
@@ -52,6 +52,62 @@ pub fn bound(limit: Limit, from: Duration, to: Duration, disturbances: &[Disturb
         most += u64::from(disturbance.forgotten) * burst;
     }
     most
+}
+
+/// A request to which a bucket said no, or something else happened: decided between its sending and its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// When it was sent.
+    pub sent: Duration,
+    /// When its answer came, or was no longer waited for.
+    pub answered: Duration,
+    /// What came of it.
+    pub said: Said,
+}
+
+/// What came of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// It was let through.
+    Yes,
+    /// It was over the limit.
+    No,
+    /// It failed or was not answered: it may have taken its token.
+    Nothing,
+}
+
+/// Checks that a limit lets through what it may while the replicas count together: whoever is refused finds the bucket
+/// empty, so all that came back to it before (for at most as long as an empty one takes to fill) was taken by someone.
+/// How many windows could be checked in this way, of those in which more than a token comes back.
+///
+/// # Errors
+/// If somebody was refused although less had been asked for.
+pub fn check_admitted(asked: &[Asked], limit: Limit, disturbances: &[Disturbance]) -> anyhow::Result<usize> {
+    let interval_us = limit.interval.as_micros().max(1);
+    let mut checked = 0;
+    for refused in asked.iter().filter(|request| request.said == Said::No) {
+        for tenth in 1..=10_u32 {
+            let window = limit.interval * tenth / 10;
+            let Some(from) = refused.sent.checked_sub(window) else { break };
+            if disturbances.iter().any(|other| other.from <= refused.answered && other.to >= from) {
+                break;
+            }
+            let back = u128::from(limit.burst) * window.as_micros() / interval_us;
+            // The last token may be there in part only.
+            let least = usize::try_from(back.saturating_sub(1))?;
+            let taken = asked.iter().filter(|request| {
+                request.said != Said::No && request.answered >= from && request.sent <= refused.answered
+            });
+            let taken = taken.count();
+            ensure!(
+                taken >= least,
+                "a request was refused at {:?} although only {taken} were admitted in the {window:?} before; {least} come back in that time",
+                refused.sent
+            );
+            checked += usize::from(least > 0);
+        }
+    }
+    Ok(checked)
 }
 
 /// Checks every window that begins with a request and ends with an answer.
@@ -111,6 +167,39 @@ mod tests {
         let mut admitted = all_that_may();
         admitted.extend((11..15).map(|second| at(second * 1000 + 500)));
         assert!(check_rate(&admitted, LIMIT, &[]).is_err());
+    }
+
+    fn asked(milliseconds: u64, said: Said) -> Asked {
+        let Admitted { sent, answered } = at(milliseconds);
+        Asked { sent, answered, said }
+    }
+
+    #[test]
+    fn who_refuses_too_much_is_found() {
+        // One a second comes back; in between everybody is refused.
+        let fair: Vec<_> = (0..20_u64)
+            .flat_map(|second| {
+                let burst = if second == 0 { 10 } else { 1 };
+                let yes = (0..burst).map(move |number| asked(second * 1000 + number, Said::Yes));
+                yes.chain([asked(second * 1000 + 500, Said::No)])
+            })
+            .collect();
+        // Nine windows for each refusal that has as much time before it.
+        assert_eq!(check_admitted(&fair, LIMIT, &[]).unwrap(), 10 * 9 + (0..9).sum::<usize>());
+        let no_one: Vec<_> = fair.iter().map(|request| Asked { said: Said::No, ..*request }).collect();
+        assert!(
+            check_admitted(&no_one, LIMIT, &[]).unwrap_err().to_string().contains("only 0 were admitted")
+        );
+        // Half of what may be.
+        let every_other = |request: &&Asked| request.said == Said::No || request.sent.as_secs() % 2 == 0;
+        let half: Vec<_> = fair.iter().filter(every_other).copied().collect();
+        assert!(check_admitted(&half, LIMIT, &[]).is_err());
+        // While the store is away, or may have been, nothing follows.
+        assert_eq!(check_admitted(&no_one, LIMIT, &[away(0, 30, 2, true)]).unwrap(), 0);
+        // A request without an answer may have taken its token.
+        let unknown: Vec<_> =
+            no_one.iter().map(|request| Asked { said: Said::Nothing, ..*request }).collect();
+        check_admitted(&[&unknown[..], &no_one[..]].concat(), LIMIT, &[]).unwrap();
     }
 
     #[test]

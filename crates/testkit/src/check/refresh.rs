@@ -1,6 +1,7 @@
 //! Refresh tokens: one successor each, and nobody who behaves is sent away.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{bail, ensure};
 
@@ -29,16 +30,23 @@ pub struct RefreshAttempt {
     /// Whether the client lets every request that got no answer die before it uses a successor. Who does not may be
     /// taken for a thief: a request that the network held back presents a token whose successor was used.
     pub patient: bool,
+    /// When it was sent.
+    pub sent: Duration,
+    /// When its answer came, or was no longer waited for.
+    pub answered: Duration,
     /// What came of it.
     pub answer: RefreshAnswer,
 }
 
 /// Checks all presentations by clients that behave, in the order of their answers; how many tokens of each session were
-/// consumed.
+/// consumed. Whoever presents a token that was consumed is given its successor for `retry_window`, and may be refused after.
 ///
 /// # Errors
 /// A token has two successors, two have the same, or a client was sent away for no fault of its own. Tokens are not shown.
-pub fn check_refreshes(attempts: &[RefreshAttempt]) -> anyhow::Result<BTreeMap<String, usize>> {
+pub fn check_refreshes(
+    attempts: &[RefreshAttempt],
+    retry_window: Duration,
+) -> anyhow::Result<BTreeMap<String, usize>> {
     let mut successors = Successors::default();
     let mut consumed: BTreeMap<String, usize> = BTreeMap::new();
     for attempt in attempts {
@@ -57,7 +65,14 @@ pub fn check_refreshes(attempts: &[RefreshAttempt]) -> anyhow::Result<BTreeMap<S
                         && other.generation < *generation
                         && other.answer == RefreshAnswer::Unknown
                 };
-                let excused = !attempt.patient && attempts.iter().any(|other| may_be_held_back(&other));
+                // It was consumed when it was first presented, at the earliest.
+                let is_too_late = |other: &&RefreshAttempt| {
+                    !std::ptr::eq(*other, attempt)
+                        && other.token == attempt.token
+                        && attempt.answered > other.sent + retry_window
+                };
+                let excused = attempts.iter().any(|other| is_too_late(&other))
+                    || !attempt.patient && attempts.iter().any(|other| may_be_held_back(&other));
                 ensure!(
                     excused,
                     "a client that behaves was sent away with {status} {reason} at generation {generation} of session {session}"
@@ -95,9 +110,12 @@ impl Successors {
 mod tests {
     use super::*;
 
+    const WINDOW: Duration = Duration::from_secs(30);
+
     fn attempt(generation: usize, token: &str, answer: RefreshAnswer) -> RefreshAttempt {
         let (session, token) = ("s".to_owned(), token.to_owned());
-        RefreshAttempt { session, generation, token, patient: true, answer }
+        let (sent, answered) = (Duration::ZERO, Duration::from_secs(1));
+        RefreshAttempt { session, generation, token, patient: true, sent, answered, answer }
     }
 
     fn given(generation: usize, token: &str, successor: &str) -> RefreshAttempt {
@@ -112,30 +130,44 @@ mod tests {
     fn retries_and_racers_with_one_successor_pass() {
         let unknown = attempt(0, "a", RefreshAnswer::Unknown);
         let history = [unknown, given(0, "a", "b"), given(0, "a", "b"), given(1, "b", "c")];
-        assert_eq!(check_refreshes(&history).unwrap()["s"], 2);
+        assert_eq!(check_refreshes(&history, WINDOW).unwrap()["s"], 2);
     }
 
     #[test]
     fn a_second_successor_is_found() {
         let history = [given(0, "a", "b"), given(0, "a", "x")];
-        assert!(check_refreshes(&history).unwrap_err().to_string().contains("two different successors"));
+        assert!(
+            check_refreshes(&history, WINDOW).unwrap_err().to_string().contains("two different successors")
+        );
     }
 
     #[test]
     fn who_behaves_and_is_sent_away_is_found() {
         let history = [given(0, "a", "b"), refused(1, "b")];
-        assert!(check_refreshes(&history).unwrap_err().to_string().contains("sent away with 401"));
+        assert!(check_refreshes(&history, WINDOW).unwrap_err().to_string().contains("sent away with 401"));
         // An answer lost in the same generation excuses nothing: that request and this one are the same.
         let history = [attempt(1, "b", RefreshAnswer::Unknown), refused(1, "b")];
-        assert!(check_refreshes(&history).is_err());
+        assert!(check_refreshes(&history, WINDOW).is_err());
     }
 
     #[test]
     fn only_who_is_hasty_can_be_taken_for_a_thief() {
         let mut history = [attempt(0, "a", RefreshAnswer::Unknown), given(0, "a", "b"), refused(1, "b")];
-        assert!(check_refreshes(&history).is_err());
+        assert!(check_refreshes(&history, WINDOW).is_err());
         history[2].patient = false;
-        assert!(check_refreshes(&history).is_ok());
+        assert!(check_refreshes(&history, WINDOW).is_ok());
+    }
+
+    #[test]
+    fn a_retry_counts_for_as_long_as_it_may_come_and_no_longer() {
+        let mut history = [attempt(0, "a", RefreshAnswer::Unknown), refused(0, "a")];
+        history[1].answered = WINDOW;
+        assert!(check_refreshes(&history, WINDOW).is_err());
+        history[1].answered = WINDOW + Duration::from_millis(1);
+        assert!(check_refreshes(&history, WINDOW).is_ok());
+        // How old another token is excuses nothing.
+        history[0].token = "b".to_owned();
+        assert!(check_refreshes(&history, WINDOW).is_err());
     }
 
     #[test]

@@ -53,6 +53,7 @@ pub struct Layout {
     replicas: BTreeMap<&'static str, usize>,
     variables: Vec<(Option<String>, String, String)>,
     tables: Vec<(Option<String>, String)>,
+    certificates: bool,
     pub(super) own_servers: bool,
     pub(super) openbao: bool,
 }
@@ -74,6 +75,7 @@ impl Layout {
             replicas: SERVICES.into_iter().map(|service| (service, 1)).collect(),
             variables: Vec::new(),
             tables: Vec::new(),
+            certificates: false,
             own_servers: false,
             openbao: false,
         }
@@ -133,6 +135,26 @@ impl Layout {
         self
     }
 
+    /// Certificates of an authority of its own, as `gatehouse certs` makes them: processes know each other by these and talk
+    /// by TLS only.
+    #[must_use]
+    pub const fn with_certificates(mut self) -> Self {
+        self.certificates = true;
+        self
+    }
+
+    /// Makes the certificates; where they are.
+    async fn certify(&self, place: &Path) -> io::Result<PathBuf> {
+        let folder = place.join("certs");
+        let mut command = tokio::process::Command::new(&self.program);
+        command.env("GATEHOUSE_ENV", "dev").args(["certs", "--json", "--out"]).arg(&folder);
+        let output = command.stdin(std::process::Stdio::null()).output().await?;
+        if output.status.success() {
+            return Ok(folder);
+        }
+        Err(Error::other(format!("no certificates: {}", String::from_utf8_lossy(&output.stderr))))
+    }
+
     /// Settles ports, starts the proxies, and writes every process's configuration below `place`.
     pub(super) async fn lay(
         &self,
@@ -185,6 +207,7 @@ impl Layout {
         if openbao.is_some() {
             std::fs::write(&token_file, OpenBao::token())?;
         }
+        let certificates = if self.certificates { Some(self.certify(place).await?) } else { None };
         for node in nodes.values() {
             let through = |to: &str| links.get(&(node.name.clone(), to.to_owned())).map(Proxy::address);
             let mut text = String::new();
@@ -215,6 +238,12 @@ impl Layout {
                     "secrets.backend = \"vault\"\nsecrets.vault.address = \"http://{address}\""
                 );
                 let _ = writeln!(text, "secrets.vault.token_file = {}", quoted(&token_file));
+            }
+            if let Some(folder) = &certificates {
+                for (key, file) in [("cert_file", "tls.crt"), ("key_file", "tls.key"), ("ca_file", "ca.crt")]
+                {
+                    let _ = writeln!(text, "tls.{key} = {}", quoted(&folder.join(node.service).join(file)));
+                }
             }
             std::fs::write(&node.config, text + &common + &tables(&node.name))?;
         }

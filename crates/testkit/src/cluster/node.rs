@@ -32,7 +32,8 @@ pub struct Node {
     pub(super) variables: BTreeMap<String, String>,
     pub(super) log: PathBuf,
     pub(super) child: Option<Child>,
-    pub(super) started_at: Option<Instant>,
+    /// When it was last started.
+    pub started_at: Option<Instant>,
     /// Whether it was told to end.
     pub(super) is_ending: bool,
 }

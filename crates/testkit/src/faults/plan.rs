@@ -148,8 +148,13 @@ impl Plan {
                 _ => LONGEST,
             };
             let mut lasts = 50 + entropy.below(u64::try_from(longest.as_millis()).unwrap_or(0) - 50);
-            // Half of the pauses outlast a lease, so that who wakes up finds that others went on.
-            if matches!(fault, Fault::Pause(_)) && entropy.below(2) == 0 {
+            // Half of what stands still outlasts a lease, so that who wakes up finds that others went on.
+            let stands_still = match &fault {
+                Fault::Pause(_) => true,
+                Fault::Link(_, to, weather) => to == "postgres" && weather.requests == Flow::Stall,
+                _ => false,
+            };
+            if stands_still && entropy.below(2) == 0 {
                 lasts = lasts.max(PAST_A_LEASE_MS);
             }
             let until = (at + Duration::from_millis(lasts)).min(shape.length);
@@ -178,21 +183,34 @@ fn fault(entropy: &Entropy, shape: &Shape) -> Fault {
     let node = || pick(entropy, &shape.nodes).cloned().unwrap_or_default();
     match entropy.below(100) {
         0..18 => Fault::Kill(node()),
-        18..38 => Fault::Pause(if entropy.below(2) == 0 { node() } else { holder(entropy, shape) }),
+        18..38 => Fault::Pause(if entropy.below(3) == 0 { node() } else { holder(entropy, shape) }),
         38..45 => Fault::Terminate(node()),
         45..51 => Fault::RedisAway,
         51..55 => Fault::RedisPaused,
         55..59 => Fault::PostgresStopped,
         59..63 => Fault::PostgresCrashed,
+        63..71 => held_back(entropy, shape),
         _ => link(entropy, shape),
     }
 }
 
-/// One of those between whom leases are held.
+/// One of those between whom leases are held; mostly one that writes what a worker sent it before its lease was lost: what
+/// it then finds waiting, nothing but the fence keeps out.
 fn holder(entropy: &Entropy, shape: &Shape) -> String {
-    let holds = |name: &&String| name.starts_with("job-") || name.starts_with("optimizer-");
+    let kind = if entropy.below(4) == 0 { "optimizer-" } else { "job-" };
+    let holds = |name: &&String| name.starts_with(kind);
     let holders: Vec<_> = shape.nodes.iter().filter(holds).collect();
     pick(entropy, &holders).map(|name| (*name).clone()).unwrap_or_default()
+}
+
+/// A service of jobs whose writes are under way and arrive later: past their leases, nothing but the fence keeps them out.
+fn held_back(entropy: &Entropy, shape: &Shape) -> Fault {
+    let writes = |(from, to): &&(String, String)| from.starts_with("job-") && to == "postgres";
+    let links: Vec<_> = shape.links.iter().filter(writes).collect();
+    let Some((from, to)) = pick(entropy, &links).map(|link| (link.0.clone(), link.1.clone())) else {
+        return Fault::RedisAway;
+    };
+    Fault::Link(from, to, Weather::stalled())
 }
 
 fn link(entropy: &Entropy, shape: &Shape) -> Fault {

@@ -10,11 +10,11 @@ use reqwest::{Client, StatusCode};
 use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
-use crate::client::{Api, PATIENCE};
+use crate::client::{Api, Failure, PATIENCE};
 use crate::shared::submission;
 
 /// Most iterations of a job here; jobs ask for more, so that each is told once that they were clamped.
-pub(crate) const ITERATIONS: usize = 40;
+pub(crate) const ITERATIONS: usize = 50;
 /// A reader that hears nothing for so long, not even a comment, connects anew. The gateway sends one each second here.
 const SILENCE: Duration = Duration::from_secs(4);
 
@@ -69,6 +69,7 @@ async fn follow(api: &Api, token: &str, job: &str) -> anyhow::Result<(Vec<Seen>,
             }
         });
         resumed += u64::from(last.is_some());
+        let sent = api.now();
         if let Ok(Ok(response)) = timeout(SILENCE, request.send()).await {
             match response.status() {
                 StatusCode::OK => {
@@ -76,7 +77,14 @@ async fn follow(api: &Api, token: &str, job: &str) -> anyhow::Result<(Vec<Seen>,
                         return Ok((seen, resumed));
                     }
                 }
-                status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {}
+                status if status.is_server_error() => {
+                    let body: Value = response.json().await.unwrap_or_default();
+                    let reason = body["reason"].as_str().unwrap_or_default().to_owned();
+                    let (what, is_late) = ("events".to_owned(), status == StatusCode::GATEWAY_TIMEOUT);
+                    let (answered, status) = (api.now(), Some(status.as_u16()));
+                    api.note(Failure { what, sent, answered, status, reason, is_late });
+                }
+                StatusCode::TOO_MANY_REQUESTS => {}
                 other => bail!("the events were answered {other}: {}", response.text().await?),
             }
         }

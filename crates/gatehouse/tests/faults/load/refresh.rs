@@ -6,13 +6,13 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use futures_util::future::join_all;
 use gatehouse_core::Entropy;
-use gatehouse_testkit::check::{RefreshAnswer, RefreshAttempt};
+use gatehouse_testkit::check::{Probe, RefreshAnswer, RefreshAttempt};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::pause;
+use super::{pause, revocation};
 use crate::client::{Answer, Api, PATIENCE};
 use crate::shared::Tokens;
 
@@ -93,6 +93,7 @@ impl Session {
         let body = json!({"refresh_token": self.tokens.refresh});
         let (until, mut unknown) = (Instant::now() + PATIENCE, None);
         loop {
+            let sent = api.now();
             let answer =
                 api.attempt(|http, base| http.post(format!("{base}/v1/auth/refresh")).json(&body)).await;
             let (tokens, answer) = match answer {
@@ -112,6 +113,8 @@ impl Session {
                 generation: self.generation,
                 token: self.tokens.refresh.clone(),
                 patient: self.patient,
+                sent,
+                answered: api.now(),
                 answer,
             });
             if is_settled {
@@ -133,14 +136,24 @@ pub(crate) struct Theft {
     pub(crate) generations: usize,
     /// When the theft was answered.
     pub(crate) refused: Duration,
+    /// Every gateway that was shown the newest access token from then on.
+    pub(crate) probes: Vec<Probe>,
 }
 
-/// Signs in, refreshes twice, and presents the first token: that must end the session.
-pub(crate) async fn steal(api: &Api, credentials: &Value, history: &History) -> anyhow::Result<Theft> {
+/// Signs in, refreshes twice, and presents the first token: that must end the session. `None` if it ended before, which the
+/// checker of the history judges.
+pub(crate) async fn steal(
+    api: &Api,
+    credentials: &Value,
+    history: &History,
+    gateways: &[(String, String)],
+) -> anyhow::Result<Option<Theft>> {
     let first = api.sign_in(credentials).await?;
     let mut session = Session::new(first.clone(), 1, true);
     for _ in 0..2 {
-        ensure!(session.refresh(api, history).await?, "a session that behaves was ended");
+        if !session.refresh(api, history).await? {
+            return Ok(None);
+        }
         if let Some(unknown) = session.unknown.take() {
             tokio::time::sleep_until(unknown + HELD_BACK).await;
         }
@@ -149,10 +162,13 @@ pub(crate) async fn steal(api: &Api, credentials: &Value, history: &History) -> 
     ensure!(status == StatusCode::UNAUTHORIZED, "a token that is used up was answered {status}: {body}");
     let refused = api.now();
     let newest = session.tokens;
-    let (status, body) = api.post("/v1/auth/refresh", &json!({"refresh_token": newest.refresh})).await?;
+    let probes = revocation::watch(api, gateways, &newest.access, refused + revocation::SHOWN);
+    let refresh = json!({"refresh_token": newest.refresh});
+    let (probes, again) = tokio::join!(probes, api.post("/v1/auth/refresh", &refresh));
+    let (status, body) = again?;
     ensure!(
         status == StatusCode::UNAUTHORIZED,
         "a session goes on although a used token was presented: {status}, {body}"
     );
-    Ok(Theft { newest, generations: 2, refused })
+    Ok(Some(Theft { newest, generations: 2, refused, probes }))
 }

@@ -4,14 +4,19 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use futures_util::future::join_all;
-use gatehouse_testkit::check::Probe;
+use gatehouse_testkit::check::{Probe, Shown};
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 
 use crate::client::Api;
 
-/// How long a session is shown after its end: longer than anyone may accept it.
+/// How long a session that ends among faults is shown after that: longer than anyone may accept it.
 pub(crate) const SHOWN: Duration = Duration::from_secs(8);
+/// How long an answer may take where silence is a fault.
+const PATIENT: Duration = Duration::from_secs(20);
+/// A request that a gateway refuses by itself, once it has let in whoever asks. What stands behind it may refuse who is
+/// shown before the gateway does; what a gateway knows shows in its own answers only.
+const WRONG: &str = "state=none";
 /// Between two tries at one gateway.
 const REST: Duration = Duration::from_millis(60);
 
@@ -19,19 +24,25 @@ const REST: Duration = Duration::from_millis(60);
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) session: String,
+    pub(crate) access: String,
     pub(crate) acknowledged: Duration,
+    /// Before its end.
+    pub(crate) before: Vec<Probe>,
     pub(crate) probes: Vec<Probe>,
 }
 
-/// Signs in, shows the access token to every gateway, signs out, and shows it again for a while.
+/// Signs in, shows the access token to every gateway, signs out, and shows it again for as long as `shown`.
 pub(crate) async fn run(
     api: Api,
     gateways: Vec<(String, String)>,
     credentials: Value,
+    shown: Duration,
 ) -> anyhow::Result<Ended> {
     let tokens = api.sign_in(&credentials).await?;
     // Whoever was shown it has it in memory.
-    join_all(gateways.iter().map(|(_, base)| show(api.at(base.clone()), &tokens.access))).await;
+    let before = show(&api, &gateways, &tokens.access).await;
+    let refused = before.iter().find(|probe| matches!(probe.shown, Shown::Refused | Shown::Revoked));
+    ensure!(refused.is_none(), "a session that lives was refused: {refused:?}");
     let sign_out = |http: &Client, base: &str| {
         http.post(format!("{base}/v1/auth/sign-out")).bearer_auth(&tokens.access).json(&json!({}))
     };
@@ -42,25 +53,23 @@ pub(crate) async fn run(
         "sign-out was answered {status}: {body}"
     );
     let acknowledged = api.now();
-    let probes = watch(&api, &gateways, &tokens.access, acknowledged).await;
-    Ok(Ended { session: tokens.session, acknowledged, probes })
+    let probes = watch(&api, &gateways, &tokens.access, acknowledged + shown).await;
+    Ok(Ended { session: tokens.session, access: tokens.access, acknowledged, before, probes })
 }
 
-/// Shows an access token to every gateway for a while.
+/// Shows an access token to every gateway again and again until then.
 pub(crate) async fn watch(
     api: &Api,
     gateways: &[(String, String)],
     access: &str,
-    acknowledged: Duration,
+    until: Duration,
 ) -> Vec<Probe> {
-    let watch = |(name, base): &(String, String)| {
-        let (api, name) = (api.at(base.clone()), name.clone());
+    let watch = |gateway: &(String, String)| {
+        let (api, gateway) = (api.clone(), [gateway.clone()]);
         async move {
             let mut probes = Vec::new();
-            while api.now() < acknowledged + SHOWN {
-                let sent = api.now();
-                let accepted = show(api.clone(), access).await;
-                probes.push(Probe { replica: name.clone(), sent, accepted });
+            while api.now() < until {
+                probes.extend(show(&api, &gateway, access).await);
                 tokio::time::sleep(REST).await;
             }
             probes
@@ -69,7 +78,20 @@ pub(crate) async fn watch(
     join_all(gateways.iter().map(watch)).await.concat()
 }
 
-async fn show(api: Api, access: &str) -> bool {
-    let answer = api.once(|http, base| http.get(format!("{base}/v1/jobs?page_size=1")).bearer_auth(access));
-    matches!(answer.await, Some((status, _)) if status.is_success())
+/// Shows an access token to every gateway once.
+pub(crate) async fn show(api: &Api, gateways: &[(String, String)], access: &str) -> Vec<Probe> {
+    join_all(gateways.iter().map(|(name, base)| async move {
+        let (sent, api) = (api.now(), api.at(base.clone()));
+        let answer = api.once_within(PATIENT, |http, base| {
+            http.get(format!("{base}/v1/jobs?{WRONG}")).bearer_auth(access)
+        });
+        let shown = match answer.await {
+            Some((StatusCode::BAD_REQUEST, _)) => Shown::Accepted,
+            Some((StatusCode::UNAUTHORIZED, body)) if body["reason"] == "TOKEN_REVOKED" => Shown::Revoked,
+            Some((StatusCode::UNAUTHORIZED, _)) => Shown::Refused,
+            _ => Shown::Silent,
+        };
+        Probe { replica: name.clone(), sent, answered: api.now(), shown }
+    }))
+    .await
 }

@@ -1,5 +1,8 @@
 //! Two replicas of everything under load: they restart one by one and nobody notices; they are killed and nobody but
-//! those whom they were answering notices; Redis goes away, PostgreSQL restarts, and both are got over.
+//! those whom they were answering notices; Redis goes away or hangs, PostgreSQL restarts, and all of it is got over.
+//!
+//! What must hold in time is asserted with what the machine was late (`LagMeter`) and what a request took in calm weather
+//! on top: as strict as the machine lets it be.
 
 mod broker;
 mod load;
@@ -7,18 +10,25 @@ mod load;
 use std::time::{Duration, Instant};
 
 use gatehouse_testkit::cluster::SERVICES;
-use gatehouse_testkit::{Cluster, Layout, eventually};
+use gatehouse_testkit::{Cluster, LagMeter, Layout, eventually};
 
 use crate::support::PATIENCE;
-use load::{Book, Load, timed};
+use load::{Book, Load, Over, PEOPLE, timed};
+
+/// How long a gateway that is later told not to be ready may go unseen by the balancer.
+const SEEN_LATE: Duration = Duration::from_millis(200);
+/// What nobody notices: the time in which a limiter gives up on Redis is far less.
+const UNNOTICED: Duration = Duration::from_secs(2);
+/// Within which everything goes on once PostgreSQL is back.
+const RECOVERY: Duration = Duration::from_secs(5);
 
 fn layout(replicas: usize) -> Layout {
     let mut layout = Layout::new(env!("CARGO_BIN_EXE_gatehouse"))
         .set("GATEHOUSE_OPTIMIZER__MIN_ITERATION_MS", "100")
         .set("GATEHOUSE_JOB__LEASE_TTL_MS", "3000")
         .set("GATEHOUSE_RATE_LIMITS__RULES__CLASSES", "{}")
-        // The balancer looks five times a second, and gets its answer late on a busy machine.
-        .set_of("gateway", "GATEHOUSE_DRAIN_DELAY_MS", "2000");
+        // Certificates as in a deployment; a cluster in which all is in the clear does not show their cost.
+        .with_certificates();
     for quota in ["IP", "PERSON", "TENANT"] {
         let name = format!("GATEHOUSE_RATE_LIMITS__RULES__{quota}");
         layout = layout.set(&format!("{name}__CAPACITY"), "100000").set(&format!("{name}__INTERVAL_S"), "60");
@@ -56,15 +66,27 @@ async fn replicas_come_and_go_unnoticed() {
         assert!(failures.is_empty(), "{name}: {failures:#?}");
     }
     assert_eq!(Book::count(&load.book().closed), 0, "a stream ended although its gateway stayed");
+    let lag = LagMeter::start();
     for name in &gateways {
-        timed(name, async {
-            cluster.restart(name, PATIENCE).await.unwrap();
-            cluster.all_ready(PATIENCE).await.unwrap();
-            load.goes_on(20).await;
-        })
-        .await;
-        let failures = load.book().failures();
-        assert!(failures.is_empty(), "{name}: {failures:#?}");
+        for tries in 1.. {
+            let began = Instant::now();
+            timed(name, async {
+                let status = cluster.restart(name, PATIENCE).await.unwrap();
+                assert!(status.success(), "{name}: {status}");
+                cluster.all_ready(PATIENCE).await.unwrap();
+                load.goes_on(20).await;
+            })
+            .await;
+            let failures = load.book().failures();
+            if failures.is_empty() {
+                break;
+            }
+            // The balancer looks five times a second, and must have seen in the default 0.5 s that a gateway goes. A
+            // machine that is later than that proves nothing: once more.
+            let late = lag.worst(began, Instant::now());
+            assert!(late > SEEN_LATE && tries < 5, "{name} (late by {late:?} at most): {failures:#?}");
+            load.book().forget_failures();
+        }
     }
 
     // Killed, one of each: what it was at is lost, nothing else.
@@ -100,23 +122,44 @@ async fn replicas_come_and_go_unnoticed() {
 async fn redis_gone_is_not_noticed_and_postgresql_restarted_is_got_over() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let _alone = ALONE.lock().await;
-    let mut cluster = timed("start", Cluster::start(layout(1).with_own_servers())).await.unwrap();
+    let mut cluster = timed("start", Cluster::start(layout(2).with_own_servers())).await.unwrap();
     let mut load = Load::start(cluster.url());
+    let (lag, began) = (LagMeter::start(), Instant::now());
     load.goes_on(50).await;
+    let longest = |over: Vec<Over>| over.iter().map(|over| over.ended - over.began).max().unwrap();
+    let calm = longest(load.book().over_since(began));
 
-    timed("without Redis", async {
-        cluster.redis().stop().unwrap();
-        let followed = Book::count(&load.book().followed);
-        load.goes_on(100).await;
-        eventually(PATIENCE, || async { Book::count(&load.book().followed) >= followed + 2 }).await;
-        cluster.redis().start_again().unwrap();
-        load.goes_on(50).await;
-    })
-    .await;
-    assert!(load.book().failures().is_empty(), "Redis was away: {:#?}", load.book().failures());
+    for how in ["stopped", "hung"] {
+        let gone = Instant::now();
+        timed(&format!("Redis {how}"), async {
+            match how {
+                "stopped" => cluster.redis().stop(),
+                _ => cluster.redis().pause(),
+            }
+            .unwrap();
+            let followed = Book::count(&load.book().followed);
+            load.goes_on(100).await;
+            eventually(PATIENCE, || async { Book::count(&load.book().followed) >= followed + 2 }).await;
+            match how {
+                "stopped" => cluster.redis().start_again(),
+                _ => cluster.redis().resume(),
+            }
+            .unwrap();
+            load.goes_on(50).await;
+        })
+        .await;
+        assert!(load.book().failures().is_empty(), "Redis was {how}: {:#?}", load.book().failures());
+        let (longest, late) = (longest(load.book().over_since(gone)), lag.worst(gone, Instant::now()));
+        assert!(
+            longest < calm + UNNOTICED + late,
+            "Redis was {how}: {longest:?}, with {calm:?} and {late:?}"
+        );
+    }
+    let slowest = longest(load.book().over_since(began));
 
     for how in ["stop", "crash"] {
         timed(&format!("PostgreSQL: {how}"), async {
+            let gone = Instant::now();
             let postgres = cluster.postgres().expect("it is this cluster's own");
             tokio::task::block_in_place(|| {
                 if how == "stop" { postgres.stop() } else { postgres.crash() }.unwrap();
@@ -125,14 +168,17 @@ async fn redis_gone_is_not_noticed_and_postgresql_restarted_is_got_over() {
             tokio::task::block_in_place(|| cluster.postgres().expect("as before").start_again().unwrap());
             let back = Instant::now();
             load.goes_on(60).await;
-            let failures = load.book().failures();
-            eprintln!("         {} requests were put off", failures.len());
-            for failure in failures {
-                let put_off = failure.status == Some(503) && failure.retry_after;
-                assert!(put_off, "{how}: {failure:#?}");
-                assert!(failure.began < back + Duration::from_secs(15), "late: {failure:#?}");
-            }
-            load.book().forget_failures();
+            // Everybody again, in their own time.
+            eventually(PATIENCE, || async {
+                let over = load.book().over_since(back);
+                PEOPLE
+                    .iter()
+                    .all(|who| over.iter().any(|over| over.who == *who && over.began > back && over.is_well))
+            })
+            .await;
+            let now = Instant::now();
+            let late = slowest + lag.worst(gone, now) + RECOVERY * (lag.stretch(back, now) - 1);
+            recovers(&load, gone, back, late);
         })
         .await;
     }
@@ -142,4 +188,29 @@ async fn redis_gone_is_not_noticed_and_postgresql_restarted_is_got_over() {
     timed("the audit log", load.all_jobs_are_audited()).await;
     assert_eq!(Book::count(&load.book().closed), 0, "an event stream ended before its job did");
     assert!(load.book().failures().is_empty(), "{:#?}", load.book().failures());
+}
+
+/// Checks what PostgreSQL's absence from `gone` to `back` came to, on a machine that is `late`: only 503s that say when to
+/// come again, for who does so at most one a second, and nothing later than 5 s after its return.
+fn recovers(load: &Load, gone: Instant, back: Instant, late: Duration) {
+    let (failures, over) = (load.book().failures(), load.book().over_since(back));
+    for failure in &failures {
+        let put_off = failure.status == Some(503) && failure.retry_after;
+        assert!(put_off, "{failure:#?}");
+        assert!(failure.began < back + RECOVERY + late, "late, with {late:?}: {failure:#?}");
+    }
+    // Also who asked while it was away is answered by then, one way or the other.
+    let waits = over.iter().map(|over| (over.ended - over.began.max(back), over));
+    let (longest, slowest) = waits.max_by_key(|(waited, _)| *waited).expect("waited for");
+    assert!(longest < RECOVERY + late, "{longest:?}, with {late:?}: {slowest:?}");
+    let last = failures.iter().map(|failure| failure.began).max().unwrap_or(gone);
+    let seconds = usize::try_from((last - gone).as_secs()).unwrap();
+    let most = PEOPLE.len() * (seconds + 2);
+    eprintln!(
+        "         {} requests were put off, {most} may have been; the last {:?} after the return; nobody waited longer than {longest:?} after it; late by {late:?}",
+        failures.len(),
+        last.saturating_duration_since(back)
+    );
+    assert!(failures.len() <= most, "{} of {most}: {failures:#?}", failures.len());
+    load.book().forget_failures();
 }
