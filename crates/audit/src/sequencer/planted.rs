@@ -1,6 +1,7 @@
 //! A bug for the fault harness to find: entries added beside the sequencer, without the lock of the head.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use gatehouse_core::{Error, Timestamp};
 use gatehouse_db::{Tx, params, sql};
@@ -32,6 +33,8 @@ pub(super) async fn append_beside(
     let mut tree = tiles::load_right_edge(tx, log, head.size).await?;
     let (mut size, mut chain) = (head.size, head.chain);
     let (mut changed, mut places) = (BTreeSet::new(), Vec::new());
+    // Between the look and the leap there is always some time; here a little more.
+    tokio::time::sleep(Duration::from_millis(30)).await;
     for draft in drafts {
         let leaf = Leaf { seq: size, prev_chain: chain, recorded: now, ..draft.leaf.clone() };
         let (bytes, event_id) = (leaf.encode(), leaf.event_id);

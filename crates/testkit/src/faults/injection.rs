@@ -168,28 +168,23 @@ impl Supervisor {
         };
         self.gave_up += cluster.revive(excused)?.len();
         for (name, drain) in self.draining.clone() {
-            match cluster.try_ended(&name)? {
-                Some(status) => {
-                    if let Err(told) = self.judge(&name, drain, now, status) {
-                        return Err(Error::other(format!(
-                            "{told}; its log ends:\n{}",
-                            cluster.node(&name).end_of_log()
-                        )));
-                    }
-                    self.drained += 1;
-                    self.draining.remove(&name);
-                    cluster.launch(&name)?;
+            if let Some(status) = cluster.try_ended(&name)? {
+                if let Err(told) = self.judge(&name, drain, now, status) {
+                    let end = cluster.node(&name).end_of_log();
+                    return Err(Error::other(format!("{told}; its log ends:\n{end}")));
                 }
-                None => {
-                    let took = now.saturating_sub(drain.counts_from);
-                    let lag = self.lag.worst((began + drain.told).into_std(), Instant::now().into_std());
-                    if took > DRAIN_LIMIT + lag {
-                        return Err(Error::other(format!(
-                            "{name} hangs: it has not ended {took:?} after SIGTERM (the machine was {lag:?} late at most); its log ends:\n{}",
-                            cluster.node(&name).end_of_log()
-                        )));
-                    }
-                }
+                self.drained += 1;
+                self.draining.remove(&name);
+                cluster.launch(&name)?;
+                continue;
+            }
+            let took = now.saturating_sub(drain.counts_from);
+            let lag = self.lag.worst((began + drain.told).into_std(), Instant::now().into_std());
+            if took > DRAIN_LIMIT + lag {
+                let end = cluster.node(&name).end_of_log();
+                return Err(Error::other(format!(
+                    "{name} hangs: it has not ended {took:?} after SIGTERM (the machine was {lag:?} late at most); its log ends:\n{end}"
+                )));
             }
         }
         Ok(())
