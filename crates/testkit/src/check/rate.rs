@@ -191,7 +191,8 @@ mod tests {
             check_admitted(&no_one, LIMIT, &[]).unwrap_err().to_string().contains("only 0 were admitted")
         );
         // Half of what may be.
-        let every_other = |request: &&Asked| request.said == Said::No || request.sent.as_secs() % 2 == 0;
+        let every_other =
+            |request: &&Asked| request.said == Said::No || request.sent.as_secs().is_multiple_of(2);
         let half: Vec<_> = fair.iter().filter(every_other).copied().collect();
         assert!(check_admitted(&half, LIMIT, &[]).is_err());
         // While the store is away, or may have been, nothing follows.
