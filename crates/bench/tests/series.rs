@@ -1,7 +1,5 @@
 //! The benchmark itself: a run leaves nothing behind that the next one of its series would measure.
 
-#![expect(clippy::unwrap_used, reason = "a test's own set-up")]
-
 use std::process::Command;
 
 use serde_json::Value;
