@@ -92,7 +92,8 @@ pub(crate) async fn quiet(world: &World, supervisor: &Supervisor) -> anyhow::Res
     let ended = try_join_all(sign_outs).await?;
     tokio::time::sleep_until(ready + FOUND_AGAIN + COUNTED).await;
     let to = api.now();
-    let waits = ended.iter().flat_map(|ended| &ended.probes).map(|probe| probe.answered - probe.sent);
+    let waits =
+        ended.iter().flat_map(|ended| &ended.probes).map(|probe| probe.answered.saturating_sub(probe.sent));
     let slowest = waits.max().unwrap_or_default();
     let lag = supervisor.lag().worst((api.began + from).into_std(), Instant::now().into_std());
     let quiet = Quiet { from, to, recovered, lag: lag.max(slowest), ended };
