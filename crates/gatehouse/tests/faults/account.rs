@@ -91,12 +91,13 @@ pub(crate) async fn account(world: &World, load: Load, supervisor: &Supervisor) 
     stop_asking.send_replace(true);
     world.account_for_revocations(ended, robbed, &quiet, supervisor, &mut outcome, &mut expected).await?;
     account_for_rates(world, probers, supervisor.injected(), &mut outcome).await?;
-    check_failures(&world.failures(), &quiet)?;
     (outcome.recovered, outcome.lag) = (quiet.recovered, quiet.lag);
 
     // The audit trail and its log.
     let kept = || checkpoints.lock().unwrap_or_else(PoisonError::into_inner).clone();
     world.verify(&kept()).await?;
+    // After it: a log that is broken is told as such, and not by the requests that fail of it.
+    check_failures(&world.failures(), &quiet)?;
     keeper.await??;
     outcome.entries = world.settle(&expected).await?;
     outcome.checkpoints = kept().len();
