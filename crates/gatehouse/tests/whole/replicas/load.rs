@@ -258,7 +258,11 @@ impl Api {
                     Ok(Some(chunk)) => text.push_str(&String::from_utf8_lossy(&chunk)),
                     Ok(None) => {
                         // The gateway goes away, and says so.
-                        assert!(text.contains("event: closed"), "an end without a word: {text:?}");
+                        assert!(
+                            text.contains("event: closed"),
+                            "the events of {job} after {after}, opened {:?} ago at {last}, ended without a word: {text:?}",
+                            opened.elapsed()
+                        );
                         self.book.closed.fetch_add(1, Ordering::SeqCst);
                         // As `retry` asks of whoever reads events, if not for quite as long.
                         tokio::time::sleep(Duration::from_millis(300)).await;
