@@ -26,9 +26,7 @@ fn layout(replicas: usize) -> Layout {
     let mut layout = Layout::new(env!("CARGO_BIN_EXE_gatehouse"))
         .set("GATEHOUSE_OPTIMIZER__MIN_ITERATION_MS", "100")
         .set("GATEHOUSE_JOB__LEASE_TTL_MS", "3000")
-        .set("GATEHOUSE_RATE_LIMITS__RULES__CLASSES", "{}")
-        // Certificates as in a deployment; a cluster in which all is in the clear does not show their cost.
-        .with_certificates();
+        .set("GATEHOUSE_RATE_LIMITS__RULES__CLASSES", "{}");
     for quota in ["IP", "PERSON", "TENANT"] {
         let name = format!("GATEHOUSE_RATE_LIMITS__RULES__{quota}");
         layout = layout.set(&format!("{name}__CAPACITY"), "100000").set(&format!("{name}__INTERVAL_S"), "60");
@@ -40,6 +38,11 @@ fn layout(replicas: usize) -> Layout {
     layout
 }
 
+/// Certificates as in a deployment; a cluster in which all is in the clear does not show their cost.
+fn certified(replicas: usize) -> Layout {
+    layout(replicas).with_certificates()
+}
+
 /// The cluster's processes take both cores: one such test at a time.
 static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
@@ -47,7 +50,7 @@ static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 async fn replicas_come_and_go_unnoticed() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let _alone = ALONE.lock().await;
-    let mut cluster = timed("start", Cluster::start(layout(2))).await.unwrap();
+    let mut cluster = timed("start", Cluster::start(certified(2))).await.unwrap();
     let mut load = Load::start(cluster.url());
     load.goes_on(50).await;
 
@@ -122,7 +125,7 @@ async fn replicas_come_and_go_unnoticed() {
 async fn redis_gone_is_not_noticed_and_postgresql_restarted_is_got_over() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let _alone = ALONE.lock().await;
-    let mut cluster = timed("start", Cluster::start(layout(2).with_own_servers())).await.unwrap();
+    let mut cluster = timed("start", Cluster::start(certified(2).with_own_servers())).await.unwrap();
     let mut load = Load::start(cluster.url());
     let (lag, began) = (LagMeter::start(), Instant::now());
     load.goes_on(50).await;
