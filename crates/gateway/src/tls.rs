@@ -3,13 +3,14 @@
 use std::any::Any;
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::rt::net::TcpStream;
+use gatehouse_client::tls::Watched;
 use gatehouse_core::{Error, Result, Timestamp};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
@@ -18,57 +19,44 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use socket2::SockRef;
 
-/// Files are looked at no more often than this, however many connections begin.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-
 /// A certificate chain and its key, and where they were read.
 #[derive(Debug)]
 pub struct Identity {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
-    files: [PathBuf; 2],
+    files: Watched<2>,
 }
 
 /// What is shown to whoever connects now: renewed files are taken up, those that can't be used change nothing.
 #[derive(Debug)]
 pub(crate) struct Shown {
-    files: [PathBuf; 2],
+    files: Watched<2>,
     current: RwLock<Arc<CertifiedKey>>,
-    looked: Mutex<(Instant, Seen)>,
 }
 
-/// What shows that a file changed.
-type Seen = [Option<(u64, u64, i64, i64)>; 2];
-
 impl Shown {
-    fn look(&self) {
-        // Whoever finds another looking takes what is there.
-        let Ok(mut looked) = self.looked.try_lock() else { return };
-        if looked.0.elapsed() < LOOK_EVERY {
-            return;
-        }
-        looked.0 = Instant::now();
-        let seen = look(&self.files);
-        if seen == looked.1 {
-            return;
-        }
-        let [certificate, key] = &self.files;
-        match Identity::from_files(certificate, key).and_then(Identity::into_certified) {
+    /// Whether there is nothing more to take up until the files change again.
+    fn take_up(&self) -> bool {
+        let [certificate, key] = self.files.files();
+        match Identity::from_files(certificate, key).and_then(|renewed| renewed.certified()) {
             Ok(renewed) => {
                 tracing::info!("the certificate for HTTPS was read again");
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(renewed);
-                looked.1 = seen;
+                true
             }
             // A certificate and its key are renewed one after the other: the next look finds both.
-            Err(error) => tracing::warn!(
-                problem = error.message(),
-                "the renewed certificate for HTTPS can't be used; going on with the last good one"
-            ),
+            Err(error) => {
+                tracing::warn!(
+                    problem = error.message(),
+                    "the renewed certificate for HTTPS can't be used; going on with the last good one"
+                );
+                false
+            }
         }
     }
 
     fn current(&self) -> Arc<CertifiedKey> {
-        self.look();
+        self.files.look(|| self.take_up());
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -85,13 +73,6 @@ impl ResolvesServerCert for Shown {
     }
 }
 
-fn look(files: &[PathBuf; 2]) -> Seen {
-    files.each_ref().map(|path| {
-        let found = fs::metadata(path).ok()?;
-        Some((found.ino(), found.len(), found.mtime(), found.mtime_nsec()))
-    })
-}
-
 impl Identity {
     /// Reads PEM files.
     ///
@@ -104,6 +85,7 @@ impl Identity {
                 format!("{} can't be used for HTTPS: {error}", path.display()),
             )
         };
+        let files = Watched::new([certificate.to_owned(), key.to_owned()]);
         let chain = CertificateDer::pem_file_iter(certificate)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
             .map_err(|error| wrong(certificate, error))?;
@@ -111,7 +93,7 @@ impl Identity {
             return Err(wrong(certificate, rustls::pki_types::pem::Error::NoItemsFound));
         }
         let key_der = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, error))?;
-        Ok(Self { chain, key: key_der, files: [certificate.to_owned(), key.to_owned()] })
+        Ok(Self { chain, key: key_der, files })
     }
 
     /// The development certificate in `folder`, for localhost; made there on first use, its key readable by the
@@ -139,17 +121,16 @@ impl Identity {
         Self::from_files(&certificate, &key)
     }
 
-    fn into_certified(self) -> Result<CertifiedKey> {
+    fn certified(&self) -> Result<CertifiedKey> {
         let provider = rustls::crypto::ring::default_provider();
-        CertifiedKey::from_der(self.chain, self.key, &provider).map_err(|error| {
+        CertifiedKey::from_der(self.chain.clone(), self.key.clone_key(), &provider).map_err(|error| {
             Error::failed_precondition("TLS_FILES", format!("the certificate and the key don't fit: {error}"))
         })
     }
 
     pub(crate) fn into_server_config(self) -> Result<(ServerConfig, Arc<Shown>)> {
-        let files = self.files.clone();
-        let looked = Mutex::new((Instant::now(), look(&files)));
-        let shown = Arc::new(Shown { files, current: RwLock::new(Arc::new(self.into_certified()?)), looked });
+        let current = RwLock::new(Arc::new(self.certified()?));
+        let shown = Arc::new(Shown { files: self.files, current });
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

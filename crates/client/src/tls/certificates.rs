@@ -2,10 +2,9 @@
 
 use std::fmt;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use gatehouse_core::{Clock, Error, Result, Timestamp};
 use rustls::RootCertStore;
@@ -17,10 +16,8 @@ use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::{ServiceId, ServiceIdError};
+use super::{ServiceId, ServiceIdError, Watched};
 
-/// Files are looked at no more often than this, however many connections begin.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long before its end a certificate that nobody renewed is warned of. It is renewed a month before, by
 /// `gatehouse certs` at least.
 pub const WARN_BEFORE: Duration = Duration::from_hours(21 * 24);
@@ -62,16 +59,8 @@ struct Shared {
     files: TlsFiles,
     provider: Arc<CryptoProvider>,
     loaded: RwLock<Arc<Loaded>>,
-    looked: Mutex<Looked>,
+    watched: Watched<3>,
 }
-
-struct Looked {
-    at: Instant,
-    seen: Seen,
-}
-
-/// What shows that a file changed: a renewal replaces or rewrites it.
-type Seen = [Option<(u64, u64, i64, i64)>; 3];
 
 impl Certificates {
     /// Reads `files`.
@@ -81,49 +70,34 @@ impl Certificates {
     /// ended, names no service of the trust domain, or none of the authorities vouches for it.
     pub fn load(files: TlsFiles) -> Result<Self> {
         let provider = provider();
-        let seen = look(&files);
+        let watched = Watched::new([&files.certificate, &files.key, &files.authorities].map(Clone::clone));
         let loaded = read(&files, &provider)?;
         say(&loaded);
-        Ok(Self(Arc::new(Shared {
-            files,
-            provider,
-            loaded: RwLock::new(Arc::new(loaded)),
-            looked: Mutex::new(Looked { at: Instant::now(), seen }),
-        })))
+        Ok(Self(Arc::new(Shared { files, provider, loaded: RwLock::new(Arc::new(loaded)), watched })))
     }
 
     /// What is in force now; looks at the files if nobody did in the last second.
     #[must_use]
     pub fn current(&self) -> Arc<Loaded> {
-        let shared = &self.0;
-        // Whoever finds another looking takes what is there.
-        if let Ok(mut looked) = shared.looked.try_lock()
-            && looked.at.elapsed() >= LOOK_EVERY
-        {
-            self.look(&mut looked);
-        }
-        Arc::clone(&shared.loaded.read().unwrap_or_else(PoisonError::into_inner))
+        self.0.watched.look(|| self.take_up());
+        self.loaded()
     }
 
     /// As [`Certificates::current`], but looks at the files in any case.
     #[must_use]
     pub fn reload(&self) -> Arc<Loaded> {
-        self.look(&mut self.0.looked.lock().unwrap_or_else(PoisonError::into_inner));
-        Arc::clone(&self.0.loaded.read().unwrap_or_else(PoisonError::into_inner))
+        self.0.watched.look_now(|| self.take_up());
+        self.loaded()
     }
 
-    fn look(&self, looked: &mut Looked) {
-        looked.at = Instant::now();
-        let seen = look(&self.0.files);
-        if seen != looked.seen {
-            self.take_up(looked, seen);
-        }
+    fn loaded(&self) -> Arc<Loaded> {
+        Arc::clone(&self.0.loaded.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Who this process is.
     #[must_use]
     pub fn id(&self) -> ServiceId {
-        self.0.loaded.read().unwrap_or_else(PoisonError::into_inner).id.clone()
+        self.loaded().id.clone()
     }
 
     /// Whom to believe.
@@ -137,26 +111,30 @@ impl Certificates {
         &self.0.provider
     }
 
-    fn take_up(&self, looked: &mut Looked, seen: Seen) {
-        let before = Arc::clone(&self.0.loaded.read().unwrap_or_else(PoisonError::into_inner));
+    /// Whether there is nothing more to take up until the files change again.
+    fn take_up(&self) -> bool {
+        let before = self.loaded();
         match read(&self.0.files, &self.0.provider) {
             Ok(loaded) if loaded.id == before.id => {
                 say(&loaded);
                 *self.0.loaded.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(loaded);
-                looked.seen = seen;
+                true
             }
             Ok(loaded) => {
                 tracing::error!(
                     id = %before.id, found = %loaded.id,
                     "the certificate was replaced by one of another service; going on with the last good one"
                 );
-                looked.seen = seen;
+                true
             }
             // A certificate and its key are renewed one after the other: the next look finds both.
-            Err(error) => tracing::warn!(
-                problem = error.message(),
-                "renewed TLS files can't be used; going on with the last good ones"
-            ),
+            Err(error) => {
+                tracing::warn!(
+                    problem = error.message(),
+                    "renewed TLS files can't be used; going on with the last good ones"
+                );
+                false
+            }
         }
     }
 }
@@ -187,13 +165,6 @@ fn say(loaded: &Loaded) {
 /// ring, as everywhere in Gatehouse, whatever the process installed as its default.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
-}
-
-fn look(files: &TlsFiles) -> Seen {
-    [&files.certificate, &files.key, &files.authorities].map(|path| {
-        let found = std::fs::metadata(path).ok()?;
-        Some((found.ino(), found.len(), found.mtime(), found.mtime_nsec()))
-    })
 }
 
 fn wrong(path: &Path, problem: impl fmt::Display) -> Error {

@@ -8,11 +8,13 @@ mod certificates;
 mod client;
 mod server;
 mod service_id;
+mod watched;
 
 pub use certificates::{Certificates, Loaded, TlsFiles, WARN_BEFORE, ends_at};
 pub use client::ClientTls;
 pub use server::server_config;
 pub use service_id::{ServiceId, ServiceIdError, is_service, is_trust_domain};
+pub use watched::Watched;
 
 /// What is spoken inside (RFC 7301): gRPC is HTTP/2.
 const ALPN: &[u8] = b"h2";
