@@ -88,7 +88,7 @@ faults: ## Faults in a cluster of processes: one random seed, or GATEHOUSE_SEED=
 faults-planted: ## Show that the fault harness catches three planted bugs (PLANTED_BUG=refresh|worker|audit for one)
 	cargo build --locked --bin gatehouse --features gatehouse/planted-bugs
 	cp target/debug/gatehouse target/debug/gatehouse-planted
-	GATEHOUSE_FAULT_PROGRAM=$(CURDIR)/target/debug/gatehouse-planted \
+	GATEHOUSE_FAULT_PROGRAM="$(CURDIR)/target/debug/gatehouse-planted" \
 	  cargo test --locked --workspace --test faults every_planted_bug -- --ignored --nocapture
 
 broker-faults: ## kill -9 of token brokers on OpenBao: one random seed, or GATEHOUSE_SEED=n again, GATEHOUSE_BROKER_KILLS, GATEHOUSE_BROKER_SECONDS
