@@ -14,7 +14,7 @@ pub const VARIABLE: &str = "PLANTED_BUG";
 pub enum Bug {
     /// `refresh`: a refresh token is consumed by a select and then an update, not by one compare-and-set.
     SelectThenUpdate,
-    /// `worker`: neither a write nor a heartbeat checks that the worker still holds the job.
+    /// `worker`: a worker's write does not check that the worker still holds the job.
     UnfencedWrite,
     /// `audit`: entries are added to the log without the lock of its head.
     BesideTheSequencer,

@@ -45,6 +45,8 @@ impl App {
         worker: &WorkerSession,
         writes: &[NumberedWrite],
     ) -> Result<Vec<WriteOutcome>> {
+        #[cfg(feature = "planted-bugs")]
+        self.stand_still().await;
         let now = self.0.clock.now();
         let (outcomes, effects) = run_tx!(self.0.db, "job.write", |tx| {
             let mut effects = Effects::default();
@@ -59,6 +61,18 @@ impl App {
         }
         self.follow(effects);
         Ok(outcomes)
+    }
+
+    /// Between the last look at who holds what and a write there is always some time; with the bug planted, one write in
+    /// some waits for longer than a lease of the fault harness lives, for the fence to be what is left.
+    #[cfg(feature = "planted-bugs")]
+    async fn stand_still(&self) {
+        use gatehouse_core::planted::{Bug, is};
+        if is(Bug::UnfencedWrite) && self.0.entropy.below(20) == 0 {
+            let pause = std::time::Duration::from_millis(200 + self.0.entropy.below(3_000));
+            let stopping = self.0.lifecycle.stopping();
+            let _ = tokio::time::timeout(pause, stopping.cancelled()).await;
+        }
     }
 
     pub(super) fn follow(&self, mut effects: Effects) {

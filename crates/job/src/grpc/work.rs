@@ -314,11 +314,6 @@ impl Work {
         if self.leases.is_empty() {
             return Ok(());
         }
-        // Nobody looks who holds what.
-        #[cfg(feature = "planted-bugs")]
-        if gatehouse_core::planted::is(gatehouse_core::planted::Bug::UnfencedWrite) {
-            return Ok(());
-        }
         let held: Vec<Held> = match self.app.held(&self.worker).await {
             Ok(held) => held,
             Err(error) => return self.fail(&error).await,

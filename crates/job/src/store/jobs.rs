@@ -88,13 +88,13 @@ sql! {
     pub(crate) DELETE_JOB = "DELETE FROM jobs WHERE tenant_id = $1 AND id = $2 AND expires_at <= $3";
 }
 
-/// A bug for the fault harness to find: whoever once held a job writes to it.
+/// A bug for the fault harness to find: [`WRITE_EVENT`] without its fence, so whoever once held a job writes to it.
 #[cfg(feature = "planted-bugs")]
 mod planted {
     gatehouse_db::sql! {
         pub(super) WRITE_ANYWAY = "UPDATE jobs SET last_sequence = last_sequence + 1, last_write = $3, \
             progressed_at = $4, stalled = FALSE, checkpoint = COALESCE($5, checkpoint) WHERE tenant_id = $1 AND id = $2 \
-            AND state = 'running' RETURNING last_sequence, attempt, cancel_requested";
+            AND state = 'running' AND last_write < $3 RETURNING last_sequence, attempt, cancel_requested";
     }
 }
 
