@@ -17,6 +17,9 @@ sql! {
         AND generation = $3 AND state IN ('intent', 'lost', 'answered')";
     END_ROTATION = "UPDATE rotations SET state = $4, failure = $5, escrow = NULL, finished_at = $6 \
         WHERE tenant_id = $1 AND connection_id = $2 AND generation = $3";
+    /// Only an intent: if another holder came meanwhile, its word on it stands.
+    END_UNSHOWN = "UPDATE rotations SET state = 'failed', failure = 'not_shown', finished_at = $4 WHERE tenant_id = $1 \
+        AND connection_id = $2 AND generation = $3 AND state IN ('intent', 'lost')";
     /// As a failure, but the answer stays: nobody could read it, and it may hold a token.
     END_KEEPING_ESCROW = "UPDATE rotations SET state = 'failed', failure = $4, finished_at = $5 \
         WHERE tenant_id = $1 AND connection_id = $2 AND generation = $3";
@@ -117,6 +120,12 @@ pub(crate) async fn end(
     };
     let values = params![key.tenant, key.connection, generation, state, failure, now];
     tx.execute(&END_ROTATION, values).await.map(drop)
+}
+
+/// Ends an attempt whose token was not shown.
+pub(crate) async fn end_unshown(tx: &mut Tx, lease: Lease, now: Timestamp) -> Result<()> {
+    let values = params![lease.key.tenant, lease.key.connection, lease.generation, now];
+    tx.execute(&END_UNSHOWN, values).await.map(drop)
 }
 
 pub(crate) async fn supersede(tx: &mut Tx, key: ConnectionKey, below: i64, now: Timestamp) -> Result<()> {
