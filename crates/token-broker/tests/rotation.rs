@@ -425,6 +425,27 @@ both_engines! {
         slow.stop().await;
     }
 
+    /// A process that died before it deleted a token that it had replaced: it is no candidate when its successor is refused.
+    async fn a_replaced_token_that_was_not_deleted_is_not_shown_again(db: TestDb) {
+        let world = World::new(db, Rotation::StrictFamily).await;
+        let (person, connection) = connected(&world).await;
+        let replica = world.start_with(dying_at(Step::Finished), true).await;
+        assert_eq!(reason(get(&mut replica.client(&world.person_token(&person))).await), "INTERRUPTED");
+        replica.stop().await;
+        let key = World::secret_key(&person, &connection);
+        assert_eq!(world.secrets.list_versions(&key).await.unwrap().len(), 2);
+        world.expire_access_tokens();
+        let replica = world.start().await;
+        let mut client = replica.client(&world.person_token(&person));
+        world.provider.inject(Fault::DropAnswer);
+        assert_eq!(reason(get(&mut client).await), "UPSTREAM_UNAVAILABLE");
+        world.clock.advance(Duration::from_secs(2));
+        assert_eq!(reason(get(&mut client).await), "NEEDS_REAUTHORIZATION");
+        // The first, its successor, and that once more, since nobody knew what came of it.
+        assert_eq!(world.provider.counters().refresh_attempts, 3, "a token was shown after its successor");
+        replica.stop().await;
+    }
+
     /// A new consent beside a rotation that was found the newest and then stood still, each let go at every place: the
     /// consent's token is the current one, and lives.
     async fn a_new_consent_is_not_undone_by_a_rotation_under_way(db: TestDb) {

@@ -35,6 +35,9 @@ sql! {
         escrow FROM rotations WHERE tenant_id = $1 AND connection_id = $2 AND state = 'answered' ORDER BY generation DESC LIMIT 8";
     LIST_REFUSED = "SELECT token_version FROM rotations WHERE tenant_id = $1 AND connection_id = $2 AND state = 'refused' \
         ORDER BY generation DESC LIMIT 100";
+    /// Tokens that brought tokens. One that is not the current one any more was replaced.
+    LIST_USED = "SELECT token_version FROM rotations WHERE tenant_id = $1 AND connection_id = $2 AND state = 'done' \
+        ORDER BY generation DESC LIMIT 100";
     /// Maintenance: connections with interrupted rotations that nobody works on.
     LIST_INTERRUPTED = "SELECT DISTINCT r.tenant_id, r.connection_id FROM rotations r JOIN connections c \
         ON c.tenant_id = r.tenant_id AND c.connection_id = r.connection_id WHERE r.state IN ('intent', 'answered') \
@@ -171,6 +174,11 @@ fn read_answered(row: &Row) -> Result<Answered> {
 
 pub(crate) async fn list_refused(tx: &mut Tx, key: ConnectionKey) -> Result<Vec<String>> {
     let rows = tx.fetch_all(&LIST_REFUSED, params![key.tenant, key.connection]).await?;
+    rows.iter().map(|row| row.get("token_version")).collect()
+}
+
+pub(crate) async fn list_used(tx: &mut Tx, key: ConnectionKey) -> Result<Vec<String>> {
+    let rows = tx.fetch_all(&LIST_USED, params![key.tenant, key.connection]).await?;
     rows.iter().map(|row| row.get("token_version")).collect()
 }
 
