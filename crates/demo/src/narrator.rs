@@ -1,10 +1,18 @@
 //! What the watcher sees: a live bar on a terminal, plain lines elsewhere, JSON lines when asked.
 
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
+
+// Where nobody listens any more the demo goes on: its exit status still says what it came to. `println!` would panic.
+macro_rules! tell {
+    ($($text:tt)*) => {{ let _ = writeln!(io::stdout(), $($text)*); }};
+}
+macro_rules! complain {
+    ($($text:tt)*) => {{ let _ = writeln!(io::stderr(), $($text)*); }};
+}
 
 /// Tells of the steps.
 pub(crate) struct Narrator {
@@ -29,7 +37,7 @@ struct Step {
 
 impl Narrator {
     pub(crate) fn new(json: bool) -> Self {
-        let mode = match (json, std::io::stdout().is_terminal()) {
+        let mode = match (json, io::stdout().is_terminal()) {
             (true, _) => Mode::Json,
             (false, true) => Mode::Terminal,
             (false, false) => Mode::Plain,
@@ -41,16 +49,16 @@ impl Narrator {
     pub(crate) fn step(&mut self, name: &str) {
         self.current = Some((name.to_owned(), Instant::now()));
         match self.mode {
-            Mode::Json => println!("{}", json!({"event": "step", "name": name})),
-            Mode::Terminal | Mode::Plain => println!("\n▸ {name}"),
+            Mode::Json => tell!("{}", json!({"event": "step", "name": name})),
+            Mode::Terminal | Mode::Plain => tell!("\n▸ {name}"),
         }
     }
 
     /// Something to know within the step.
     pub(crate) fn say(&self, line: &str) {
         match self.mode {
-            Mode::Json => println!("{}", json!({"event": "note", "text": line})),
-            Mode::Terminal | Mode::Plain => println!("  {line}"),
+            Mode::Json => tell!("{}", json!({"event": "note", "text": line})),
+            Mode::Terminal | Mode::Plain => tell!("  {line}"),
         }
     }
 
@@ -59,11 +67,11 @@ impl Narrator {
         let Some((name, began)) = self.current.take() else { return };
         let took = began.elapsed();
         match self.mode {
-            Mode::Json => println!(
+            Mode::Json => tell!(
                 "{}",
                 json!({"event": "done", "name": name, "seconds": round(took), "outcome": outcome})
             ),
-            Mode::Terminal | Mode::Plain => println!("  ✓ {outcome}  ({:.2} s)", took.as_secs_f64()),
+            Mode::Terminal | Mode::Plain => tell!("  ✓ {outcome}  ({:.2} s)", took.as_secs_f64()),
         }
         self.done.push(Step { name, took, outcome: outcome.to_owned() });
     }
@@ -85,9 +93,9 @@ impl Narrator {
         let step = self.current.as_ref().map_or("start", |(name, _)| name.as_str());
         match self.mode {
             Mode::Json => {
-                println!("{}", json!({"event": "failed", "step": step, "error": format!("{error:#}")}));
+                tell!("{}", json!({"event": "failed", "step": step, "error": format!("{error:#}")}));
             }
-            Mode::Terminal | Mode::Plain => eprintln!("\n✗ {step}: {error:#}"),
+            Mode::Terminal | Mode::Plain => complain!("\n✗ {step}: {error:#}"),
         }
     }
 
@@ -99,23 +107,20 @@ impl Narrator {
                 .iter()
                 .map(|step| json!({"name": step.name, "seconds": round(step.took), "outcome": step.outcome}))
                 .collect();
-            println!(
-                "{}",
-                json!({"event": "summary", "seconds": round(self.begun.elapsed()), "steps": steps})
-            );
+            tell!("{}", json!({"event": "summary", "seconds": round(self.begun.elapsed()), "steps": steps}));
             return;
         }
         let width = self.done.iter().map(|step| step.name.chars().count()).max().unwrap_or(0);
-        println!("\n{:width$}  seconds  outcome", "step");
-        println!("{}", "─".repeat(width + 60));
+        tell!("\n{:width$}  seconds  outcome", "step");
+        tell!("{}", "─".repeat(width + 60));
         for step in &self.done {
-            println!("{:width$}  {:>7.2}  {}", step.name, step.took.as_secs_f64(), step.outcome);
+            tell!("{:width$}  {:>7.2}  {}", step.name, step.took.as_secs_f64(), step.outcome);
         }
-        println!("{}", "─".repeat(width + 60));
-        println!("{:width$}  {:>7.2}", "all", self.begun.elapsed().as_secs_f64());
-        println!("\nWhere to look next:");
+        tell!("{}", "─".repeat(width + 60));
+        tell!("{:width$}  {:>7.2}", "all", self.begun.elapsed().as_secs_f64());
+        tell!("\nWhere to look next:");
         for (what, place) in next {
-            println!("  {what:<26} {place}");
+            tell!("  {what:<26} {place}");
         }
     }
 }
@@ -142,16 +147,15 @@ impl Bar {
                     bar.set_message(message.to_owned());
                 }
             }
-            Mode::Json => println!(
-                "{}",
-                json!({"event": "progress", "at": position, "of": self.length, "text": message})
-            ),
+            Mode::Json => {
+                tell!("{}", json!({"event": "progress", "at": position, "of": self.length, "text": message}));
+            }
             // A line for each tenth is news; one for each step would be noise.
             Mode::Plain => {
                 let tenth = (position * 10).checked_div(self.length).unwrap_or(0);
                 if self.told != Some(tenth) {
                     self.told = Some(tenth);
-                    println!("  {position:>4}/{} {message}", self.length);
+                    tell!("  {position:>4}/{} {message}", self.length);
                 }
             }
         }

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use gatehouse_core::Environment;
 
 use crate::config::Config;
+use crate::output::{complain, say};
 use crate::services::Service;
 use crate::{admin, certs, docs, healthcheck, process, services, submit, up, verify};
 
@@ -145,11 +146,11 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::VerifyAuditChain(args) => process::block_on(verify::run(args)),
         Command::Config(ConfigCommand::Check(args)) => check(&args),
         Command::Config(ConfigCommand::Show(args)) => {
-            print!("{}", toml::to_string_pretty(&args.load()?)?);
+            say!("{}", toml::to_string_pretty(&args.load()?)?.trim_end())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Config(ConfigCommand::Docs) => {
-            print!("{}", gatehouse_service::config::markdown::<Config>());
+            say!("{}", gatehouse_service::config::markdown::<Config>().trim_end())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Admin(command) => admin::run(&command),
@@ -174,11 +175,11 @@ fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         (Err(error), _) => vec![error.to_string()],
     };
     if problems.is_empty() {
-        println!("The configuration is sound.");
+        say!("The configuration is sound.")?;
         return Ok(ExitCode::SUCCESS);
     }
     for problem in problems {
-        eprintln!("{problem}");
+        complain!("{problem}");
     }
     Ok(ExitCode::FAILURE)
 }

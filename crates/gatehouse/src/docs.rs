@@ -10,6 +10,7 @@ use gatehouse_core::ErrorCode;
 use gatehouse_proto::access::{Access, PACKAGES, access_table};
 
 use crate::config::Config;
+use crate::output::{complain, say};
 
 #[derive(Debug, Args)]
 pub(crate) struct DocsArgs {
@@ -32,13 +33,13 @@ pub(crate) fn run(args: &DocsArgs) -> anyhow::Result<ExitCode> {
             stale.push(name);
         } else {
             std::fs::write(&path, text).with_context(|| format!("{} can't be written", path.display()))?;
-            println!("wrote {}", path.display());
+            say!("wrote {}", path.display())?;
         }
     }
     if stale.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    eprintln!(
+    complain!(
         "these pages differ from the code: {}. Run `gatehouse docs` and commit them.",
         stale.join(", ")
     );

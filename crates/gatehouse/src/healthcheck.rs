@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use crate::cli::ConfigArgs;
+use crate::output::complain;
 
 /// How long each of connecting, asking and reading may take.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -21,7 +22,7 @@ pub(crate) fn run(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     // The engine keeps it and shows it to whoever asks why.
-    eprintln!("{}", answer.lines().last().unwrap_or("an empty answer"));
+    complain!("{}", answer.lines().last().unwrap_or("an empty answer"));
     Ok(ExitCode::FAILURE)
 }
 

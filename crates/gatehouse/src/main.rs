@@ -7,6 +7,7 @@ mod config;
 mod data_folder;
 mod docs;
 mod healthcheck;
+mod output;
 mod process;
 mod services;
 mod submit;
@@ -17,12 +18,16 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+use crate::output::{Unheard, complain};
+
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     match cli::run(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("gatehouse: {}", message(&error));
+            if !error.downcast_ref::<Unheard>().is_some_and(Unheard::is_closed) {
+                complain!("gatehouse: {}", message(&error));
+            }
             ExitCode::from(2)
         }
     }

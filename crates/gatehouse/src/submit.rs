@@ -14,6 +14,7 @@ use gatehouse_core::{Entropy, Secret};
 use serde_json::{Value, json};
 
 use crate::data_folder::read_secret;
+use crate::output::{Unheard, say, to_stderr};
 
 /// How often a broken stream is taken up again before giving up.
 const MAX_RECONNECTS: u32 = 10;
@@ -66,15 +67,15 @@ pub(crate) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
             .await?;
     let id = job["job_id"].as_str().context("the gateway's answer names no job")?.to_owned();
     let told = Teller { json: args.json };
-    told.line(&json!({"event": "submitted", "job_id": id}), &format!("job {id}"));
+    told.line(&json!({"event": "submitted", "job_id": id}), &format!("job {id}"))?;
     let state = follow(&gateway, &id, &told).await?;
     if state != "succeeded" {
-        told.line(&json!({"event": "ended", "state": state}), &format!("the job ended as {state}"));
+        told.line(&json!({"event": "ended", "state": state}), &format!("the job ended as {state}"))?;
         return Ok(ExitCode::FAILURE);
     }
     let result =
         answer(gateway.request(reqwest::Method::GET, &format!("/v1/jobs/{id}/result")).send().await?).await?;
-    told.line(&json!({"event": "result", "result": result}), &serde_json::to_string_pretty(&result)?);
+    told.line(&json!({"event": "result", "result": result}), &serde_json::to_string_pretty(&result)?)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -99,18 +100,19 @@ struct Teller {
 }
 
 impl Teller {
-    fn line(&self, event: &Value, text: &str) {
-        if self.json { println!("{event}") } else { println!("{text}") }
+    fn line(&self, event: &Value, text: &str) -> Result<(), Unheard> {
+        if self.json { say!("{event}") } else { say!("{text}") }
     }
 
-    fn event(&self, id: u64, name: &str, data: &Value) {
+    fn event(&self, id: u64, name: &str, data: &Value) -> Result<(), Unheard> {
         if self.json {
-            println!("{}", json!({"event": name, "id": id, "data": data}));
+            say!("{}", json!({"event": name, "id": id, "data": data}))
         } else if name == "progress" && std::io::stdout().is_terminal() {
             // One line that is written over: a thousand steps are not a thousand lines.
-            eprint!("\r\x1b[K{id:>6}  {data}");
+            to_stderr(format_args!("\r\x1b[K{id:>6}  {data}"));
+            Ok(())
         } else {
-            println!("{id:>6}  {name:<16} {data}");
+            say!("{id:>6}  {name:<16} {data}")
         }
     }
 }
@@ -150,7 +152,7 @@ async fn follow(gateway: &Gateway, id: &str, told: &Teller) -> anyhow::Result<St
                     last = sequence;
                     backoff.reset();
                     let data: Value = serde_json::from_str(&event.data).unwrap_or(Value::Null);
-                    told.event(sequence, &event.event, &data);
+                    told.event(sequence, &event.event, &data)?;
                     if event.event == "end" {
                         return Ok(data["state"]
                             .as_str()

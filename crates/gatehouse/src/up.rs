@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use crate::cli::ConfigArgs;
 use crate::config::Config;
 use crate::data_folder::DataFolder;
+use crate::output::say_once;
 use crate::process::Process;
 use crate::services::{self, Runtime, Service};
 
@@ -111,7 +112,11 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         let _ = process.finish(limit).await;
         anyhow::bail!("not ready after {} s: {}", READY_LIMIT.as_secs(), waiting.join("; "));
     }
-    tell(&args, &started, process.probes_address, &folder, began.elapsed());
+    let text = text(&args, &started, process.probes_address, &folder, began.elapsed());
+    if let Err(error) = say_once(&text) {
+        let _ = process.finish(limit).await;
+        return Err(error.into());
+    }
     let code = process.run_until_signal(Duration::ZERO, &stages.in_order(), limit).await;
     drop(folder);
     code
@@ -320,34 +325,34 @@ async fn start(
     Ok(Started { gateway: gateway.address(), https: gateway.https_address(), first_admin })
 }
 
-fn tell(args: &UpArgs, started: &Started, probes: SocketAddr, folder: &DataFolder, took: Duration) {
+/// What the person who started it is told.
+fn text(args: &UpArgs, started: &Started, probes: SocketAddr, folder: &DataFolder, took: Duration) -> String {
     let gateway = format!("http://{}", started.gateway);
     if args.json {
         let admin = started.first_admin.as_ref().map(|admin| {
             json!({"email": admin.email, "password": admin.password.expose(), "tenant_id": admin.tenant})
         });
-        println!(
-            "{}",
-            json!({
-                "event": "ready", "gateway": gateway, "https": started.https.map(|address| format!("https://{address}")),
-                "docs": format!("{gateway}/docs"), "probes": format!("http://{probes}"),
-                "data": folder.path(""), "first_admin": admin, "start_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            })
-        );
-        return;
+        return json!({
+            "event": "ready", "gateway": gateway, "https": started.https.map(|address| format!("https://{address}")),
+            "docs": format!("{gateway}/docs"), "probes": format!("http://{probes}"),
+            "data": folder.path(""), "first_admin": admin, "start_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        })
+        .to_string();
     }
-    println!("Gatehouse is ready after {} ms.\n", took.as_millis());
-    println!("  gateway     {gateway}");
-    if let Some(https) = started.https {
-        println!("              https://{https}  (development certificate)");
-    }
-    println!("  API pages   {gateway}/docs");
-    println!("  metrics     http://{probes}/metrics");
-    println!("  data        {}", folder.path("").display());
-    if let Some(admin) = &started.first_admin {
-        println!("\n  First admin, shown this once; change the password after signing in:");
-        println!("    email     {}", admin.email);
-        println!("    password  {}", admin.password.expose());
-    }
-    println!("\nCtrl-C stops it; running work finishes first.");
+    let https = started.https.map_or_else(String::new, |https| {
+        format!("\n              https://{https}  (development certificate)")
+    });
+    let admin = started.first_admin.as_ref().map_or_else(String::new, |admin| {
+        format!(
+            "\n\n  First admin, shown this once; change the password after signing in:\n    email     {}\n    password  {}",
+            admin.email,
+            admin.password.expose()
+        )
+    });
+    format!(
+        "Gatehouse is ready after {} ms.\n\n  gateway     {gateway}{https}\n  API pages   {gateway}/docs\n  metrics     \
+         http://{probes}/metrics\n  data        {}{admin}\n\nCtrl-C stops it; running work finishes first.",
+        took.as_millis(),
+        folder.path("").display()
+    )
 }

@@ -14,6 +14,7 @@ use gatehouse_core::Clock;
 use gatehouse_db::{DatabaseUrl, Db};
 
 use crate::cli::ConfigArgs;
+use crate::output::{complain, say};
 
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
@@ -83,12 +84,13 @@ pub(crate) async fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
         match verify_log::verify_database(&db, &name, &known).await {
             Ok(report) => {
                 codes.push(verify_log::ExitCode::from(&report));
-                if args.json { println!("{}", serde_json::to_string(&report)?) } else { tell(&report) }
+                let told = if args.json { serde_json::to_string(&report)? } else { text(&report) };
+                say!("{told}")?;
             }
             // One log that can't be read must not keep the others from being looked at.
             Err(error) => {
                 codes.push(verify_log::ExitCode::Failed);
-                eprintln!("gatehouse: log {name}: {error}");
+                complain!("gatehouse: log {name}: {error}");
             }
         }
     }
@@ -171,37 +173,33 @@ const fn rank(code: verify_log::ExitCode) -> u8 {
 /// The words for a front that is gone and may have been pruned.
 const PREFIX: &str = "prefix not proven: give --verifier-key";
 
-fn tell(report: &Report) {
+/// A report in words: a line, and one for each note.
+fn text(report: &Report) -> String {
     let kept = report.size - report.first;
-    print!("log {}: {kept} entries kept of {}, root {}: ", report.log, report.size, report.root);
-    match &report.verdict {
-        Verdict::Verified { proven } if *proven == report.size => println!("verified to the last entry"),
-        Verdict::Verified { proven } => {
-            println!(
-                "verified to entry {proven}; the {} after the checkpoint agree with each other",
-                report.size - proven
-            );
-        }
+    let verdict = match &report.verdict {
+        Verdict::Verified { proven } if *proven == report.size => "verified to the last entry".to_owned(),
+        Verdict::Verified { proven } => format!(
+            "verified to entry {proven}; the {} after the checkpoint agree with each other",
+            report.size - proven
+        ),
         Verdict::TailNotProven => {
-            println!(
-                "the entries agree with each other; tail not proven: give a checkpoint that was kept elsewhere"
-            );
+            "the entries agree with each other; tail not proven: give a checkpoint that was kept elsewhere"
+                .to_owned()
         }
         Verdict::PrefixNotProven { proven: Some(proven) } => {
-            println!("the entries kept agree up to entry {proven} with the checkpoint; {PREFIX}");
+            format!("the entries kept agree up to entry {proven} with the checkpoint; {PREFIX}")
         }
-        Verdict::PrefixNotProven { proven: None } => {
-            println!(
-                "the entries kept agree with each other; {PREFIX}; tail not proven: give a checkpoint that was kept \
-                 elsewhere"
-            );
-        }
+        Verdict::PrefixNotProven { proven: None } => format!(
+            "the entries kept agree with each other; {PREFIX}; tail not proven: give a checkpoint that was kept elsewhere"
+        ),
         Verdict::Broken { entry, up_to, fault } => {
             let last = up_to.map_or_else(String::new, |last| format!(" to {last}"));
-            println!("BROKEN at entry {entry}{last}: {}", describe(fault));
+            format!("BROKEN at entry {entry}{last}: {}", describe(fault))
         }
-    }
-    for note in &report.notes {
-        println!("  note: {note}");
-    }
+    };
+    let told = format!(
+        "log {}: {kept} entries kept of {}, root {}: {verdict}",
+        report.log, report.size, report.root
+    );
+    report.notes.iter().fold(told, |told, note| told + "\n  note: " + note)
 }

@@ -17,6 +17,7 @@ use gatehouse_core::{Clock, Entropy, Environment, Secret};
 
 use crate::cli::environment;
 use crate::data_folder::read_secret;
+use crate::output::say;
 use crate::services::Service;
 
 /// Its owner reads and writes it. Nobody else.
@@ -50,8 +51,8 @@ pub(crate) fn run(SecretsCommand::Create(args): &SecretsCommand) -> anyhow::Resu
     let environment = environment()?;
     let made = create(args, environment)?;
     match made.as_slice() {
-        [] => println!("Everything was there; nothing was made."),
-        made => println!("Made {} files in {}: {}", made.len(), args.folder.display(), made.join(", ")),
+        [] => say!("Everything was there; nothing was made.")?,
+        made => say!("Made {} files in {}: {}", made.len(), args.folder.display(), made.join(", "))?,
     }
     Ok(ExitCode::SUCCESS)
 }

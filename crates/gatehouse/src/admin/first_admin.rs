@@ -13,6 +13,7 @@ use gatehouse_service::config::ConfigError;
 use serde_json::json;
 
 use crate::cli::{ConfigArgs, environment};
+use crate::output::{complain, say_once};
 use crate::services::Service;
 
 #[derive(Debug, Subcommand)]
@@ -56,21 +57,20 @@ pub(crate) async fn run(FirstAdminCommand::Create(args): &FirstAdminCommand) -> 
     let made = bootstrap::first_admin(&deps, &args.email, &args.tenant).await;
     db.close().await;
     let Some(admin) = made? else {
-        eprintln!("There is a first admin already; nothing was changed.");
+        complain!("There is a first admin already; nothing was changed.");
         return Ok(ExitCode::FAILURE);
     };
-    if args.json {
-        println!(
-            "{}",
-            json!({"email": admin.email, "password": admin.password.expose(), "tenant_id": admin.tenant})
-        );
+    let told = if args.json {
+        json!({"email": admin.email, "password": admin.password.expose(), "tenant_id": admin.tenant})
+            .to_string()
     } else {
-        println!(
-            "Made the tenant {} and its owner. Shown this once; change it after signing in:",
-            admin.tenant
-        );
-        println!("  email     {}", admin.email);
-        println!("  password  {}", admin.password.expose());
-    }
+        format!(
+            "Made the tenant {} and its owner. Shown this once; change it after signing in:\n  email     {}\n  password  {}",
+            admin.tenant,
+            admin.email,
+            admin.password.expose()
+        )
+    };
+    say_once(&told)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -12,6 +12,7 @@ use gatehouse_core::{Clock, Entropy, Environment};
 
 use crate::cli::{ConfigArgs, environment};
 use crate::config::Config;
+use crate::output::say;
 use crate::process;
 
 #[derive(Debug, Subcommand)]
@@ -69,6 +70,6 @@ fn key_file(
 ) -> anyhow::Result<ExitCode> {
     let (environment, config) = (environment()?, args.load()?);
     let path = make(&config, environment, &Clock::system(), &Entropy::system())?;
-    println!("Made {}. Keep a copy apart from the backups of the data that it opens.", path.display());
+    say!("Made {}. Keep a copy apart from the backups of the data that it opens.", path.display())?;
     Ok(ExitCode::SUCCESS)
 }

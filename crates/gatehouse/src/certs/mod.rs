@@ -23,6 +23,7 @@ use self::authority::Authority;
 use self::files::Mode;
 use self::leaf::{Host, Purposes, Wanted};
 use crate::config::default_trust_domain;
+use crate::output::{complain, say};
 use crate::services::Service;
 
 /// The certificate that the world is shown.
@@ -105,7 +106,7 @@ pub(crate) fn run(args: &CertsArgs) -> anyhow::Result<ExitCode> {
     loop {
         // What is wrong now (a volume that is full, say) may be mended by the next time; the services warn meanwhile.
         if let Err(error) = settle(args) {
-            eprintln!("gatehouse: {error:#}");
+            complain!("gatehouse: {error:#}");
         }
         std::thread::sleep(Duration::from_hours(hours.into()));
     }
@@ -173,25 +174,25 @@ fn settle(args: &CertsArgs) -> anyhow::Result<()> {
                 "ends_at": authority.ends_at.to_string(),
             })
         });
-        println!(
+        say!(
             "{}",
             json!({
                 "environment": args.environment, "trust_domain": trust_domain,
                 "ca": authorities.next(), "public_ca": authorities.next(), "services": services,
             })
-        );
+        )?;
         return Ok(());
     }
     for (name, _, authority) in &authorities {
-        println!("{name:<16} {:<8} until {}", authority.action, authority.ends_at);
+        say!("{name:<16} {:<8} until {}", authority.action, authority.ends_at)?;
     }
     for (name, folder, made) in &services {
-        println!("{name:<16} {:<8} until {}  {}", made.action, made.ends_at, folder.display());
+        say!("{name:<16} {:<8} until {}  {}", made.action, made.ends_at, folder.display())?;
     }
     if args.new_ca {
-        println!(
+        say!(
             "\nGive every service its new ca.crt, then run `gatehouse certs` again: it signs with the new authority."
-        );
+        )?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use clap::Args;
 use gatehouse_db::{Db, MigrationState, Migrations};
 
 use crate::cli::{ConfigArgs, environment};
+use crate::output::say;
 
 #[derive(Debug, Args)]
 pub(crate) struct MigrateArgs {
@@ -44,11 +45,11 @@ pub(crate) async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
         }
         for migration in db.migration_status(&migrations).await? {
             behind |= matches!(migration.state, MigrationState::Pending | MigrationState::Changed);
-            println!(
+            say!(
                 "{service:<14} {:<40} {:?}",
                 migration.name.unwrap_or("of a newer version"),
                 migration.state
-            );
+            )?;
         }
         db.close().await;
     }

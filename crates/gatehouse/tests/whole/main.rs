@@ -9,6 +9,7 @@ mod handles;
 mod health;
 mod mtls;
 mod other_tenants;
+mod output;
 mod processes;
 mod replicas;
 mod roles;

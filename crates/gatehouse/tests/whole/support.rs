@@ -1,7 +1,7 @@
 //! A running Gatehouse, commands that end by themselves, and HTTP as anyone would send it.
 
 use std::path::Path;
-use std::process::{ExitStatus, Stdio};
+use std::process::{ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use gatehouse_testkit::eventually;
@@ -36,6 +36,16 @@ pub(crate) struct Ended {
     pub(crate) stderr: String,
 }
 
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
 impl Ended {
     /// The one message of a command that could not do its work, once everything around it was checked: status 2,
     /// nothing on standard output, no error among the log lines, no panic.
@@ -55,12 +65,7 @@ impl Ended {
 /// Runs `command` to its end.
 pub(crate) async fn ended(command: &mut Command) -> Ended {
     let output = tokio::time::timeout(PATIENCE, command.output());
-    let output = output.await.unwrap_or_else(|_| panic!("{command:?} did not end")).unwrap();
-    Ended {
-        code: output.status.code(),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    Ended::from(output.await.unwrap_or_else(|_| panic!("{command:?} did not end")).unwrap())
 }
 
 /// Runs the program with `arguments` to its end.
@@ -89,8 +94,6 @@ impl Gatehouse {
 
     /// As [`Gatehouse::start`], with further arguments and environment variables.
     pub(crate) async fn start_with(place: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        // Fails only if another test did so before.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let log = place.join("gatehouse.log");
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let mut child = program()
@@ -113,6 +116,8 @@ impl Gatehouse {
 
     /// One that was started otherwise; `ready` says where its `gateway` and `probes` are.
     pub(crate) fn of(child: Child, ready: Value) -> Self {
+        // Fails only if another test did so before.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .timeout(PATIENCE)
