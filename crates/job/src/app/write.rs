@@ -68,7 +68,7 @@ impl App {
     #[cfg(feature = "planted-bugs")]
     async fn stand_still(&self) {
         use gatehouse_core::planted::{Bug, is};
-        if (is(Bug::UnfencedWrite) || is(Bug::HeldBackWrite)) && self.0.entropy.below(20) == 0 {
+        if (is(Bug::UnfencedWrite) || is(Bug::HeldBackWrite)) && self.0.entropy.below(40) == 0 {
             let pause = std::time::Duration::from_millis(200 + self.0.entropy.below(3_000));
             let stopping = self.0.lifecycle.stopping();
             let _ = tokio::time::timeout(pause, stopping.cancelled()).await;

@@ -36,7 +36,7 @@ impl Broker {
     ) -> Result<Attempted, Failure> {
         let (lease, key) = (rotation.lease, rotation.lease.key);
         let token = std::str::from_utf8(candidate.value.expose()).map_err(Error::internal)?;
-        let (began, now) = (Instant::now(), self.clock.now());
+        let (started, now) = (Instant::now(), self.clock.now());
         let until = now.plus(self.0.config.lease());
         let intent = Intent {
             rotation_id: gatehouse_core::ids::new_uuid(&self.clock, &self.entropy),
@@ -60,7 +60,7 @@ impl Broker {
 
         let narrowed = (rotation.scopes != rotation.connection.scopes).then_some(&rotation.scopes);
         // Nothing may be awaited between this look and the request.
-        if self.stood_still(began, until, rotation.provider.timeout()) {
+        if self.stood_still(started, until, rotation.provider.timeout()) {
             return Err(self.show_nothing(lease).await?);
         }
         let answer = match rotation.provider.refresh(token, narrowed).await {
@@ -91,12 +91,12 @@ impl Broker {
         self.act_on(rotation, &attempt, &answer).await
     }
 
-    /// Whether an attempt that `began` stood still (SIGSTOP, a frozen cgroup, a database that held the commit back) until its
-    /// request might outlast the lease: then another may have shown the token by now, and this attempt may not. By both
+    /// Whether an attempt stood still since it `started` (SIGSTOP, a frozen cgroup, a commit held back) until its request
+    /// might outlast the lease: then another may have shown the token by now, and this attempt may not. By both
     /// clocks, for each misses something: `Instant` (`CLOCK_MONOTONIC`) stands while the system is suspended, and the
     /// wall clock, by which others judge the lease, can be set back.
-    fn stood_still(&self, began: Instant, until: Timestamp, timeout: Duration) -> bool {
-        began.elapsed() + timeout > self.0.config.lease() || self.clock.now().plus(timeout) > until
+    fn stood_still(&self, started: Instant, until: Timestamp, timeout: Duration) -> bool {
+        started.elapsed() + timeout > self.0.config.lease() || self.clock.now().plus(timeout) > until
     }
 
     /// Ends an attempt that showed nothing: it may not be taken for one whose answer was lost. If the lease is still held

@@ -88,7 +88,7 @@ impl World {
             .replicas("token-broker", 2)
             .replicas("gateway", 2)
             .replicas("optimizer", 0)
-            .set("GATEHOUSE_TOKEN_BROKER__LEASE_MS", &LEASE.as_millis().to_string())
+            .set("GATEHOUSE_TOKEN_BROKER__LEASE_MS", LEASE.as_millis().to_string())
             .set("GATEHOUSE_TOKEN_BROKER__WAIT_MS", "5000")
             .set("GATEHOUSE_TOKEN_BROKER__SWEEP_MS", "200")
             .tables(&format!(

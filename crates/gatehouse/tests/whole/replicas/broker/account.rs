@@ -242,13 +242,12 @@ mod tests {
         assert!(check_owners(&[call(2)], &owners, &[]).is_err());
         assert!(check_owners(&[call(1)], &BTreeMap::new(), &[]).is_err());
         // Too late, and whether anybody was frozen.
-        let late = Call { told: Told::Late("late".to_owned()), ..call(1) };
+        let late = [Call { told: Told::Late("late".to_owned()), ..call(1) }];
+        let began = late[0].began;
         let frozen = |from| [Killed { broker: "token-broker-1".to_owned(), from, to: from }];
-        assert!(check_owners(std::slice::from_ref(&late), &owners, &[]).is_err());
-        assert!(
-            check_owners(&[late.clone()], &owners, &frozen(late.began + Duration::from_secs(1))).is_err()
-        );
-        assert_eq!(check_owners(&[late.clone()], &owners, &frozen(late.began)).unwrap(), 0);
+        assert!(check_owners(&late, &owners, &[]).is_err());
+        assert!(check_owners(&late, &owners, &frozen(began + Duration::from_secs(1))).is_err());
+        assert_eq!(check_owners(&late, &owners, &frozen(began)).unwrap(), 0);
     }
 
     #[test]
