@@ -101,7 +101,7 @@ async fn follow(api: &Api, token: &str, job: &str) -> anyhow::Result<(Vec<Seen>,
                         ),
                         // It was whole when something was heard last.
                         Ending::Broken { reason, is_late } => {
-                            failed(heard - api.began, None, reason, is_late)
+                            failed(heard - api.began, None, reason, is_late);
                         }
                     }
                 }
