@@ -67,8 +67,8 @@ async fn a_job_that_was_retried_is_followed_to_its_last_end_and_its_input_is_pas
     let second = tokio::time::timeout(PATIENCE, submit()).await.unwrap();
     let lines = said(&second);
     let names: Vec<_> = lines.iter().map(|line| line["event"].as_str().unwrap()).collect();
-    let lives = ["submitted", "queued", "started", "end", "queued", "started", "end", "ended"];
-    assert_eq!((second.code, &names[..]), (Some(1), &lives[..]), "{second:?}");
+    let whole = ["submitted", "queued", "started", "end", "queued", "started", "end", "ended"];
+    assert_eq!((second.code, &names[..]), (Some(1), &whole[..]), "{second:?}");
     assert_eq!((&lines[0]["job_id"], &lines[6]["id"]), (&json!(job), &json!(6)), "{second:?}");
     assert!(gatehouse.stop().await.success());
 }
