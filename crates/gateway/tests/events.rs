@@ -282,16 +282,16 @@ async fn drain_ends_streams_with_a_hint_and_loses_nothing() {
 
 /// The fields `connection` of an answer to `GET` of the events, and whatever `extra` the request says.
 fn connection_fields(world: &World, token: &str, extra: &str) -> Vec<String> {
-    let mut socket = TcpStream::connect(world.gateway.address()).unwrap();
+    let mut socket = TcpStream::connect(world.gateway.address()).expect("a connection");
     let request = format!("GET {} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n{extra}", path(""));
-    socket.write_all(request.as_bytes()).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    socket.write_all(request.as_bytes()).expect("sent");
+    socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") {
         socket.read_exact(&mut byte).expect("a head");
         head.push(byte[0]);
     }
-    let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+    let head = String::from_utf8(head).expect("UTF-8").to_ascii_lowercase();
     head.lines().filter_map(|line| line.strip_prefix("connection: ").map(str::to_owned)).collect()
 }
 
