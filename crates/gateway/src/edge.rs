@@ -31,6 +31,7 @@ use crate::door::Admitted;
 use crate::gateway::Gateway;
 use crate::limits::{Charge, Outcome};
 use crate::route::{Access, ErrorFormat, LimitClass, Route};
+use crate::sse::{OK_KEEP_ALIVE, SaysKeepAlive};
 use crate::{oauth_error, problem, request_id, telemetry};
 
 /// Registers every route of the table, each path's 405, and the 404.
@@ -129,6 +130,8 @@ pub(crate) async fn surround<B: MessageBody + 'static>(
     if gateway.lifecycle.leaving().is_cancelled() {
         // The next request is to find another process; a connection that closes under it would cost it an answer.
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    } else if response.response().extensions().get::<SaysKeepAlive>().is_some() {
+        response.response_mut().head_mut().reason = Some(OK_KEEP_ALIVE);
     }
     if let Some(connection) = &connection
         && http1
