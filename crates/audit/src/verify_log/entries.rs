@@ -34,12 +34,8 @@ struct Page {
     tiles: BTreeMap<TileId, Vec<u8>>,
 }
 
-/// The plain rows that stand for an entry.
-enum Rows {
-    AtMostOne(Option<PlainRow>),
-    /// Whoever lists events is shown each of them.
-    Several,
-}
+/// The plain row that stands for an entry, if there is one. Whoever lists events is shown each, if there are several.
+type Row = Result<Option<PlainRow>, Fault>;
 
 /// An entry, and what the comparison with its row gave.
 type Checked = (ReadEntry, Result<Compared, Fault>);
@@ -122,7 +118,7 @@ fn check(
     let (mut entries, mut rows) = (entries.into_iter().peekable(), rows.into_iter().peekable());
     let mut checks = Vec::new();
     while entries.peek().is_some() {
-        let pairs: Vec<(Stored, Rows)> = entries
+        let pairs: Vec<(Stored, Row)> = entries
             .by_ref()
             .take(each)
             .map(|entry| {
@@ -130,8 +126,8 @@ fn check(
                 while rows.next_if(|row| row.seq < entry.seq).is_some() {}
                 let mut own = || rows.next_if(|row| row.seq == entry.seq);
                 let found = match (own(), own()) {
-                    (row, None) => Rows::AtMostOne(row),
-                    (_, Some(_)) => Rows::Several,
+                    (row, None) => Ok(row),
+                    (_, Some(_)) => Err(Fault::PlainRowRepeated),
                 };
                 (entry, found)
             })
@@ -139,21 +135,21 @@ fn check(
         let subjects = subjects.cloned();
         checks.push(spawn_blocking(move || {
             let mut comparison = Comparison::new(subjects.as_ref());
-            pairs.iter().map(|(entry, rows)| check_one(entry, rows, &mut comparison)).collect()
+            pairs.iter().map(|(entry, row)| check_one(entry, row, &mut comparison)).collect()
         }));
     }
     checks
 }
 
-fn check_one(entry: &Stored, rows: &Rows, comparison: &mut Comparison<'_>) -> Checked {
+fn check_one(entry: &Stored, row: &Row, comparison: &mut Comparison<'_>) -> Checked {
     let read = ReadEntry::of(StoredEntry {
         seq: entry.seq,
         leaf: &entry.leaf,
         payload_sha256: Some(Digest::of_payload(&entry.payload)),
     });
-    let compared = match rows {
-        Rows::AtMostOne(row) => comparison.compare(row.as_ref(), entry, read.leaf()),
-        Rows::Several => Err(Fault::PlainRowRepeated),
+    let compared = match row {
+        Ok(row) => comparison.compare(row.as_ref(), entry, read.leaf()),
+        Err(fault) => Err(fault.clone()),
     };
     (read, compared)
 }

@@ -86,8 +86,8 @@ impl Kept {
         let db = open(&copy).await;
         run_tx!(db, "test.tamper", |tx| {
             for (sql, values) in changes {
-                let changed = tx.execute(sql, values.clone()).await?;
-                assert!(changed > 0 || sql.name() == DROP_INDEX.name(), "{} changed nothing", sql.name());
+                let rows = tx.execute(sql, values.clone()).await?;
+                assert!(rows > 0 || sql.name() == DROP_INDEX.name(), "{} changed nothing", sql.name());
             }
             Ok(())
         })
