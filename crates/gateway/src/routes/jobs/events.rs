@@ -1,7 +1,7 @@
 //! `GET /v1/jobs/{job_id}/events`: a job as it happens (requirements L8, L9b).
 
-use actix_web::HttpResponse;
 use actix_web::http::{ConnectionType, Version, header};
+use actix_web::{HttpResponse, HttpResponseBuilder};
 use gatehouse_client::{Authorized, Channel, from_status};
 use gatehouse_core::ids::JobId;
 use gatehouse_core::{Error, Result};
@@ -95,6 +95,16 @@ fn reconnect(context: &Context, channel: Channel) -> Option<Reconnect> {
     }))
 }
 
+/// The head of a stream.
+fn begin() -> HttpResponseBuilder {
+    let mut response = HttpResponse::Ok();
+    response
+        .content_type("text/event-stream; charset=utf-8")
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .insert_header(("x-accel-buffering", "no"));
+    response
+}
+
 /// A job's events as server-sent events: those so far, then live ones, until `end`.
 ///
 /// Event names: `queued`, `started`, `progress`, `notice`, `retrying`, `stalled`, `cancel_requested`, `end`. The id is the event's sequence number, the data a JSON object. Resume with `Last-Event-ID` or `after`. An answer that stops without `end` says why in an event `closed` (without an id): resume. Who resumes after `end` gets 204, at which an `EventSource` stops.
@@ -104,7 +114,7 @@ async fn handle(context: Context) -> Result<HttpResponse> {
     let (cursor, field) = cursor(&context)?;
     let gateway = &context.gateway;
     if gateway.lifecycle.stopping().is_cancelled() {
-        return Err(Error::unavailable("DRAINING", "This process is going away. Connect again."));
+        return Ok(begin().body(sse::only_draining(&gateway.config.sse)));
     }
     let callers_only = || Error::internal("the route lets in callers only");
     let caller = context.caller.clone().ok_or_else(callers_only)?;
@@ -133,11 +143,7 @@ async fn handle(context: Context) -> Result<HttpResponse> {
         opened_at: Instant::now(),
         lost_at: None,
     };
-    let mut response = HttpResponse::Ok();
-    response
-        .content_type("text/event-stream; charset=utf-8")
-        .insert_header((header::CACHE_CONTROL, "no-store"))
-        .insert_header(("x-accel-buffering", "no"));
+    let mut response = begin();
     if speaks_keep_alive(&context) {
         response.reason(OK_KEEP_ALIVE);
     }
