@@ -23,6 +23,7 @@ use actix_web::http::header::{self, HeaderName, HeaderValue, HttpDate};
 use actix_web::http::{Method, StatusCode};
 use bytes::Bytes;
 use futures_util::Stream;
+use gatehouse_core::Clock;
 use h2_03::server::{Builder, SendResponse};
 use h2_03::{Ping, PingPong, Reason, RecvStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -229,11 +230,17 @@ fn head_of(head: &ResponseHead, size: BodySize) -> (http_02::Response<()>, BodyS
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes));
     }
     if !headers.contains_key(header::DATE)
-        && let Ok(now) = HeaderValue::from_str(&HttpDate::from(SystemTime::now()).to_string())
+        && let Ok(date) = HeaderValue::from_str(&HttpDate::from(now()).to_string())
     {
-        headers.insert(header::DATE, now);
+        headers.insert(header::DATE, date);
     }
     (sent, size)
+}
+
+/// The time of day.
+fn now() -> SystemTime {
+    let micros = u64::try_from(Clock::system().now().as_micros()).unwrap_or_default();
+    SystemTime::UNIX_EPOCH + Duration::from_micros(micros)
 }
 
 /// A stream that is closed only once the other end has closed it too, or has had its time: closed with something unread
@@ -281,13 +288,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<T> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let until = match &mut this.until {
-            Some(until) => until,
-            None => {
-                ready!(Pin::new(&mut this.io).poll_shutdown(context))?;
-                this.until.insert(Box::pin(tokio::time::sleep(LINGER)))
-            }
-        };
+        if this.until.is_none() {
+            ready!(Pin::new(&mut this.io).poll_shutdown(context))?;
+        }
+        let until = this.until.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
         let mut unread = [0; 1024];
         loop {
             if until.as_mut().poll(context).is_ready() {

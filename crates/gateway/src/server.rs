@@ -109,7 +109,7 @@ pub fn build(config: Config, deps: Deps, listeners: Listeners) -> Result<Running
     };
     let mut server = Server::build().workers(workers).disable_signals().shutdown_timeout(drain);
     let leaving = Leaving { leaving: lifecycle.leaving(), stopping: lifecycle.stopping() };
-    let http = listeners.http.local_addr().map_err(Error::internal)?;
+    let address = listeners.http.local_addr().map_err(Error::internal)?;
     let (on_connect, stopping, application) = (connection.clone(), lifecycle.stopping(), app.clone());
     let clear = move || {
         let on_connect = on_connect.clone();
@@ -121,9 +121,9 @@ pub fn build(config: Config, deps: Deps, listeners: Listeners) -> Result<Running
             .tcp()
     };
     server = server.listen("http", listeners.http, clear).map_err(Error::internal)?;
-    let mut https = None;
+    let mut tls_address = None;
     if let Some((listener, identity)) = listeners.https {
-        https = Some(listener.local_addr().map_err(Error::internal)?);
+        tls_address = Some(listener.local_addr().map_err(Error::internal)?);
         let (mut config, shown) = identity.into_server_config()?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         warn_before_end("gateway (HTTPS)", &lifecycle, move || shown.ends_at());
@@ -163,7 +163,7 @@ pub fn build(config: Config, deps: Deps, listeners: Listeners) -> Result<Running
         stopping.cancelled().await;
         stopper.stop(true).await;
     });
-    Ok(RunningGateway { http, https, handle })
+    Ok(RunningGateway { http: address, https: tls_address, handle })
 }
 
 /// What serves HTTP/1.1 over connections of one kind.
