@@ -16,8 +16,10 @@ pub(crate) struct Processes(HashMap<i32, String>);
 struct Stat {
     name: String,
     parent: i32,
-    /// User and system time, that of ended children that were waited for included, in ticks.
+    /// User and system time, in ticks.
     ticks: u64,
+    /// The same of its children that ended and were waited for.
+    ended: u64,
 }
 
 impl Processes {
@@ -28,7 +30,7 @@ impl Processes {
         }
     }
 
-    /// What this process (`load`) and all below it have spent.
+    /// What this process (`load`), all below it and the commands that it ran to their end (`commands`) have spent.
     ///
     /// # Errors
     /// If there is no `/proc`.
@@ -47,6 +49,7 @@ impl Processes {
         let mut spent = Spent::new();
         for (id, stat) in &stats {
             let name = if *id == own {
+                spent.insert("commands".to_owned(), micros(stat.ended));
                 "load"
             } else if let Some(name) = self.0.get(id) {
                 name
@@ -59,7 +62,9 @@ impl Processes {
             } else {
                 continue;
             };
-            *spent.entry(name.to_owned()).or_default() += micros(stat.ticks);
+            // PostgreSQL's workers come and go; the children of all others are counted by themselves.
+            let ticks = stat.ticks + if name == "postgres" { stat.ended } else { 0 };
+            *spent.entry(name.to_owned()).or_default() += micros(ticks);
         }
         Ok(spent)
     }
@@ -84,9 +89,8 @@ fn read(id: i32) -> Option<Stat> {
     let name = start.split_once('(')?.1.to_owned();
     let fields: Vec<&str> = rest.split_whitespace().collect();
     let number = |place: usize| fields.get(place)?.parse::<u64>().ok();
-    // Children that were waited for count for PostgreSQL, whose workers come and go; ours have none.
-    let ticks = number(11)? + number(12)? + if name == "postgres" { number(13)? + number(14)? } else { 0 };
-    Some(Stat { name, parent: fields.get(1)?.parse().ok()?, ticks })
+    let (ticks, ended) = (number(11)? + number(12)?, number(13)? + number(14)?);
+    Some(Stat { name, parent: fields.get(1)?.parse().ok()?, ticks, ended })
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
@@ -116,7 +120,10 @@ mod tests {
         while began.elapsed().as_millis() < 60 {
             std::hint::black_box(began.elapsed());
         }
-        assert!(Processes::default().spent().unwrap()["load"] >= 10_000.0);
+        let command = "n=0; while [ $n -lt 20000 ]; do n=$((n + 1)); done";
+        assert!(std::process::Command::new("sh").args(["-c", command]).status().unwrap().success());
+        let spent = Processes::default().spent().unwrap();
+        assert!(spent["load"] >= 10_000.0 && spent["commands"] >= 10_000.0, "{spent:?}");
         assert!(memory_kib(std::process::id()).unwrap() > 100.0);
     }
 }

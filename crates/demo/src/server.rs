@@ -70,7 +70,7 @@ pub(crate) async fn start(program: &Path, data: &Path, narrator: &mut Narrator) 
     narrator.say(&format!("data in {}, log in {}", data.display(), data.join("gatehouse.log").display()));
     narrator.done(&format!("ready after {} ms", began.elapsed().as_millis()));
     let verify = format!(
-        "{} verify-audit-chain --data \"{}\" --checkpoint \"{}\" --verifier-key-file \"{}\"",
+        "\"{}\" verify-audit-chain --data \"{}\" --checkpoint \"{}\" --verifier-key-file \"{}\"",
         program.display(),
         data.join("gatehouse").display(),
         data.join(KEPT_CHECKPOINT).display(),

@@ -90,7 +90,7 @@ enum Command {
     Optimizer(ConfigArgs),
     /// Brings the databases to this version's schema
     #[command(
-        after_help = "Examples:\n  gatehouse migrate --config prod.toml\n  gatehouse migrate --service job --status"
+        after_help = "Examples:\n  GATEHOUSE_ENV=prod gatehouse migrate --config prod.toml\n  GATEHOUSE_ENV=prod gatehouse migrate --config prod.toml --service job --status"
     )]
     Migrate(services::MigrateArgs),
     /// Proves that an audit log was not changed, or names the first bad entry

@@ -70,25 +70,31 @@ impl DataFolder {
         Ok(path)
     }
 
-    /// The file of a random secret (256 bits, base64url, mode 0600), made on first use. A file that a crash left
-    /// half-written can't be: it is written whole under another name first.
+    /// The file of a random secret (256 bits, base64url, mode 0600), made on first use.
     pub(crate) fn secret_file(&self, relative: &str, entropy: &Entropy) -> anyhow::Result<PathBuf> {
         let path = self.path(relative);
         if path.exists() {
             return Ok(path);
         }
-        if let Some(parent) = relative.rsplit_once('/').map(|(parent, _)| parent) {
+        self.write(relative, &Secret::new(URL_SAFE_NO_PAD.encode(entropy.bytes::<32>())))?;
+        Ok(path)
+    }
+
+    /// Writes the file of a secret (mode 0600) and the folder that it is in. A crash can't leave it half-written: it is
+    /// written whole under another name first.
+    pub(crate) fn write(&self, relative: &str, secret: &Secret<String>) -> anyhow::Result<()> {
+        if let Some((parent, _)) = relative.rsplit_once('/') {
             self.folder(parent)?;
         }
+        let path = self.path(relative);
         let fresh = path.with_extension("new");
         let write = || -> std::io::Result<()> {
             let mut file = private().write(true).create(true).truncate(true).open(&fresh)?;
-            file.write_all(URL_SAFE_NO_PAD.encode(entropy.bytes::<32>()).as_bytes())?;
+            file.write_all(secret.expose().as_bytes())?;
             file.sync_all()?;
             std::fs::rename(&fresh, &path)
         };
-        write().with_context(|| format!("the secret {} can't be written", path.display()))?;
-        Ok(path)
+        write().with_context(|| format!("the secret {} can't be written", path.display()))
     }
 }
 

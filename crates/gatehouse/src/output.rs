@@ -37,8 +37,3 @@ pub(crate) fn to_stdout(text: fmt::Arguments<'_>) -> Result<(), Unheard> {
 pub(crate) fn to_stderr(text: fmt::Arguments<'_>) {
     let _ = io::stderr().lock().write_fmt(text);
 }
-
-/// Says what can't be said again: if not on standard output, then on standard error.
-pub(crate) fn say_once(text: &str) -> Result<(), Unheard> {
-    say!("{text}").inspect_err(|_| complain!("{text}"))
-}

@@ -1,5 +1,7 @@
 //! `gatehouse up`: every service as a task of one process, on SQLite, talking real gRPC over loopback.
 
+mod first_admin;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,9 +20,10 @@ use tokio::net::TcpListener;
 use crate::cli::ConfigArgs;
 use crate::config::Config;
 use crate::data_folder::DataFolder;
-use crate::output::say_once;
+use crate::output::say;
 use crate::process::Process;
 use crate::services::{self, Runtime, Service};
+use first_admin::FirstAdmin;
 
 /// How long the services may take to be ready before the start counts as failed.
 const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -113,9 +116,10 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         anyhow::bail!("not ready after {} s: {}", READY_LIMIT.as_secs(), waiting.join("; "));
     }
     let text = text(&args, &started, process.probes_address, &folder, began.elapsed());
-    if let Err(error) = say_once(&text) {
+    if let Err(error) = say!("{text}").map_err(anyhow::Error::from).and_then(|()| first_admin::shown(&folder))
+    {
         let _ = process.finish(limit).await;
-        return Err(error.into());
+        return Err(error);
     }
     let code = process.run_until_signal(Duration::ZERO, &stages.in_order(), limit).await;
     drop(folder);
@@ -246,7 +250,7 @@ async fn bind(
 struct Started {
     gateway: SocketAddr,
     https: Option<SocketAddr>,
-    first_admin: Option<gatehouse_auth::app::bootstrap::FirstAdmin>,
+    first_admin: Option<FirstAdmin>,
 }
 
 /// The parts of the process in the order in which they stop: whoever calls before whoever is called. Stopped all at
@@ -321,7 +325,7 @@ async fn start(
         }
         services::start_optimizer(&worker);
     });
-    let first_admin = auth.app.bootstrap("admin@gatehouse.localhost", "First tenant").await?;
+    let first_admin = first_admin::to_show(&auth.app, folder).await?;
     Ok(Started { gateway: gateway.address(), https: gateway.https_address(), first_admin })
 }
 
@@ -329,9 +333,7 @@ async fn start(
 fn text(args: &UpArgs, started: &Started, probes: SocketAddr, folder: &DataFolder, took: Duration) -> String {
     let gateway = format!("http://{}", started.gateway);
     if args.json {
-        let admin = started.first_admin.as_ref().map(|admin| {
-            json!({"email": admin.email, "password": admin.password.expose(), "tenant_id": admin.tenant})
-        });
+        let admin = started.first_admin.as_ref().map(FirstAdmin::json);
         return json!({
             "event": "ready", "gateway": gateway, "https": started.https.map(|address| format!("https://{address}")),
             "docs": format!("{gateway}/docs"), "probes": format!("http://{probes}"),

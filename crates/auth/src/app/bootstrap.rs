@@ -30,9 +30,14 @@ impl App {
     ///
     /// # Errors
     /// As [`first_admin`].
-    pub async fn bootstrap(&self, address: &str, tenant_name: &str) -> Result<Option<FirstAdmin>> {
+    pub async fn bootstrap<E: From<Error>>(
+        &self,
+        address: &str,
+        tenant_name: &str,
+        keep: impl FnOnce(&FirstAdmin) -> Result<(), E>,
+    ) -> Result<Option<FirstAdmin>, E> {
         let Parts { db, hasher, outbox, clock, entropy, .. } = &*self.0;
-        first_admin(&Deps { db, hasher, outbox, clock, entropy }, address, tenant_name).await
+        first_admin(&Deps { db, hasher, outbox, clock, entropy }, address, tenant_name, keep).await
     }
 }
 
@@ -54,13 +59,24 @@ pub struct Deps<'a> {
 /// Makes a tenant and its owner, who is also the platform's admin, unless that was done before on this database: then
 /// `None`. Any number of processes may ask at once.
 ///
+/// `keep` shows the password or writes it down, and is called before anything is stored: whatever happens then, there is
+/// no admin whose password nobody knows. What it kept is void if this ends with an error or with `None`.
+///
 /// # Errors
-/// `INVALID_FIELD` if the address or the name is none, `EMAIL_TAKEN` if someone registered the address before.
-pub async fn first_admin(deps: &Deps<'_>, address: &str, tenant_name: &str) -> Result<Option<FirstAdmin>> {
+/// What `keep` says; `INVALID_FIELD` if the address or the name is none, `EMAIL_TAKEN` if someone registered the address
+/// before.
+pub async fn first_admin<E: From<Error>>(
+    deps: &Deps<'_>,
+    address: &str,
+    tenant_name: &str,
+    keep: impl FnOnce(&FirstAdmin) -> Result<(), E>,
+) -> Result<Option<FirstAdmin>, E> {
     let email = Email::parse(address).map_err(|error| Error::invalid_field("email", error.to_string()))?;
     let name = text::name("tenant_name", tenant_name)?;
     // At every start but the first: no hash, and no memory for one.
-    if read_tx!(deps.db, "auth.bootstrap.lookup", |tx| { bootstrap::is_claimed(tx).await })? {
+    if read_tx!(deps.db, "auth.bootstrap.lookup", |tx| { bootstrap::is_claimed(tx).await })
+        .map_err(Error::from)?
+    {
         return Ok(None);
     }
     // 120 random bits in letters that nobody mistakes for one another.
@@ -79,6 +95,8 @@ pub async fn first_admin(deps: &Deps<'_>, address: &str, tenant_name: &str) -> R
     );
     let hash = deps.hasher.hash(password.clone()).await?;
     let (person, tenant) = (PersonId::new(deps.clock, deps.entropy), TenantId::new(deps.clock, deps.entropy));
+    let admin = FirstAdmin { tenant, person, email: email.as_str().to_owned(), password };
+    keep(&admin)?;
     let now = deps.clock.now();
     let event = deps.outbox.event("auth.tenants.bootstrap").by_system("auth").about(person).tenant(tenant);
     let event = event.target("tenant", tenant.as_uuid());
@@ -93,6 +111,7 @@ pub async fn first_admin(deps: &Deps<'_>, address: &str, tenant_name: &str) -> R
         found(tx, tenant, &name, person, now).await?;
         deps.outbox.emit(tx, &event).await?;
         Ok(true)
-    })?;
-    Ok(made.then(|| FirstAdmin { tenant, person, email: email.as_str().to_owned(), password }))
+    })
+    .map_err(Error::from)?;
+    Ok(made.then_some(admin))
 }

@@ -1,4 +1,4 @@
-//! What a core can do.
+//! What cores can do.
 
 use anyhow::Result;
 use argon2::{Algorithm, Argon2, Block, Params, Version};
@@ -30,7 +30,8 @@ pub(crate) async fn argon2(times: Times) -> Result<Sample> {
 
 pub(crate) async fn sha256(times: Times) -> Result<Sample> {
     let message = [7_u8; 512];
-    spin(1, times, || {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    spin(cores, times, || {
         move || {
             std::hint::black_box(Sha256::digest(std::hint::black_box(message)));
         }

@@ -9,10 +9,14 @@ use crate::progress::number;
 /// Less than this may come from anything, whatever the spread of three runs says.
 const FLOOR_PERCENT: f64 = 5.0;
 
+/// More than this is no measurement of a figure: half of it could be gone without a word.
+const TOO_MUCH_PERCENT: f64 = 20.0;
+
 /// What became of a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
     Noise,
+    TooNoisy,
     Better,
     Worse,
 }
@@ -21,6 +25,7 @@ impl Change {
     const fn text(self) -> &'static str {
         match self {
             Self::Noise => "within noise",
+            Self::TooNoisy => "too noisy to tell: measure again, on an idle machine",
             Self::Better => "better",
             Self::Worse => "WORSE",
         }
@@ -57,7 +62,8 @@ impl Pair {
     fn change(&self) -> Change {
         let percent = (self.new / self.old - 1.0) * 100.0;
         if !percent.is_finite() || percent.abs() <= self.noise_percent {
-            return Change::Noise;
+            let tells = self.noise_percent <= TOO_MUCH_PERCENT;
+            return if tells { Change::Noise } else { Change::TooNoisy };
         }
         if (percent > 0.0) == (self.better == Better::Higher) { Change::Better } else { Change::Worse }
     }
@@ -123,6 +129,8 @@ mod tests {
         assert_eq!(pair(100.0, 110.0, Better::Lower), Change::Worse);
         assert_eq!(pair(100.0, 90.0, Better::Higher), Change::Worse);
         assert_eq!(pair(0.0, 90.0, Better::Higher), Change::Noise);
+        let halved = Pair { old: 100.0, new: 50.0, noise_percent: 60.0, better: Better::Higher };
+        assert_eq!(halved.change(), Change::TooNoisy);
         assert!((noise(&[100.0, 101.0], &[90.0, 110.0]) - 20.0).abs() < 1e-9);
         assert!((noise(&[1.0], &[1.0]) - FLOOR_PERCENT).abs() < 1e-9);
     }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use gatehouse_auth::app::bootstrap::{self, Deps};
+use gatehouse_auth::app::bootstrap::{self, Deps, FirstAdmin};
 use gatehouse_auth::hashing::Hasher;
 use gatehouse_auth::key_file::Keys;
 use gatehouse_core::{Clock, Entropy};
@@ -13,7 +13,7 @@ use gatehouse_service::config::ConfigError;
 use serde_json::json;
 
 use crate::cli::{ConfigArgs, environment};
-use crate::output::{complain, say_once};
+use crate::output::{complain, say};
 use crate::services::Service;
 
 #[derive(Debug, Subcommand)]
@@ -54,23 +54,32 @@ pub(crate) async fn run(FirstAdminCommand::Create(args): &FirstAdminCommand) -> 
     let outbox = Outbox::new(clock.clone(), entropy.clone());
     let db = Db::connect(&config.databases.auth, Service::Auth.name()).await?;
     let deps = Deps { db: &db, hasher: &hasher, outbox: &outbox, clock: &clock, entropy: &entropy };
-    let made = bootstrap::first_admin(&deps, &args.email, &args.tenant).await;
+    let mut shown = false;
+    let made = bootstrap::first_admin(&deps, &args.email, &args.tenant, |admin| {
+        shown = true;
+        say!("{}", text(admin, args.json)).map_err(anyhow::Error::from)
+    })
+    .await;
     db.close().await;
-    let Some(admin) = made? else {
-        complain!("There is a first admin already; nothing was changed.");
-        return Ok(ExitCode::FAILURE);
-    };
-    let told = if args.json {
-        json!({"email": admin.email, "password": admin.password.expose(), "tenant_id": admin.tenant})
-            .to_string()
-    } else {
-        format!(
-            "Made the tenant {} and its owner. Shown this once; change it after signing in:\n  email     {}\n  password  {}",
-            admin.tenant,
-            admin.email,
-            admin.password.expose()
-        )
-    };
-    say_once(&told)?;
-    Ok(ExitCode::SUCCESS)
+    if shown && !matches!(made, Ok(Some(_))) {
+        complain!("The password above is not in force.");
+    }
+    if made?.is_some() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    complain!("There is a first admin already; nothing was changed.");
+    Ok(ExitCode::FAILURE)
+}
+
+fn text(admin: &FirstAdmin, json: bool) -> String {
+    if json {
+        return json!({"email": admin.email, "password": admin.password.expose(), "tenant_id": admin.tenant})
+            .to_string();
+    }
+    format!(
+        "The tenant {} and its owner, shown this once; change the password after signing in:\n  email     {}\n  password  {}",
+        admin.tenant,
+        admin.email,
+        admin.password.expose()
+    )
 }

@@ -132,6 +132,11 @@ impl Gatehouse {
         self.ready["gateway"].as_str().unwrap().trim_start_matches("http://")
     }
 
+    /// Whom it showed at its start as the first admin.
+    pub(crate) fn first_admin(&self) -> &Value {
+        &self.ready["first_admin"]
+    }
+
     /// A request to the gateway without a credential.
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.ready["gateway"].as_str().unwrap()))
