@@ -153,7 +153,7 @@ mod tests {
             gone += share(limit, gone, later);
         }
         assert_eq!(shares, [12 * second, second, second, second]);
-        assert_eq!(limit - gone, second, "for what is left");
+        assert_eq!(gone + second, limit, "for what is left");
         assert_eq!(share(limit, second, 1), 14 * second, "parts that end give theirs to the others");
         assert_eq!(share(limit, 20 * second, 4), Duration::ZERO);
     }

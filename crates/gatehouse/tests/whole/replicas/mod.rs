@@ -8,6 +8,7 @@ mod broker;
 mod load;
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use gatehouse_testkit::authority::Leaf;
@@ -47,6 +48,23 @@ fn certified(replicas: usize) -> Layout {
     layout(replicas).with_certificates()
 }
 
+/// The same with HTTPS at both gateways: where they take it, and the certificate of the authority that vouches for them.
+fn with_https(mut layout: Layout, folder: &Path) -> (Layout, [(&'static str, SocketAddr); 2], PathBuf) {
+    let issued = Authority::new().issue(folder, "https", &Leaf::default());
+    let addresses = ["gateway-1", "gateway-2"]
+        .map(|gateway| (gateway, SocketAddr::from(([127, 0, 0, 1], lasting_port().unwrap()))));
+    for (gateway, address) in addresses {
+        for (field, value) in [
+            ("ADDRESS", address.to_string()),
+            ("CERTIFICATE_FILE", issued.certificate.display().to_string()),
+            ("KEY_FILE", issued.key.display().to_string()),
+        ] {
+            layout = layout.set_of(gateway, &format!("GATEHOUSE_GATEWAY__TLS_{field}"), value);
+        }
+    }
+    (layout, addresses, issued.authorities)
+}
+
 /// The cluster's processes take both cores: one such test at a time.
 static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
@@ -55,19 +73,7 @@ async fn replicas_come_and_go_unnoticed() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let _alone = ALONE.lock().await;
     let folder = tempfile::tempdir().unwrap();
-    let authority = Authority::new().issue(folder.path(), "https", &Leaf::default());
-    let (mut layout, mut addresses) = (certified(2), Vec::new());
-    for gateway in ["gateway-1", "gateway-2"] {
-        let address = SocketAddr::from(([127, 0, 0, 1], lasting_port().unwrap()));
-        for (field, value) in [
-            ("ADDRESS", address.to_string()),
-            ("CERTIFICATE_FILE", authority.certificate.display().to_string()),
-            ("KEY_FILE", authority.key.display().to_string()),
-        ] {
-            layout = layout.set_of(gateway, &format!("GATEHOUSE_GATEWAY__TLS_{field}"), value);
-        }
-        addresses.push((gateway, address));
-    }
+    let (layout, addresses, authority) = with_https(certified(2), folder.path());
     let mut cluster = timed("start", Cluster::start(layout)).await.unwrap();
     let https = addresses
         .into_iter()
@@ -75,7 +81,7 @@ async fn replicas_come_and_go_unnoticed() {
     let https = Balancer::start(https.collect()).await.unwrap();
     eventually(PATIENCE, || async { https.ready() == 2 }).await;
     let mut load = Load::start(cluster.url());
-    load.also_over_https(format!("https://localhost:{}", https.address().port()), &authority.authorities);
+    load.also_over_https(format!("https://localhost:{}", https.address().port()), &authority);
     load.goes_on(50).await;
     load.https_goes_on().await;
 
