@@ -81,7 +81,9 @@ pub(crate) async fn surround<B: MessageBody + 'static>(
     let presented = request.headers().get(request_id::HEADER).and_then(|value| value.to_str().ok());
     let id = request_id::choose(presented, &gateway.clock, &gateway.entropy);
     let peer = request.peer_addr().map_or_else(|| [0, 0, 0, 0].into(), |address| address.ip());
-    let tls = request.app_config().secure();
+    let connection = request.conn_data::<Connection>().cloned();
+    let connection = connection.or_else(|| request.extensions_mut().remove::<Connection>());
+    let tls = connection.as_ref().is_some_and(Connection::is_tls);
     let client = client_address::resolve(
         peer,
         tls,
@@ -96,7 +98,6 @@ pub(crate) async fn surround<B: MessageBody + 'static>(
     let span = telemetry::request_span(&method, request.path(), &id, request.headers());
     gateway.metrics.began(&method);
 
-    let connection = request.conn_data::<Connection>().cloned();
     let (underway, begun) = connection.as_ref().map(Connection::begin).unzip();
     let http1 = request.version() < Version::HTTP_2;
     if let Some(connection) = &connection

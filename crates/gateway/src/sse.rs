@@ -344,11 +344,19 @@ impl Body {
             Ok(Next::End(ending)) => ending,
         };
         self.state = BodyState::Done;
-        (ending != Ending::Finished).then(|| {
-            let (retry_ms, reason) = (self.retry_ms, ending.reason());
-            Bytes::from(format!("retry: {retry_ms}\nevent: closed\ndata: {{\"reason\":\"{reason}\"}}\n\n"))
-        })
+        (ending != Ending::Finished).then(|| closed(self.retry_ms, ending))
     }
+}
+
+fn closed(retry_ms: u64, ending: Ending) -> Bytes {
+    let reason = ending.reason();
+    Bytes::from(format!("retry: {retry_ms}\nevent: closed\ndata: {{\"reason\":\"{reason}\"}}\n\n"))
+}
+
+/// A whole stream for who comes when this process goes away: an `EventSource` comes back after it, and gives up for good
+/// on any status but 200.
+pub(crate) fn only_draining(config: &SseConfig) -> Bytes {
+    closed(config.retry_ms, Ending::Draining)
 }
 
 /// The name of an event's type on the wire.

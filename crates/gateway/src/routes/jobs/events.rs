@@ -1,7 +1,7 @@
 //! `GET /v1/jobs/{job_id}/events`: a job as it happens (requirements L8, L9b).
 
-use actix_web::HttpResponse;
 use actix_web::http::{ConnectionType, Version, header};
+use actix_web::{HttpResponse, HttpResponseBuilder};
 use gatehouse_client::{Authorized, Channel, from_status};
 use gatehouse_core::ids::JobId;
 use gatehouse_core::{Error, Result};
@@ -94,6 +94,16 @@ fn reconnect(context: &Context, channel: Channel) -> Option<Reconnect> {
     }))
 }
 
+/// The head of a stream.
+fn begin() -> HttpResponseBuilder {
+    let mut response = HttpResponse::Ok();
+    response
+        .content_type("text/event-stream; charset=utf-8")
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .insert_header(("x-accel-buffering", "no"));
+    response
+}
+
 /// A job's events as server-sent events: those so far, then live ones, until the job has ended.
 ///
 /// Event names: `queued`, `started`, `progress`, `notice`, `retrying`, `stalled`, `cancel_requested`, `end`. The id is the event's sequence number, the data a JSON object. Resume with `Last-Event-ID` or `after`. `end` is the last event of its job until the job is retried: a retried job has one for each of its lives, with more events between. So read on after `end`; where it is the last, the answer ends within moments. An answer that stops elsewhere says why in an event `closed` (without an id), or breaks off: resume. Who resumes after the last `end` gets 204, at which an `EventSource` stops.
@@ -103,7 +113,7 @@ async fn handle(context: Context) -> Result<HttpResponse> {
     let (cursor, field) = cursor(&context)?;
     let gateway = &context.gateway;
     if gateway.lifecycle.stopping().is_cancelled() {
-        return Err(Error::unavailable("DRAINING", "This process is going away. Connect again."));
+        return Ok(begin().body(sse::only_draining(&gateway.config.sse)));
     }
     let callers_only = || Error::internal("the route lets in callers only");
     let caller = context.caller.clone().ok_or_else(callers_only)?;
@@ -133,12 +143,7 @@ async fn handle(context: Context) -> Result<HttpResponse> {
         lost_at: None,
         is_end_seen: false,
     };
-    let mut response = HttpResponse::Ok();
-    response
-        .content_type("text/event-stream; charset=utf-8")
-        .insert_header((header::CACHE_CONTROL, "no-store"))
-        .insert_header(("x-accel-buffering", "no"));
-    let mut response = response.streaming(pump.start(stream));
+    let mut response = begin().streaming(pump.start(stream));
     if may_keep_alive(&context) {
         response.extensions_mut().insert(SaysKeepAlive);
     }
