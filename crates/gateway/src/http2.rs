@@ -62,6 +62,7 @@ pub(crate) async fn serve<T, S, B>(
     peer: Option<SocketAddr>,
     app: Rc<S>,
     connection: Connection,
+    max_header_list_bytes: u32,
     Leaving { leaving, stopping }: Leaving,
 ) -> Result<(), h2_03::Error>
 where
@@ -76,6 +77,9 @@ where
     let told_at = if came_late { &stopping } else { &leaving };
     let mut builder = Builder::new();
     builder.initial_window_size(WINDOWS.0).initial_connection_window_size(WINDOWS.1);
+    // A byte can stand for a whole header that was sent before (RFC 7541): without a bound of its own a head of half a
+    // megabyte takes fifty, and is kept for as long as its body does not come.
+    builder.max_header_list_size(max_header_list_bytes);
     let mut http2 = tokio::select! {
         made = builder.handshake(Lingering { io, until: None }) => made?,
         () = tokio::time::sleep(FIRST_REQUEST_WITHIN) => return Ok(()),

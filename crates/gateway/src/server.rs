@@ -89,7 +89,7 @@ pub fn build(config: Config, deps: Deps, listeners: Listeners) -> Result<Running
     let stuck_after = Duration::from_secs(config.sse.backpressure_fail_timeout_s).max(Duration::from_secs(5));
     // A place in the queue is given up first; then a reader has as long again to take why.
     let untaken_after = 2 * Duration::from_secs(config.sse.backpressure_fail_timeout_s);
-    let most = config.max_requests_per_connection;
+    let (most, max_header_list_bytes) = (config.max_requests_per_connection, config.max_header_list_bytes);
     let gateway = Gateway::new(config, deps)?;
     let trusted = gateway.trusted_proxies.clone();
     let app = move || {
@@ -145,7 +145,15 @@ pub fn build(config: Config, deps: Deps, listeners: Listeners) -> Result<Running
                 async move {
                     let (acceptor, http1, app) =
                         (acceptor.await?, Rc::new(http1.await?), Rc::new(app.await?));
-                    Ok::<_, ()>(Https { acceptor, http1, app, connection, leaving, body: PhantomData })
+                    Ok::<_, ()>(Https {
+                        acceptor,
+                        http1,
+                        app,
+                        connection,
+                        max_header_list_bytes,
+                        leaving,
+                        body: PhantomData,
+                    })
                 }
             })
         };

@@ -104,6 +104,29 @@ async fn an_idle_client_of_http_2_is_told_at_once_and_keeps_nobody() {
     assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
 }
 
+/// Headers that take one byte each on the wire: they were sent before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_unpacks_to_much_is_refused_and_not_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::start_https(folder.path()).await;
+    let client = Client::connect(&world, folder.path()).await;
+    let with_headers = |count: usize| {
+        let mut request = Request::get("https://localhost/healthz").body(()).unwrap();
+        let headers = request.headers_mut();
+        headers.reserve(count);
+        for _ in 0..count {
+            headers.append("a", http::HeaderValue::from_static("b"));
+        }
+        request
+    };
+    // 34 bytes each as they are counted: 32 KiB are 963, and the rest of the head takes some.
+    for (count, status) in [(900, 200), (1000, 431), (16_000, 431), (10, 200)] {
+        let mut requests = client.requests.clone().ready().await.unwrap();
+        let (answer, _) = requests.send_request(with_headers(count), true).unwrap();
+        assert_eq!(answer.await.unwrap().status(), status, "{count} headers");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_under_way_over_http_2_is_answered() {
     let folder = tempfile::tempdir().unwrap();
