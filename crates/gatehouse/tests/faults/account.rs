@@ -165,7 +165,11 @@ impl World {
         for calm in &quiet.ended {
             expected.push(one("auth.sessions.create", "session", &calm.session, 1));
             expected.push(one("auth.sessions.sign_out", "session", &calm.session, 1));
-            let slowest = check(&calm.session, calm.acknowledged, quiet.bound(), calm.probes.clone())?;
+            let mut probes = calm.probes.clone();
+            // Whoever is too busy to have heard itself refuses by the word of whom it asks; by now it has heard.
+            probes.extend(revocation::show(&self.api, &gateways, &calm.access).await);
+            let slowest = check(&calm.session, calm.acknowledged, quiet.bound(), probes)
+                .context("of a session that ended in calm weather")?;
             outcome.slowest_calm_revocation = outcome.slowest_calm_revocation.max(slowest);
         }
         let mut among_faults = Vec::new();
@@ -188,7 +192,8 @@ impl World {
             let from = (began + ended.acknowledged).into_std();
             let lag = supervisor.lag().worst(from, from + revocation::SHOWN);
             let bound = STALE_AFTER + SLACK + lag;
-            let slowest = check(&ended.session, ended.acknowledged, bound, ended.probes)?;
+            let slowest = check(&ended.session, ended.acknowledged, bound, ended.probes)
+                .context("of a session that ended among faults")?;
             outcome.slowest_revocation = outcome.slowest_revocation.max(slowest);
             outcome.revocations += 1;
         }

@@ -79,7 +79,8 @@ pub fn check_revocation(revocation: &Revocation) -> anyhow::Result<Duration> {
     for replica in known_by {
         ensure!(
             known.contains_key(replica.as_str()),
-            "{replica} never said that session {session} is over, which it is"
+            "{replica} never said that session {session} is over, which it is since {acknowledged:?}; its last answers: {:?}",
+            probes.iter().filter(|probe| probe.replica == *replica).rev().take(5).collect::<Vec<_>>()
         );
     }
     Ok(longest)
