@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gatehouse_core::Environment;
+use gatehouse_service::identity::PERSONS_CLIENT;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::app::tokens::IMPERSONATE;
 use crate::domain::password_hash::Cost;
-use crate::domain::roles::audience_of;
+use crate::domain::roles::{audience_of, covers};
 use crate::domain::signing::Schedule;
 
 /// The auth service.
@@ -220,6 +222,18 @@ impl ClientConfig {
                 ));
             }
         }
+        let holds = |wanted: &str| self.permissions.iter().any(|held| covers(held, wanted));
+        let speaks_for_people = self.name == PERSONS_CLIENT;
+        if holds(IMPERSONATE) && !speaks_for_people {
+            problems.push(format!(
+                "permissions: {IMPERSONATE} is for the client {PERSONS_CLIENT} alone; others are named when they act for people"
+            ));
+        }
+        if speaks_for_people && holds("auth.tokens.exchange") && !holds(IMPERSONATE) {
+            problems.push(format!(
+                "permissions: add {IMPERSONATE}, without which the {PERSONS_CLIENT} can let nobody in"
+            ));
+        }
         problems
     }
 }
@@ -241,6 +255,30 @@ mod tests {
     fn the_defaults_are_sound() {
         assert_eq!(problems(&sound(), Environment::Dev), Vec::<String>::new());
         assert_eq!(problems(&sound(), Environment::Prod), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_gateway_alone_speaks_as_people() {
+        let with = |name: &str, permissions: &[&str]| {
+            let permissions = permissions.iter().map(|&permission| permission.to_owned()).collect();
+            let client = ClientConfig { name: name.into(), secret_file: "s".into(), permissions };
+            problems(&Config { clients: vec![client], ..sound() }, Environment::Prod)
+        };
+        for (name, permissions, refused) in [
+            ("gateway", &["auth.tokens.exchange", "auth.tokens.impersonate"][..], false),
+            ("gateway", &["auth.revocations.watch"], false),
+            ("gateway", &["auth.tokens.exchange"], true),
+            ("reporter", &["auth.tokens.exchange"], false),
+            ("reporter", &["auth.tokens.exchange", "auth.tokens.impersonate"], true),
+            ("reporter", &["auth.tokens.impersonate:x"], true),
+        ] {
+            let problems = with(name, permissions);
+            assert_eq!(
+                problems.iter().any(|problem| problem.contains(IMPERSONATE)),
+                refused,
+                "{name}: {problems:?}"
+            );
+        }
     }
 
     #[test]

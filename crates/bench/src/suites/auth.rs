@@ -139,7 +139,7 @@ impl Caller for Exchanger {
         let request = ExchangeTokenRequest {
             subject_token: self.subject.clone(),
             audience: audience::JOB.into(),
-            act_for_subject: false,
+            act_for_subject: true,
         };
         self.tokens.exchange_token(request).await?;
         Ok(1)
