@@ -30,6 +30,9 @@ pub struct Config {
     pub refresh_retry_window_s: u64,
     /// How long a session lives whatever happens, seconds, 300 to 31536000 (a year).
     pub session_lifetime_s: u64,
+    /// Most sessions that a person may have at once, 1 to 1000. Who signs in beyond that ends those that went unused for
+    /// longest.
+    pub max_sessions_per_person: u32,
     /// Most API keys that a tenant may have at once, 1 to 500.
     pub max_api_keys: u32,
     /// Most tenants that a person may be in and still make another, 1 to 200.
@@ -91,6 +94,7 @@ impl Default for Config {
             service_token_lifetime_s: 300,
             refresh_retry_window_s: 30,
             session_lifetime_s: 30 * 86_400,
+            max_sessions_per_person: 100,
             max_api_keys: 100,
             max_tenants_per_person: 20,
             hashing: HashingConfig::default(),
@@ -128,6 +132,7 @@ impl Config {
         within("service_token_lifetime_s", self.service_token_lifetime_s, 60, 900);
         within("refresh_retry_window_s", self.refresh_retry_window_s, 0, 300);
         within("session_lifetime_s", self.session_lifetime_s, 300, 31_536_000);
+        within("max_sessions_per_person", self.max_sessions_per_person.into(), 1, 1_000);
         within("max_api_keys", self.max_api_keys.into(), 1, 500);
         within("max_tenants_per_person", self.max_tenants_per_person.into(), 1, 200);
         let least_memory = if environment.is_dev() { 8 } else { 7_168 };
@@ -292,6 +297,7 @@ mod tests {
             key_file: "data/keys.json".into(),
             access_token_lifetime_s: 1,
             refresh_retry_window_s: 301,
+            max_sessions_per_person: 1_001,
             hashing: HashingConfig { memory_kib: 64, passes: 0, permits: 257, queue: 1_001, pepper: true },
             signing: SigningConfig { period_s: 3_600, lead_s: 3_600, jwks_max_age_s: 3_600 },
             clients: vec![client],
@@ -302,6 +308,7 @@ mod tests {
             "key_file:",
             "access_token_lifetime_s:",
             "refresh_retry_window_s:",
+            "max_sessions_per_person:",
             "hashing.memory_kib:",
             "hashing.passes:",
             "hashing.permits:",
@@ -318,6 +325,6 @@ mod tests {
                 "{field} is not among {problems:#?}"
             );
         }
-        assert_eq!(problems.len(), 13, "{problems:#?}");
+        assert_eq!(problems.len(), 14, "{problems:#?}");
     }
 }
