@@ -5,7 +5,7 @@ use gatehouse_client::audience;
 use gatehouse_core::Environment;
 use gatehouse_db::{params, run_tx, sql};
 use gatehouse_proto::auth::v1::{
-    AddMemberRequest, CreateApiKeyRequest, GetTenantRequest, ListApiKeysRequest,
+    AddMemberRequest, CreateApiKeyRequest, CreateTenantRequest, GetTenantRequest, ListApiKeysRequest,
     ListMembersRequest, ListTenantsRequest, RemoveMemberRequest, RotateApiKeyRequest, SetMemberRoleRequest,
     WhoAmIRequest,
 };
@@ -236,6 +236,28 @@ both_engines! {
         assert!(!is_live(&present) && !is_live(&previous), "a removed admin kept a text that works");
         assert!(!works(&previous_now.text).await, "a key ends as a whole");
         assert!(works(&untouched.1).await && works(&over_now.text).await);
+    }
+
+    /// On the bound, of many at once one more is made at most.
+    async fn a_person_makes_no_more_tenants_than_allowed(db: TestDb) {
+        let cluster = Cluster::start_with(&db, 2, |config| config.max_tenants_per_person = 3).await;
+        cluster.at(0).register("ada@example.com", "One").await;
+        let ada = owner_again(&cluster, 0, "ada@example.com").await;
+        let elsewhere = owner_again(&cluster, 1, "ada@example.com").await;
+        let create = |place: usize| {
+            let mut ada = if place.is_multiple_of(2) { ada.clone() } else { elsewhere.clone() };
+            tokio::spawn(async move { ada.tenants.create_tenant(CreateTenantRequest { name: format!("{place}") }).await })
+        };
+        let mut made = 0;
+        for attempt in (0..8).map(create).collect::<Vec<_>>() {
+            match attempt.await.unwrap() {
+                Ok(_) => made += 1,
+                error => assert_eq!(reason(error), "TOO_MANY_TENANTS"),
+            }
+        }
+        assert_eq!(made, 2);
+        let listed = ada.tenants.clone().list_tenants(ListTenantsRequest {}).await.unwrap().into_inner().tenants;
+        assert_eq!(listed.len(), 3);
     }
 
     /// Keys that have ended are nothing to end: however many someone made, removing them costs the same.
