@@ -82,6 +82,7 @@ pub struct ClientConfig {
     /// File with its secret, at least 32 characters. Two lines are two secrets that both hold, for rotation.
     pub secret_file: PathBuf,
     /// What it may do: `service.noun.verb`, with scope after a colon where the permission takes one.
+    /// `auth.tokens.impersonate` is for the gateway alone, which needs it.
     pub permissions: Vec<String>,
 }
 
