@@ -1,8 +1,8 @@
 //! The keys that payloads are sealed with: one file a subject, in a folder of its own outside the database.
 //!
 //! Backups of the database must not hold this folder, or a restored backup would undo erasures. Replicas share it.
-//! A shredded key leaves a mark behind, so that events that arrive late can't bring the subject back: they are
-//! sealed with a key that nobody keeps.
+//! Erasing begins with a mark, which stays when the key is shredded: events that arrive late can't bring the subject
+//! back, for they are sealed with a key that nobody keeps.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -96,17 +96,17 @@ impl SubjectKeys {
         folder.is_dir().then(store)
     }
 
-    /// The key of `owner`, made if there is none; a passing one that nobody keeps if it was shredded. The key is on
+    /// The key of `owner`, made if there is none; a passing one that nobody keeps if erasing them has begun. The key is on
     /// disk when this returns.
     pub fn obtain(&self, owner: Owner) -> Result<Obtained> {
         let kept = |key| Obtained { key, kept: true };
-        if let Some(key) = self.lookup(owner)? {
-            return Ok(kept(key));
-        }
         let passing = || Obtained { key: SubjectKey::generate(&self.entropy), kept: false };
         let paths = self.paths(owner);
         if paths.erased.exists() {
             return Ok(passing());
+        }
+        if let Some(key) = self.lookup(owner)? {
+            return Ok(kept(key));
         }
         self.create(&paths).map_err(|error| failed(&paths.key, &error))?;
         // Looked for after the file was there: whoever shreds leaves the mark first and removes the file then, so
@@ -146,16 +146,33 @@ impl SubjectKeys {
         Ok(Some(key))
     }
 
-    /// Destroys the key of `owner` and keeps another from being made. Whether there was one. Idempotent.
-    pub fn shred(&self, owner: Owner) -> Result<bool> {
+    /// Begins to erase `owner`: from now on nothing is sealed with their key, and none is made. The one that is there still
+    /// opens what it sealed, until [`Self::shred`]. Idempotent.
+    pub fn begin_erasure(&self, owner: Owner) -> Result<()> {
         let paths = self.paths(owner);
-        let shred = || -> io::Result<bool> {
+        let mark = || -> io::Result<()> {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&paths.folder)?;
             match File::create_new(&paths.erased) {
                 Ok(mark) => mark.sync_all()?,
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
+            File::open(&paths.folder)?.sync_all()
+        };
+        mark().map_err(|error| failed(&paths.erased, &error))
+    }
+
+    /// Whether erasing `owner` has begun, here or in another replica.
+    #[must_use]
+    pub fn is_erased(&self, owner: Owner) -> bool {
+        self.paths(owner).erased.exists()
+    }
+
+    /// Destroys the key of `owner` and keeps another from being made. Whether there was one. Idempotent.
+    pub fn shred(&self, owner: Owner) -> Result<bool> {
+        self.begin_erasure(owner)?;
+        let paths = self.paths(owner);
+        let shred = || -> io::Result<bool> {
             let there = match OpenOptions::new().write(true).open(&paths.key) {
                 Ok(mut file) => {
                     // Overwritten in place, for file systems that do write in place; where they copy, the disk's own
@@ -273,6 +290,24 @@ mod tests {
         assert!(!one.shred(owner(9)).expect("nothing to shred"));
         one.obtain(owner(9)).expect("passing");
         assert!(one.lookup(owner(9)).expect("looked").is_none());
+    }
+
+    #[test]
+    fn once_an_erasure_began_a_key_opens_but_seals_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (one, two) = (store(folder.path()), store(folder.path()));
+        let key = bytes(&one.obtain(owner(1)).expect("made"));
+        assert!(!two.is_erased(owner(1)));
+        one.begin_erasure(owner(1)).expect("begun");
+        one.begin_erasure(owner(1)).expect("again");
+        for store in [&one, &two] {
+            assert!(store.is_erased(owner(1)));
+            let passing = store.obtain(owner(1)).expect("passing");
+            assert!(!passing.kept && bytes(&passing) != key);
+            let there = store.lookup(owner(1)).expect("looked").expect("still there");
+            assert_eq!(*there.secret().expose(), key);
+        }
+        assert!(one.shred(owner(1)).expect("shredded"));
     }
 
     #[test]

@@ -8,10 +8,10 @@
 mod planted;
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 
-use gatehouse_core::ids::EventId;
+use gatehouse_core::ids::{EventId, PersonId};
 use gatehouse_core::{Clock, Error, Result, Timestamp};
 use gatehouse_db::{Db, Tx, run_tx};
 use gatehouse_service::Lifecycle;
@@ -24,6 +24,7 @@ use crate::domain::leaf::Leaf;
 use crate::domain::merkle::leaf_hash;
 use crate::domain::names::LogId;
 use crate::domain::tiles::Tiles;
+use crate::keys::{Owner, SubjectKeys};
 use crate::store::events::NewEntry;
 use crate::store::plain::PlainRow;
 use crate::store::{events, heads, plain, tiles};
@@ -37,6 +38,35 @@ pub(crate) struct Draft {
     pub(crate) leaf: Leaf,
     pub(crate) payload: Vec<u8>,
     pub(crate) plain: PlainRow,
+}
+
+impl Draft {
+    /// Those whom the plain row names by their ids.
+    fn persons(&self) -> impl Iterator<Item = PersonId> {
+        let PlainRow { actor, subject, target, .. } = &self.plain;
+        [actor.parse().ok(), *subject, target.as_deref().and_then(person_of)].into_iter().flatten()
+    }
+
+    /// The plain row as the entry `seq`. Whoever is among the `erased` stands in it as in the leaf.
+    fn row(&self, seq: u64, recorded: Timestamp, erased: &HashSet<PersonId>) -> PlainRow {
+        let mut row = PlainRow { seq, recorded, ..self.plain.clone() };
+        let is_erased = |person: Option<PersonId>| person.is_some_and(|person| erased.contains(&person));
+        if is_erased(row.actor.parse().ok()) {
+            row.actor = self.leaf.actor.to_string();
+        }
+        if is_erased(row.target.as_deref().and_then(person_of)) {
+            row.target = self.leaf.target.as_ref().map(ToString::to_string);
+        }
+        if is_erased(row.subject) {
+            row.subject = None;
+        }
+        row
+    }
+}
+
+/// The person in a plain row's target.
+fn person_of(target: &str) -> Option<PersonId> {
+    target.strip_prefix("person/")?.parse().ok()
 }
 
 /// Where an event stands.
@@ -55,6 +85,7 @@ pub(crate) struct Sequencer(Arc<Inner>);
 struct Inner {
     log: LogId,
     db: Db,
+    keys: SubjectKeys,
     clock: Clock,
     lifecycle: Lifecycle,
     max_group: usize,
@@ -87,6 +118,7 @@ impl Sequencer {
     pub(crate) fn new(
         log: LogId,
         db: Db,
+        keys: SubjectKeys,
         clock: Clock,
         lifecycle: Lifecycle,
         max_group: usize,
@@ -97,6 +129,7 @@ impl Sequencer {
         Self(Arc::new(Inner {
             log,
             db,
+            keys,
             clock,
             lifecycle,
             max_group,
@@ -225,6 +258,7 @@ impl Sequencer {
         }
         let log = &self.0.log;
         let locked = heads::lock(tx, log).await?;
+        let erased = self.erased_among(drafts).await?;
         let remembered = edge.filter(|edge| (edge.size, edge.chain) == (locked.size, locked.chain));
         let mut tree = match remembered {
             Some(edge) => edge.tiles.clone(),
@@ -248,7 +282,7 @@ impl Sequencer {
                     let leaf = leaf.encode();
                     tree.push(size, leaf_hash(&leaf), &mut changed).map_err(damaged)?;
                     chain = Digest::of_chain(&leaf);
-                    rows.push(PlainRow { seq: size, recorded: now, ..draft.plain.clone() });
+                    rows.push(draft.row(size, now, &erased));
                     entries.push(NewEntry {
                         seq: size,
                         event_id,
@@ -275,6 +309,21 @@ impl Sequencer {
         }
         tree.keep_right_edge(size);
         Ok(Some((places, Edge { size, chain, tiles: tree }, size - locked.size)))
+    }
+
+    /// Who of those named is erased by now. To be asked under the lock of the head, for which an erasure waits once it has
+    /// begun: a draft may be older than that.
+    async fn erased_among(&self, drafts: &[&Draft]) -> Result<HashSet<PersonId>> {
+        let mut named: HashSet<PersonId> = drafts.iter().flat_map(|draft| draft.persons()).collect();
+        if named.is_empty() {
+            return Ok(named);
+        }
+        let keys = self.0.keys.clone();
+        let look = move || {
+            named.retain(|person| keys.is_erased(Owner::Person(*person)));
+            named
+        };
+        tokio::task::spawn_blocking(look).await.map_err(Error::internal)
     }
 
     fn queue(&self) -> std::sync::MutexGuard<'_, VecDeque<Job>> {

@@ -19,15 +19,18 @@ impl CheckpointSeed {
     /// secret is mounted for a pod, and nobody else may.
     ///
     /// # Errors
-    /// `CHECKPOINT_KEY_MISSING`, `CHECKPOINT_KEY_INVALID` or `CHECKPOINT_KEY_EXPOSED`, saying what to do.
+    /// `CHECKPOINT_KEY_MISSING`, `CHECKPOINT_KEY_UNREADABLE`, `CHECKPOINT_KEY_INVALID`, `CHECKPOINT_KEY_EXPOSED` or, in dev,
+    /// `CHECKPOINT_KEY_NOT_MADE`, saying what to do.
     pub fn load(file: &Path, environment: Environment, entropy: &Entropy) -> Result<Self> {
         let at = file.display();
-        let invalid = |why: String| {
-            let text = format!("audit.checkpoint_key_file: {at} {why}. It must hold 64 hexadecimal digits.");
-            Error::failed_precondition("CHECKPOINT_KEY_INVALID", text)
-        };
         if environment == Environment::Dev && !file.exists() {
-            create(file, entropy).map_err(|error| invalid(format!("can't be written: {error}")))?;
+            create(file, entropy).map_err(|error| {
+                let text = format!(
+                    "audit.checkpoint_key_file: {at} can't be written: {error}. Name a file in a folder that this \
+                     process may write."
+                );
+                Error::failed_precondition("CHECKPOINT_KEY_NOT_MADE", text)
+            })?;
         }
         let mode = fs::metadata(file).map_or(0, |metadata| metadata.permissions().mode());
         if mode & 0o027 != 0 {
@@ -47,11 +50,25 @@ impl CheckpointSeed {
                     ),
                 ));
             }
-            Err(error) => return Err(invalid(format!("can't be read: {error}"))),
+            // What is in it may be the only copy of the key: nobody should be led to write a new one over it.
+            Err(error) if error.kind() != ErrorKind::InvalidData => {
+                let text = format!(
+                    "audit.checkpoint_key_file: {at} can't be read: {error}. Leave it as it is, for the logs are signed \
+                     with it; check its owner and mode, and as which user this process runs."
+                );
+                return Err(Error::failed_precondition("CHECKPOINT_KEY_UNREADABLE", text));
+            }
+            Err(_) => Zeroizing::default(),
         };
         let mut seed = Zeroizing::new([0; 32]);
         hex::decode_to_slice(text.trim(), &mut *seed)
-            .map_err(|_| invalid("is of another form".to_owned()))?;
+            .map_err(|_| {
+                let text = format!(
+                    "audit.checkpoint_key_file: {at} is of another form. It must hold 64 hexadecimal digits. If logs \
+                     were signed with it, take it from a backup: a new key does not continue them."
+                );
+                Error::failed_precondition("CHECKPOINT_KEY_INVALID", text)
+            })?;
         Ok(Self(Secret::new(*seed)))
     }
 
@@ -120,5 +137,17 @@ mod tests {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("set");
         fs::write(&file, "not hex").expect("written");
         assert_eq!(load(Environment::Dev).expect_err("invalid").reason(), "CHECKPOINT_KEY_INVALID");
+        fs::write(&file, [0xff; 64]).expect("written");
+        assert_eq!(load(Environment::Dev).expect_err("invalid").reason(), "CHECKPOINT_KEY_INVALID");
+        // Nothing that can't be read is said to be of another form: that would have it written anew.
+        fs::remove_file(&file).expect("removed");
+        fs::create_dir(&file).expect("made");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o700)).expect("set");
+        let unreadable = load(Environment::Dev).expect_err("a folder");
+        assert_eq!(unreadable.reason(), "CHECKPOINT_KEY_UNREADABLE");
+        assert!(!unreadable.to_string().contains("hexadecimal"), "{unreadable}");
+        let nowhere = file.join("no/folder/key");
+        let unmade = CheckpointSeed::load(&nowhere, Environment::Dev, &entropy).expect_err("no folder");
+        assert_eq!(unmade.reason(), "CHECKPOINT_KEY_NOT_MADE");
     }
 }

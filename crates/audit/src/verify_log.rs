@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gatehouse_client::from_status;
 use gatehouse_core::{Error, Result, Timestamp};
-use gatehouse_db::{Db, MigrationState, read_tx};
+use gatehouse_db::{Db, MigrationState, Tx, read_tx};
 use gatehouse_proto::audit::v1::ExportLeavesRequest;
 use gatehouse_proto::audit::v1::audit_service_client::AuditServiceClient;
 use gatehouse_proto::audit::v1::{ExportHeader, ExportLeavesResponse, GetConsistencyProofRequest};
@@ -27,7 +27,7 @@ use crate::domain::verify::{
     Fault, LogVerifier, Persons, PrunedPrefix, Report, StoredEntry, StoredHead, Verdict,
 };
 use crate::keys::SubjectKeys;
-use crate::store::{checkpoints, heads, plain, tiles};
+use crate::store::{checkpoints, events, heads, plain, tiles};
 
 /// Checkpoints read at once.
 const PAGE: u32 = 500;
@@ -69,6 +69,9 @@ pub struct Trust {
     /// The log's verifier key, `name+hash+base64`, kept elsewhere. Without it the signatures of `checkpoints` are not
     /// looked at: they are believed because they were kept. That a prefix was pruned is believed with the key only.
     pub key: Option<VerifierKey>,
+    /// The origins that a checkpoint of the log may have, where the configuration says; empty where it doesn't. Looked at
+    /// without `key` only: the key has a name of its own.
+    pub origins: Vec<String>,
     /// Whether the configuration names the log: then the service made it when it started, and it has to be there.
     pub configured: bool,
     /// The keys of those whom the entries are about. Without them persons are not compared.
@@ -118,11 +121,19 @@ impl Trust {
                 if found != log.as_str() {
                     return Err(unusable(format!("it is of the log {found}, not of {log}")));
                 }
-                match &self.key {
-                    Some(key) => Checkpoint::open(note, key),
-                    None => Checkpoint::read_unsigned(note),
+                let checkpoint = match &self.key {
+                    Some(key) => Checkpoint::open(note, key).map_err(unusable)?,
+                    None => Checkpoint::read_unsigned(note).map_err(unusable)?,
+                };
+                if self.key.is_none() && !self.origins.is_empty() && !self.origins.contains(&checkpoint.origin) {
+                    return Err(unusable(format!(
+                        "it is of {:?}, and audit.origin makes this log {}. It is of another installation or \
+                         environment; if audit.origin was changed since, give the verifier key under its old name too",
+                        checkpoint.origin,
+                        self.origins.join(" or ")
+                    )));
                 }
-                .map_err(unusable)
+                Ok(checkpoint)
             })
             .collect()
     }
@@ -168,7 +179,13 @@ pub async fn logs_in(db: &Db) -> Result<BTreeSet<String>> {
 /// `LOG_NOT_FOUND` for a log that nothing knows of, `CHECKPOINT_INVALID`, or a database that can't be read. What is wrong with the log is no error but
 /// the report.
 pub async fn verify_database(db: &Db, name: &str, trust: &Trust) -> Result<Report> {
-    let log = log_id(name)?;
+    let log = match log_id(name) {
+        Ok(log) => log,
+        Err(error) => {
+            let names = read_tx!(db, "verify.logs", |tx| { heads::names_anywhere(tx).await })?;
+            return if names.contains(name) { Ok(not_a_log(name)) } else { Err(error) };
+        }
+    };
     let trusted = trust.checkpoints(&log)?;
     let (head, names) = read_tx!(db, "verify.head", |tx| {
         let head = heads::lookup(tx, &log).await?;
@@ -206,14 +223,29 @@ pub async fn verify_database(db: &Db, name: &str, trust: &Trust) -> Result<Repor
     let mut report = verifier.finish(Some(StoredHead { size: head.size, chain: head.chain }));
     report.persons = findings.persons();
     report.notes.extend(findings.note());
-    // Last, because an entry that is missing says more than the row that is left of it.
     if !matches!(report.verdict, Verdict::Broken { .. })
-        && let Some(entry) =
-            read_tx!(db, "verify.lone_rows", |tx| { plain::lookup_without_entry(tx, &log).await })?
+        && let Some((entry, fault)) = read_tx!(db, "verify.beside", |tx| { beside(tx, &log).await })?
     {
-        report.verdict = Verdict::Broken { entry, up_to: None, fault: Fault::PlainRowWithoutEntry };
+        report.verdict = Verdict::Broken { entry, up_to: None, fault };
     }
     Ok(report)
+}
+
+/// What stands in the tables beside the entries that were verified, and is shown or relied on: none of it may be there.
+/// All is of one snapshot with the head of now, so that entries which are added or pruned meanwhile are none of it.
+/// Last, because an entry that is missing says more than the row that is left of it.
+async fn beside(tx: &mut Tx, log: &LogId) -> gatehouse_db::Result<Option<(u64, Fault)>> {
+    if heads::count(tx, log).await? > 1 {
+        return Ok(Some((0, Fault::HeadRepeated)));
+    }
+    if let Some((stored_seq, first)) = events::lookup_outside(tx, log).await? {
+        let fault = if stored_seq < first { Fault::BeforeFirst { stored_seq } } else { Fault::BeyondHead };
+        return Ok(Some((u64::try_from(stored_seq).unwrap_or(0), fault)));
+    }
+    if let Some(seq) = plain::lookup_without_entry(tx, log).await? {
+        return Ok(Some((u64::try_from(seq).unwrap_or(0), Fault::PlainRowWithoutEntry)));
+    }
+    Ok(events::lookup_repeated(tx, log).await?.map(|entry| (entry, Fault::EventRepeated)))
 }
 
 /// The report on a log without a head: none of it is proven to be anything.
@@ -236,6 +268,20 @@ fn headless(log: LogId, has_rows: bool, trusted: &[Checkpoint], configured: bool
     }
     verifier.report(0, fault);
     Ok(verifier.finish(None))
+}
+
+/// The report on rows under a name that the service gives no log.
+fn not_a_log(name: &str) -> Report {
+    Report {
+        log: name.to_owned(),
+        first: 0,
+        size: 0,
+        root: Frontier::empty().root(),
+        checkpoints: 0,
+        verdict: Verdict::Broken { entry: 0, up_to: None, fault: Fault::NotALog },
+        persons: Persons::NotCompared,
+        notes: Vec::new(),
+    }
 }
 
 /// Verifies a log from the stream that `ExportLeaves` sends, and asks `audit` for the proof that a checkpoint older than

@@ -4,13 +4,17 @@
 
 mod world;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use gatehouse_audit::MIGRATIONS;
 use gatehouse_audit::domain::verify::{Persons, Report, Verdict};
 use gatehouse_audit::verify_log::{ExitCode, Trust};
 use gatehouse_core::ids::PersonId;
-use gatehouse_db::{Sql, Value, params, run_tx, sql};
+use gatehouse_db::{Engine, Sql, Value, params, read_tx, run_tx, sql};
 use gatehouse_proto::audit::v1::{EraseSubjectRequest, NewEvent};
-use gatehouse_testkit::{TestDb, both_engines};
+use gatehouse_testkit::{TestDb, both_engines, eventually};
 use world::{Replica, World, append};
 
 sql! {
@@ -19,6 +23,11 @@ sql! {
     SET_SUBJECT = "UPDATE audit_logs SET subject_id = $1 WHERE log = 'default' AND seq = 1";
     NO_SUBJECT = "UPDATE audit_logs SET subject_id = NULL WHERE log = 'default' AND seq = 1";
     SET_REQUEST = "UPDATE audit_logs SET request_id = $1 WHERE log = 'default' AND seq = 1";
+    NAMING = "SELECT seq FROM audit_logs WHERE actor = $1 OR target = $2 OR subject_id = $3 ORDER BY seq";
+    LOCK_TILES = "LOCK TABLE audit_tiles IN EXCLUSIVE MODE";
+    WAITS_FOR_TILES = "SELECT COUNT(*) AS waiting FROM pg_locks
+        WHERE NOT granted AND relation = CAST('audit_tiles' AS regclass)";
+    WAITS_FOR_ROW = "SELECT COUNT(*) AS waiting FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'";
     SET_TRACE = "UPDATE audit_logs SET trace_id = $1 WHERE log = 'default' AND seq = 1";
 }
 
@@ -139,4 +148,102 @@ both_engines! {
         assert_eq!(ExitCode::from(&report), ExitCode::Verified);
         scene.replica.stop().await;
     }
+
+    /// Events of hers arrive at two replicas all the while.
+    async fn who_is_erased_while_their_events_arrive_is_named_nowhere(db: TestDb) {
+        let world = World::new(db);
+        let (one, two) = (world.replica().await, world.replica().await);
+        for _ in 0..3 {
+            let ada = world.person();
+            let done = Arc::new(AtomicBool::new(false));
+            let storm: Vec<_> = (0..6)
+                .map(|number| {
+                    let mut client = world.emitter(if number % 2 == 0 { &one } else { &two }, "job");
+                    let done = Arc::clone(&done);
+                    let events: Vec<NewEvent> = (0..400)
+                        .map(|number| match number % 3 {
+                            0 => NewEvent { actor: ada.to_string(), ..world.event("test.things.do") },
+                            1 => NewEvent { target: format!("person/{ada}"), ..world.event("test.things.do") },
+                            _ => NewEvent { subject_id: ada.to_string(), ..world.event("test.things.do") },
+                        })
+                        .collect();
+                    tokio::spawn(async move {
+                        let mut sent = 0;
+                        for events in events.chunks(2) {
+                            append(&mut client, events.to_vec()).await;
+                            sent += 1;
+                            if done.load(Ordering::Relaxed) {
+                                break;
+                            }
+                        }
+                        sent
+                    })
+                })
+                .collect();
+            eventually(Duration::from_secs(20), || async { !rows_of(&world, ada).await.is_empty() }).await;
+            let request = EraseSubjectRequest { subject_id: ada.to_string() };
+            world.operator(&one).erase_subject(request).await.unwrap();
+            done.store(true, Ordering::Relaxed);
+            for task in storm {
+                // Otherwise nothing arrived while she was erased.
+                assert!(task.await.unwrap() < 200);
+            }
+            assert_eq!(rows_of(&world, ada).await, Vec::<i64>::new());
+        }
+        let trust = world.keep_checkpoint(&one).await;
+        let report = world.verify(&world.with_subjects(&trust)).await;
+        assert!(matches!(report.persons, Persons::Compared { unknown: 0, nameless: 1.. }), "{report:?}");
+        assert_eq!(ExitCode::from(&report), ExitCode::Verified, "{report:?}");
+        one.stop().await;
+        two.stop().await;
+    }
+
+    /// An append that looked for the mark just before it was made: the erasure waits for it. (SQLite has one writer at
+    /// a time anyway.)
+    async fn an_erasure_waits_for_what_is_being_appended(db: TestDb) {
+        if db.engine() == Engine::Sqlite {
+            return;
+        }
+        let world = World::new(db);
+        let (one, two) = (world.replica().await, world.replica().await);
+        let ada = world.person();
+        let event = NewEvent { actor: ada.to_string(), ..world.event("test.things.do") };
+        append(&mut world.emitter(&one, "job"), vec![event]).await;
+        let (emitter, operator) = (world.emitter(&one, "job"), world.operator(&two));
+        let (appending, erasing) = run_tx!(&*world.db, "test.hold", |tx| {
+            // An append stores its tiles last, long after it has looked.
+            tx.execute(&LOCK_TILES, params![]).await?;
+            let (mut emitter, mut operator) = (emitter.clone(), operator.clone());
+            let event = NewEvent { actor: ada.to_string(), ..world.event("test.things.do") };
+            let appending = tokio::spawn(async move { append(&mut emitter, vec![event]).await });
+            waits(&world, &WAITS_FOR_TILES).await;
+            let request = EraseSubjectRequest { subject_id: ada.to_string() };
+            let erasing = tokio::spawn(async move { operator.erase_subject(request).await.unwrap() });
+            waits(&world, &WAITS_FOR_ROW).await;
+            Ok((appending, erasing))
+        })
+        .unwrap();
+        appending.await.unwrap();
+        erasing.await.unwrap();
+        assert_eq!(rows_of(&world, ada).await, Vec::<i64>::new());
+        one.stop().await;
+        two.stop().await;
+    }
+}
+
+/// Returns once a transaction waits as `sql` counts.
+async fn waits(world: &World, sql: &Sql) {
+    eventually(Duration::from_secs(20), || async {
+        let row = read_tx!(&*world.db, "test.waits", |tx| { tx.fetch_one(sql, params![]).await }).unwrap();
+        row.get::<i64>("waiting").unwrap() > 0
+    })
+    .await;
+}
+
+/// The entries whose rows name `person`.
+async fn rows_of(world: &World, person: PersonId) -> Vec<i64> {
+    let values = params![person.to_string(), format!("person/{person}"), person];
+    let rows =
+        run_tx!(&*world.db, "test.rows", |tx| { tx.fetch_all(&NAMING, values.clone()).await }).unwrap();
+    rows.iter().map(|row| row.get("seq").unwrap()).collect()
 }

@@ -11,13 +11,16 @@ use gatehouse_audit::domain::merkle::{Frontier, leaf_hash};
 use gatehouse_audit::domain::note::SignerKey;
 use gatehouse_audit::domain::verify::{Fault, Report, Verdict};
 use gatehouse_audit::verify_log::{ExitCode, Trust, logs_in, verify_database};
+use gatehouse_core::ids::TenantId;
 use gatehouse_db::{Sql, params, run_tx, sql};
-use gatehouse_proto::audit::v1::NewEvent;
+use gatehouse_proto::audit::v1::{GetEventRequest, GetInclusionProofRequest, ListEventsRequest, NewEvent};
 use gatehouse_testkit::{TestDb, both_engines};
+use uuid::Uuid;
 use world::{Replica, World, append};
 
 /// Each log has this many entries; entry 4 is the one that is tampered with.
 const SIZE: u64 = 10;
+const PLATFORM: TenantId = TenantId::from_uuid(Uuid::nil());
 
 sql! {
     READ_LEAF = "SELECT leaf, payload FROM audit_events WHERE log = 'default' AND seq = $1";
@@ -49,6 +52,32 @@ sql! {
     ADD_ROW_BEYOND = "INSERT INTO audit_logs (tenant_id, occurred_at, event_id, log, seq, recorded_at, service, action,
         outcome, actor) SELECT tenant_id, occurred_at, $1, log, 12, recorded_at, service, action, outcome, actor
         FROM audit_logs WHERE log = 'default' AND seq = 4";
+    ADD_EVENT_AT = "INSERT INTO audit_events (log, seq, event_id, recorded_at, leaf, payload)
+        SELECT $3, $1, $2, recorded_at, leaf, payload FROM audit_events WHERE log = 'default' AND seq = 4";
+    ADD_ROW_AT = "INSERT INTO audit_logs (tenant_id, occurred_at, event_id, log, seq, recorded_at, service, action,
+        outcome, actor) SELECT $3, occurred_at + 1, $2, log, $1, recorded_at, service, 'forged.things.do', outcome, actor
+        FROM audit_logs WHERE log = 'default' AND seq = 4";
+    DELETE_EVENT_AT = "DELETE FROM audit_events WHERE log = 'default' AND seq = $1";
+    DELETE_ROW_AT = "DELETE FROM audit_logs WHERE log = 'default' AND seq = $1";
+    NO_UNIQUE_PLACE = "DROP INDEX audit_logs_by_place";
+    SECOND_EVENT = "INSERT INTO audit_events SELECT log, seq, event_id, recorded_at, leaf, payload
+        FROM audit_events WHERE log = 'default' AND seq = $1";
+    SECOND_HEAD = "INSERT INTO audit_heads SELECT log, size, chain, epoch + 1, first_seq, first_chain, pruned_note
+        FROM audit_heads WHERE log = 'default'";
+    SECOND_TILE = "INSERT INTO audit_tiles (log, level, tile, hashes) VALUES ('default', 0, 0, $1)";
+    KEEP_EVENTS = "ALTER TABLE audit_events RENAME TO kept_events";
+    COPY_EVENTS = "CREATE TABLE audit_events AS SELECT log, seq, event_id, recorded_at, leaf, payload FROM kept_events";
+    KEEP_HEADS = "ALTER TABLE audit_heads RENAME TO kept_heads";
+    COPY_HEADS = "CREATE TABLE audit_heads AS SELECT log, size, chain, epoch, first_seq, first_chain, pruned_note
+        FROM kept_heads";
+    KEEP_TILES = "ALTER TABLE audit_tiles RENAME TO kept_tiles";
+    COPY_TILES = "CREATE TABLE audit_tiles AS SELECT log, level, tile, hashes FROM kept_tiles";
+    RESTORE_EVENT = "INSERT INTO audit_events SELECT log, seq, event_id, recorded_at, leaf, payload
+        FROM kept_events WHERE log = 'default' AND seq = $1";
+    RESTORE_TILES = "INSERT INTO audit_tiles SELECT log, level, tile, hashes FROM kept_tiles";
+    READ_ID = "SELECT event_id FROM audit_events WHERE log = 'default' AND seq = $1";
+    DELETE_FORGED = "DELETE FROM audit_logs WHERE action = 'forged.things.do'";
+    RENAME_IN_ROWS = "UPDATE audit_logs SET log = $1 WHERE log = 'default' AND seq = 4";
     CHANGE_ACTION_AT = "UPDATE audit_logs SET action = $2 WHERE log = 'default' AND seq = $1";
     CHANGE_TILE_AT = "UPDATE audit_tiles SET hashes = $3 WHERE log = 'default' AND level = $1 AND tile = $2";
     DELETE_HEAD = "DELETE FROM audit_heads WHERE log = 'default'";
@@ -88,6 +117,24 @@ impl Scene {
             Ok(())
         })
         .unwrap();
+    }
+
+    /// Statements on tables, which change no rows.
+    async fn run_freely(&self, statements: &[&Sql]) {
+        run_tx!(&*self.world.db, "test.tamper", |tx| {
+            for sql in statements {
+                tx.execute(sql, params![]).await?;
+            }
+            Ok(())
+        })
+        .unwrap();
+    }
+
+    async fn event_id(&self, seq: i64) -> Uuid {
+        run_tx!(&*self.world.db, "test.read", |tx| {
+            tx.fetch_one(&READ_ID, params![seq]).await?.get("event_id")
+        })
+        .unwrap()
     }
 
     async fn stored(&self, seq: i64) -> (Vec<u8>, Vec<u8>) {
@@ -298,6 +345,135 @@ both_engines! {
         let scene = scene(db).await;
         scene.run(&[(&ADD_ROW_BEYOND, params![scene.world.person().as_uuid()])]).await;
         scene.is_broken_at(12).await;
+        scene.replica.stop().await;
+    }
+
+    /// Beyond the end and before the beginning, as an entry with its row, which the service would show.
+    async fn an_entry_outside_of_the_log_is_found_and_not_shown(db: TestDb) {
+        let scene = scene(db).await;
+        let mut reader = scene.world.operator(&scene.replica);
+        for (place, entry) in [(1_000_000_000_i64, 1_000_000_000), (10, 10), (-7, 0), (i64::MIN, 0), (i64::MAX, i64::MAX)] {
+            let id = scene.world.person();
+            let forge =
+                [(&ADD_EVENT_AT, params![place, id, "default"]), (&ADD_ROW_AT, params![place, id, PLATFORM])];
+            scene.run(&forge).await;
+            scene.is_broken_at(u64::try_from(entry).unwrap()).await;
+            let fault = match scene.report().await.verdict {
+                Verdict::Broken { fault, .. } => fault,
+                other => panic!("{other:?}"),
+            };
+            let before = Fault::BeforeFirst { stored_seq: place };
+            assert_eq!(fault, if place < 0 { before } else { Fault::BeyondHead });
+            // It is the newest of all that is listed, and hides nothing that comes after it.
+            let (mut listed, mut page_token) = (Vec::new(), String::new());
+            loop {
+                let request = ListEventsRequest { page_size: 1, page_token, ..ListEventsRequest::default() };
+                let page = reader.list_events(request).await.unwrap().into_inner();
+                listed.extend(page.events.into_iter().map(|event| event.action));
+                page_token = page.next_page_token;
+                if page_token.is_empty() {
+                    break;
+                }
+            }
+            assert_eq!(listed, ["test.things.do"; 10]);
+            let request = GetEventRequest { event_id: id.to_string() };
+            assert_eq!(reader.get_event(request).await.unwrap_err().code(), tonic::Code::NotFound);
+            let request = GetInclusionProofRequest { event_id: id.to_string(), size: 0 };
+            assert_eq!(reader.get_inclusion_proof(request).await.unwrap_err().code(), tonic::Code::NotFound);
+            scene.run(&[(&DELETE_EVENT_AT, params![place])]).await;
+            scene.is_broken_at(u64::try_from(entry).unwrap()).await;
+            scene.run(&[(&DELETE_ROW_AT, params![place])]).await;
+            assert_eq!(scene.world.verify(&scene.trust).await.verdict, Verdict::Verified { proven: SIZE });
+        }
+        scene.replica.stop().await;
+    }
+
+    /// The index that forbids it is no hindrance to whoever can write to the database.
+    async fn a_second_row_at_a_place_is_found(db: TestDb) {
+        let scene = scene_of(db, 1_100).await;
+        scene.run_freely(&[&NO_UNIQUE_PLACE]).await;
+        for place in [0_i64, 4, 999, 1_000, 1_099] {
+            let row = params![place, scene.world.person(), scene.world.tenant()];
+            scene.run(&[(&ADD_ROW_AT, row)]).await;
+            scene.is_broken_at(u64::try_from(place).unwrap()).await;
+            let Verdict::Broken { fault, .. } = scene.report().await.verdict else { panic!("not broken") };
+            assert_eq!(fault, Fault::PlainRowRepeated);
+            scene.run(&[(&DELETE_FORGED, params![])]).await;
+        }
+        assert_eq!(scene.world.verify(&scene.trust).await.verdict, Verdict::Verified { proven: 1_100 });
+        scene.replica.stop().await;
+    }
+
+    async fn a_second_entry_at_a_place_is_found(db: TestDb) {
+        let scene = scene_of(db, 1_100).await;
+        scene.run_freely(&[&KEEP_EVENTS, &COPY_EVENTS]).await;
+        for place in [4_i64, 998, 999, 1_000, 1_098] {
+            scene.run(&[(&SECOND_EVENT, params![place])]).await;
+            scene.is_broken_at(u64::try_from(place + 1).unwrap()).await;
+            scene.run(&[(&DELETE_EVENT_AT, params![place])]).await;
+            scene.run(&[(&RESTORE_EVENT, params![place])]).await;
+        }
+        assert_eq!(scene.world.verify(&scene.trust).await.verdict, Verdict::Verified { proven: 1_100 });
+        scene.replica.stop().await;
+    }
+
+    async fn an_event_that_stands_in_another_log_too_is_found(db: TestDb) {
+        let scene = scene(db).await;
+        let id = scene.event_id(4).await;
+        scene.run_freely(&[&KEEP_EVENTS, &COPY_EVENTS]).await;
+        scene.run(&[(&ADD_EVENT_AT, params![4_i64, id, "other"])]).await;
+        scene.is_broken_at(4).await;
+        scene.replica.stop().await;
+    }
+
+    async fn a_second_head_or_tile_is_found(db: TestDb) {
+        let scene = scene(db).await;
+        scene.run_freely(&[&KEEP_TILES, &COPY_TILES]).await;
+        scene.run(&[(&SECOND_TILE, params![vec![7_u8; 320]])]).await;
+        scene.is_broken_at(0).await;
+        scene.run(&[(&DELETE_TILE, params![])]).await;
+        scene.run_freely(&[&RESTORE_TILES]).await;
+        assert_eq!(scene.world.verify(&scene.trust).await.verdict, Verdict::Verified { proven: SIZE });
+        scene.run_freely(&[&KEEP_HEADS, &COPY_HEADS]).await;
+        scene.run(&[(&SECOND_HEAD, params![])]).await;
+        let twice = Verdict::Broken { entry: 0, up_to: None, fault: Fault::HeadRepeated };
+        assert_eq!(scene.world.verify(&scene.trust).await.verdict, twice);
+        scene.replica.stop().await;
+    }
+
+    async fn rows_under_a_name_that_no_log_can_have_are_found(db: TestDb) {
+        let scene = scene(db).await;
+        let refused = verify_database(&scene.world.db, "Default", &Trust::default()).await;
+        assert_eq!(refused.unwrap_err().reason(), "INVALID_FIELD");
+        scene.run(&[(&RENAME_IN_ROWS, params!["Default"])]).await;
+        scene.is_broken_at(4).await;
+        assert!(logs_in(&scene.world.db).await.unwrap().contains("Default"));
+        let report = verify_database(&scene.world.db, "Default", &Trust::default()).await.unwrap();
+        assert_eq!(report.verdict, Verdict::Broken { entry: 0, up_to: None, fault: Fault::NotALog });
+        scene.replica.stop().await;
+    }
+
+    /// Without the key nothing else tells it from one of this log, which was then rewritten.
+    async fn a_checkpoint_of_another_installation_is_refused_where_the_origin_is_known(db: TestDb) {
+        let scene = scene(db).await;
+        let own = scene.trust.checkpoints[0].clone();
+        let foreign = own.replace("gatehouse.test/dev", "gatehouse.test/prod");
+        let origins = vec!["gatehouse.test/dev/audit/default".to_owned()];
+        let trust = |note: &String, origins: &[String]| Trust {
+            checkpoints: vec![note.clone()],
+            key: None,
+            origins: origins.to_vec(),
+            ..scene.trust.clone()
+        };
+        let verified = Verdict::Verified { proven: SIZE };
+        assert_eq!(scene.world.verify(&trust(&own, &origins)).await.verdict, verified);
+        assert_eq!(scene.world.verify(&trust(&foreign, &[])).await.verdict, verified);
+        let refused = verify_database(&scene.world.db, "default", &trust(&foreign, &origins)).await.unwrap_err();
+        assert_eq!(refused.reason(), "CHECKPOINT_INVALID");
+        assert!(refused.to_string().contains("another installation"), "{refused}");
+        // A key says itself which origin it is for.
+        let keyed = Trust { origins: vec!["other".into()], ..scene.trust.clone() };
+        assert_eq!(scene.world.verify(&keyed).await.verdict, verified);
         scene.replica.stop().await;
     }
 

@@ -14,8 +14,10 @@ pub const VARIABLE: &str = "PLANTED_BUG";
 pub enum Bug {
     /// `refresh`: a refresh token is consumed by a select and then an update, not by one compare-and-set.
     SelectThenUpdate,
-    /// `worker`: neither a write nor a heartbeat checks that the worker still holds the job.
+    /// `worker`: a worker's write does not check that the worker still holds the job; some writes stand still first.
     UnfencedWrite,
+    /// `worker-held-back`, the control of `worker`: some writes stand still, and the fence is there. Nothing is wrong.
+    HeldBackWrite,
     /// `audit`: entries are added to the log without the lock of its head.
     BesideTheSequencer,
 }
@@ -26,6 +28,7 @@ pub fn is(bug: Bug) -> bool {
     let name = match bug {
         Bug::SelectThenUpdate => "refresh",
         Bug::UnfencedWrite => "worker",
+        Bug::HeldBackWrite => "worker-held-back",
         Bug::BesideTheSequencer => "audit",
     };
     std::env::var(VARIABLE).is_ok_and(|planted| planted == name)

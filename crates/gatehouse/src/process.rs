@@ -103,15 +103,20 @@ impl Process {
             () = stopping.cancelled() => {}
         }
         let began = Instant::now();
-        for stage in stages {
-            stage.drain(limit.saturating_sub(began.elapsed())).await;
+        for (number, stage) in stages.iter().enumerate() {
+            stage.drain(share(limit, began.elapsed(), stages.len() - number)).await;
         }
-        self.finish(limit.saturating_sub(began.elapsed())).await
+        self.finish_within(limit, limit.saturating_sub(began.elapsed())).await
     }
 
     /// Drains now.
     pub(crate) async fn finish(self, limit: Duration) -> anyhow::Result<ExitCode> {
-        let drained = self.lifecycle.drain(limit).await;
+        self.finish_within(limit, limit).await
+    }
+
+    /// Drains what is left of a drain that has a `limit`.
+    async fn finish_within(self, limit: Duration, left: Duration) -> anyhow::Result<ExitCode> {
+        let drained = self.lifecycle.drain(left).await;
         if drained {
             tracing::info!("stopped");
         } else {
@@ -125,5 +130,31 @@ impl Process {
         let telemetry = self.telemetry;
         tokio::task::spawn_blocking(move || telemetry.shutdown()).await?;
         Ok(if drained { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+/// How long a part may take to drain that `later` others come after: what is left of `limit`, less what the others are
+/// to have even if this one does not end.
+fn share(limit: Duration, gone: Duration, later: usize) -> Duration {
+    let later = u32::try_from(later).unwrap_or(u32::MAX);
+    limit.saturating_sub(gone).saturating_sub((limit / 16).saturating_mul(later))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_that_does_not_end_leaves_time_for_the_others() {
+        let (limit, second) = (Duration::from_secs(16), Duration::from_secs(1));
+        let (mut gone, mut shares) = (Duration::ZERO, Vec::new());
+        for later in (1..=4).rev() {
+            shares.push(share(limit, gone, later));
+            gone += share(limit, gone, later);
+        }
+        assert_eq!(shares, [12 * second, second, second, second]);
+        assert_eq!(gone + second, limit, "for what is left");
+        assert_eq!(share(limit, second, 1), 14 * second, "parts that end give theirs to the others");
+        assert_eq!(share(limit, 20 * second, 4), Duration::ZERO);
     }
 }

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use eventsource_stream::Eventsource as _;
+use eventsource_stream::{Event, Eventsource as _};
 use futures_util::StreamExt as _;
 use gatehouse_client::Backoff;
 use gatehouse_core::{Entropy, Secret};
+use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::data_folder::read_secret;
@@ -55,16 +57,19 @@ pub(crate) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
         url: args.url.trim_end_matches('/').to_owned(),
         token,
     };
-    let input: Value = serde_json::from_str(&read_input(&args.input)?)
+    // Passed on as it stands: a number may have more digits than a type of ours.
+    let input: Box<RawValue> = serde_json::from_str(&read_input(&args.input)?)
         .with_context(|| format!("{} is not valid JSON", args.input.display()))?;
-    let mut request =
-        gateway.request(reqwest::Method::POST, "/v1/jobs").json(&json!({"kind": args.kind, "input": input}));
+    let mut request = gateway
+        .request(reqwest::Method::POST, "/v1/jobs")
+        .json(&Submission { kind: &args.kind, input: &input });
     if let Some(key) = &args.idempotency_key {
         request = request.header("idempotency-key", key);
     }
     let job =
         answer(request.timeout(Duration::from_secs(30)).send().await.with_context(|| gateway.unreachable())?)
             .await?;
+    let job: Value = serde_json::from_str(&job).unwrap_or_default();
     let id = job["job_id"].as_str().context("the gateway's answer names no job")?.to_owned();
     let told = Teller { json: args.json };
     told.line(&json!({"event": "submitted", "job_id": id}), &format!("job {id}"))?;
@@ -75,8 +80,14 @@ pub(crate) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
     }
     let result =
         answer(gateway.request(reqwest::Method::GET, &format!("/v1/jobs/{id}/result")).send().await?).await?;
-    told.line(&json!({"event": "result", "result": result}), &serde_json::to_string_pretty(&result)?)?;
+    told.result(&result)?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Serialize)]
+struct Submission<'a> {
+    kind: &'a str,
+    input: &'a RawValue,
 }
 
 struct Gateway {
@@ -104,9 +115,10 @@ impl Teller {
         if self.json { say!("{event}") } else { say!("{text}") }
     }
 
-    fn event(&self, id: u64, name: &str, data: &Value) -> Result<(), Unheard> {
+    fn event(&self, id: u64, event: &Event) -> Result<(), Unheard> {
+        let (name, data) = (event.event.as_str(), on_one_line(&event.data));
         if self.json {
-            say!("{}", json!({"event": name, "id": id, "data": data}))
+            say!("{{\"event\":{},\"id\":{id},\"data\":{}}}", json!(name), or_null(&data))
         } else if name == "progress" && std::io::stdout().is_terminal() {
             // One line that is written over: a thousand steps are not a thousand lines.
             to_stderr(format_args!("\r\x1b[K{id:>6}  {data}"));
@@ -115,6 +127,25 @@ impl Teller {
             say!("{id:>6}  {name:<16} {data}")
         }
     }
+
+    /// As the worker wrote it, to the last digit.
+    fn result(&self, result: &str) -> Result<(), Unheard> {
+        if self.json {
+            say!("{{\"event\":\"result\",\"result\":{}}}", or_null(&on_one_line(result)))
+        } else {
+            say!("{result}")
+        }
+    }
+}
+
+/// JSON on one line, the rest as it stands: a line break is white space there, never text.
+fn on_one_line(json: &str) -> String {
+    json.replace(['\n', '\r'], " ")
+}
+
+/// What is no JSON would break the line that it stands in.
+fn or_null(json: &str) -> &str {
+    if serde_json::from_str::<serde::de::IgnoredAny>(json).is_ok() { json } else { "null" }
 }
 
 fn read_input(path: &std::path::Path) -> anyhow::Result<String> {
@@ -126,40 +157,37 @@ fn read_input(path: &std::path::Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("{} can't be read", path.display()))
 }
 
-async fn answer(response: reqwest::Response) -> anyhow::Result<Value> {
+/// The body of a good answer.
+async fn answer(response: reqwest::Response) -> anyhow::Result<String> {
     let status = response.status();
-    let body: Value = response.json().await.unwrap_or(Value::Null);
     if status.is_success() {
-        return Ok(body);
+        return response.text().await.context("the gateway's answer broke off");
     }
+    let body: Value = response.json().await.unwrap_or(Value::Null);
     let detail = body["detail"].as_str().or(body["title"].as_str()).unwrap_or("no further word");
     bail!("the gateway answered {status}: {detail}");
 }
 
-/// Follows the events to the end, taking a broken stream up again after the last event seen.
+/// Follows the events until the job's last end, taking a broken stream up again after the last event seen; the state that
+/// the job ended in.
 async fn follow(gateway: &Gateway, id: &str, told: &Teller) -> anyhow::Result<String> {
-    let mut last = 0u64;
+    let mut seen = Seen::default();
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5), Entropy::system());
     for _ in 0..=MAX_RECONNECTS {
         let request = gateway
             .request(reqwest::Method::GET, &format!("/v1/jobs/{id}/events"))
-            .header("last-event-id", last.to_string());
+            .header("last-event-id", seen.last.to_string());
         match request.send().await {
             Ok(response) if response.status().is_success() => {
-                let mut events = response.bytes_stream().eventsource();
-                while let Some(Ok(event)) = events.next().await {
-                    let Ok(sequence) = event.id.parse() else { continue };
-                    last = sequence;
+                let before = seen.last;
+                let ended_well = read(response, &mut seen, told).await?;
+                if seen.last > before {
                     backoff.reset();
-                    let data: Value = serde_json::from_str(&event.data).unwrap_or(Value::Null);
-                    told.event(sequence, &event.event, &data)?;
-                    if event.event == "end" {
-                        return Ok(data["state"]
-                            .as_str()
-                            .or(data["data"]["state"].as_str())
-                            .unwrap_or("unknown")
-                            .to_owned());
-                    }
+                }
+                // An end is the last until a retry: only after the last one does the stream end without a word (or, where
+                // it broke in between, is there nothing to resume).
+                if ended_well && let Some(state) = seen.end {
+                    return Ok(state);
                 }
             }
             Ok(response) if !response.status().is_server_error() => {
@@ -170,4 +198,31 @@ async fn follow(gateway: &Gateway, id: &str, told: &Teller) -> anyhow::Result<St
         backoff.wait().await;
     }
     bail!("the event stream broke too often; the job goes on: look at {}/v1/jobs/{id}", gateway.url)
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// Number of the last event.
+    last: u64,
+    /// The state that it told, if it was an end.
+    end: Option<String>,
+}
+
+/// Reads one answer; whether it ended by itself and without saying that there is more.
+async fn read(response: reqwest::Response, seen: &mut Seen, told: &Teller) -> anyhow::Result<bool> {
+    let mut events = response.bytes_stream().eventsource();
+    while let Some(event) = events.next().await {
+        let Ok(event) = event else { return Ok(false) };
+        if event.event == "closed" {
+            return Ok(false);
+        }
+        let Ok(sequence) = event.id.parse() else { continue };
+        seen.last = sequence;
+        seen.end = (event.event == "end").then(|| {
+            let data: Value = serde_json::from_str(&event.data).unwrap_or_default();
+            data["state"].as_str().unwrap_or("unknown").to_owned()
+        });
+        told.event(sequence, &event)?;
+    }
+    Ok(true)
 }

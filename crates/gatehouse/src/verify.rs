@@ -1,19 +1,20 @@
 //! `gatehouse verify-audit-chain`: the proof that a log is as it was, read straight from the database.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
+use gatehouse_audit::domain::names::LogId;
 use gatehouse_audit::domain::note::VerifierKey;
 use gatehouse_audit::domain::verify::{Fault, Report, Verdict};
 use gatehouse_audit::keys::SubjectKeys;
 use gatehouse_audit::verify_log::{self, Retention, Trust};
-use gatehouse_core::Clock;
+use gatehouse_core::{Clock, Environment};
 use gatehouse_db::{DatabaseUrl, Db};
 
-use crate::cli::ConfigArgs;
+use crate::cli::{ConfigArgs, environment};
 use crate::output::{complain, say};
 
 #[derive(Debug, Args)]
@@ -45,9 +46,8 @@ pub(crate) async fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     // Fails only if it was installed before, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let config = args.config.load()?;
-    let days: BTreeMap<String, u32> =
-        config.audit.all_logs().into_iter().map(|log| (log.name, log.days)).collect();
-    let mut subject_keys = config.audit.subject_keys_dir;
+    let audit = config.audit;
+    let mut subject_keys = audit.subject_keys_dir.clone();
     let mut database = config.databases.audit;
     if let Some(data) = &args.data {
         let file = data.join("audit/audit.db");
@@ -57,6 +57,11 @@ pub(crate) async fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
             subject_keys = data.join("keys/audit-subjects");
         }
     }
+    anyhow::ensure!(
+        !database.url.to_string().is_empty(),
+        "nothing says where the audit log is: give --data with the folder of gatehouse up, or set databases.audit.url \
+         in the configuration (--config) or GATEHOUSE_DATABASES__AUDIT__URL"
+    );
     let mut trust = trust(&args)?;
     // Where the keys are not at hand, the report says that persons were not compared.
     trust.subjects = SubjectKeys::existing(&subject_keys);
@@ -66,31 +71,29 @@ pub(crate) async fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     if let Some(only) = &args.log {
         names = BTreeSet::from([only.clone()]);
     } else {
-        names.extend(days.keys().cloned());
+        names.extend(audit.all_logs().into_iter().map(|log| log.name));
         for checkpoint in &trust.checkpoints {
             names.insert(verify_log::log_of(checkpoint)?);
         }
     }
     let mut codes = Vec::new();
     for name in names {
-        let retention = days.get(&name).map(|days| Retention { days: *days, now: Clock::system().now() });
-        let known = Trust { configured: retention.is_some(), retention, ..trust.about(&name)? };
-        // With --log alone a checkpoint of another log is a mistake; otherwise each is held against its own.
-        let known = if args.log.is_some() {
-            Trust { checkpoints: trust.checkpoints.clone(), ..known }
-        } else {
-            known
+        let verified = match known(&name, &trust, &audit, args.log.is_some()) {
+            Ok(known) => verify_log::verify_database(&db, &name, &known).await,
+            Err(error) => Err(error),
         };
-        match verify_log::verify_database(&db, &name, &known).await {
-            Ok(report) => {
+        match verified {
+            Ok(mut report) => {
+                if retention(&name, &audit).is_none() {
+                    report.notes.push("the configuration does not name this log".to_owned());
+                }
                 codes.push(verify_log::ExitCode::from(&report));
-                let told = if args.json { serde_json::to_string(&report)? } else { text(&report) };
-                say!("{told}")?;
+                tell(&report, args.json)?;
             }
             // One log that can't be read must not keep the others from being looked at.
             Err(error) => {
                 codes.push(verify_log::ExitCode::Failed);
-                complain!("gatehouse: log {name}: {error}");
+                complain!("gatehouse: log {}: {error}", name.escape_debug());
             }
         }
     }
@@ -98,6 +101,52 @@ pub(crate) async fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     // There always is `default`; should there be none, nothing was verified.
     let worst = codes.into_iter().max_by_key(|code| rank(*code)).unwrap_or(verify_log::ExitCode::Failed);
     Ok(ExitCode::from(worst as u8))
+}
+
+/// Says what was found of one log. Where nobody takes it, the others are looked at all the same and the status still is
+/// that of what was found: it may be all that anybody asks for.
+fn tell(report: &Report, json: bool) -> anyhow::Result<()> {
+    let told = if json { serde_json::to_string(report)? } else { text(report) };
+    if let Err(unheard) = say!("{told}")
+        && !unheard.is_closed()
+    {
+        complain!("gatehouse: {}", crate::message(&unheard.into()));
+        complain!("{told}");
+    }
+    Ok(())
+}
+
+/// What is known of the log `name`, of all that is known.
+fn known(
+    name: &str,
+    trust: &Trust,
+    audit: &gatehouse_audit::Config,
+    only: bool,
+) -> gatehouse_core::Result<Trust> {
+    let Ok(log) = LogId::new(name) else { return Ok(Trust::default()) };
+    let retention = retention(name, audit);
+    let origins = origins(&log, audit);
+    let known = Trust { configured: retention.is_some(), retention, origins, ..trust.about(name)? };
+    // With --log alone a checkpoint of another log is a mistake; otherwise each is held against its own.
+    Ok(if only { Trust { checkpoints: trust.checkpoints.clone(), ..known } } else { known })
+}
+
+/// How long the entries of `name` are to be kept, if the configuration names it.
+fn retention(name: &str, audit: &gatehouse_audit::Config) -> Option<Retention> {
+    let log = audit.all_logs().into_iter().find(|log| log.name == name)?;
+    Some(Retention { days: log.days, now: Clock::system().now() })
+}
+
+/// The origins that checkpoints of `log` may have; none where the configuration leaves it at what is nobody's.
+fn origins(log: &LogId, audit: &gatehouse_audit::Config) -> Vec<String> {
+    if audit.origin == gatehouse_audit::Config::default().origin {
+        return Vec::new();
+    }
+    let environments = match environment() {
+        Ok(environment) => vec![environment],
+        Err(_) => vec![Environment::Dev, Environment::Staging, Environment::Prod],
+    };
+    environments.into_iter().map(|environment| audit.origin_of(environment, log)).collect()
 }
 
 /// One sentence for a fault.
@@ -120,6 +169,11 @@ fn describe(fault: &Fault) -> String {
         Fault::PrefixRemoved => {
             "entries before it are gone without a signed statement that they were pruned".to_owned()
         }
+        Fault::BeforeFirst { stored_seq } => {
+            format!("an entry stands at {stored_seq}, before the beginning that the log's head states")
+        }
+        Fault::HeadRepeated => "several rows say where the log begins and ends".to_owned(),
+        Fault::NotALog => "rows stand under this name, which the service gives no log".to_owned(),
         Fault::HeadMissing => {
             "the row that says where the log begins and ends is gone, and other rows of the log are there"
                 .to_owned()
@@ -128,6 +182,8 @@ fn describe(fault: &Fault) -> String {
         Fault::PlainRowWithoutEntry => {
             "a plain row is shown to people, and there is no such entry".to_owned()
         }
+        Fault::PlainRowRepeated => "several plain rows are shown to people for it".to_owned(),
+        Fault::EventRepeated => "its event stands at another place too, of this log or another".to_owned(),
         Fault::PlainRowDiffers => "the plain row shown to people does not say what it says".to_owned(),
         Fault::ColumnDiffers => "a column by which the service finds it does not say what it says".to_owned(),
         Fault::TileChanged { path } => format!("the stored tile {path} is not the one that the entries give"),
@@ -199,7 +255,10 @@ fn text(report: &Report) -> String {
     };
     let told = format!(
         "log {}: {kept} entries kept of {}, root {}: {verdict}",
-        report.log, report.size, report.root
+        // Whoever wrote to the database may have written a name that says something else on a terminal.
+        report.log.escape_debug(),
+        report.size,
+        report.root
     );
     report.notes.iter().fold(told, |told, note| told + "\n  note: " + note)
 }

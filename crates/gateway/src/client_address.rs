@@ -50,12 +50,10 @@ pub(crate) fn resolve(
     ClientAddress { ip, https: proto.map_or(tls, |proto| proto.eq_ignore_ascii_case("https")) }
 }
 
+/// The parts of all fields of this name. One with bytes that are no text is none that means anything, but it hides no other.
 fn values(headers: &HeaderMap, name: &str) -> Vec<String> {
-    headers
-        .get_all(name)
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(',').map(|part| part.trim().to_owned()))
-        .collect()
+    let parts = headers.get_all(name).flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    parts.map(|part| String::from_utf8_lossy(part).trim().to_owned()).collect()
 }
 
 fn x_forwarded(headers: &HeaderMap) -> (Vec<String>, Option<String>) {
@@ -110,7 +108,7 @@ mod tests {
         for (name, value) in headers {
             map.append(
                 HeaderName::from_bytes(name.as_bytes()).expect("a name"),
-                HeaderValue::from_str(value).expect("a value"),
+                HeaderValue::from_bytes(value.as_bytes()).expect("a value"),
             );
         }
         let trusted: Vec<IpNet> =
@@ -133,6 +131,12 @@ mod tests {
         let two_headers = [("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "8.8.4.4:5123")];
         assert_eq!(resolved("10.0.0.1", &two_headers), ("8.8.4.4".into(), false));
         assert_eq!(resolved("10.0.0.1", &[("x-forwarded-for", "junk")]), ("10.0.0.1".into(), false));
+        assert_eq!(
+            resolved("10.0.0.1", &[("x-forwarded-for", "\u{e9}, 8.8.8.8")]),
+            ("8.8.8.8".into(), false)
+        );
+        let hidden = [("x-forwarded-for", "8.8.8.8, \u{e9}"), ("x-forwarded-proto", "\u{e9}, https")];
+        assert_eq!(resolved("10.0.0.1", &hidden), ("10.0.0.1".into(), true));
         assert_eq!(resolved("10.0.0.1", &[]), ("10.0.0.1".into(), false));
         assert_eq!(resolved("::ffff:10.0.0.1", &[("x-forwarded-for", "7.7.7.7")]), ("7.7.7.7".into(), false));
     }

@@ -38,6 +38,10 @@ pub struct Config {
     /// Longest value of one query parameter as it is sent, bytes, 16 to 65536. An upstream's authorization code comes as
     /// one, and may have 4096 bytes before it is percent-encoded.
     pub max_query_value_bytes: usize,
+    /// Longest head of a request over HTTP/2, counted as RFC 9113, section 6.5.2 says (names, values and 32 each), bytes,
+    /// from twice `max_uri_bytes` to 1048576; longer ones are answered with 431. Over HTTP/1.1 it is 131072 bytes and 96
+    /// headers.
+    pub max_header_list_bytes: u32,
     /// Most requests at a time over one HTTP/2 connection, 1 to 100000; more are refused, and a client with twice as
     /// many is cut off. A proxy in front may need more than a client.
     pub max_requests_per_connection: usize,
@@ -79,6 +83,7 @@ impl Default for Config {
             body_timeout_ms: 30_000,
             max_uri_bytes: 8192,
             max_query_value_bytes: 6144,
+            max_header_list_bytes: 32 * 1024,
             max_requests_per_connection: 256,
             trusted_proxies: Vec::new(),
             trusted_proxy_header: ProxyHeader::default(),
@@ -163,6 +168,8 @@ impl Config {
         bounds("body_timeout_ms", self.body_timeout_ms, 100, 600_000);
         bounds("max_uri_bytes", self.max_uri_bytes as u64, 256, 65_536);
         bounds("max_query_value_bytes", self.max_query_value_bytes as u64, 16, 65_536);
+        let least = 2 * self.max_uri_bytes as u64;
+        bounds("max_header_list_bytes", self.max_header_list_bytes.into(), least, 1 << 20);
         bounds("max_requests_per_connection", self.max_requests_per_connection as u64, 1, 100_000);
         bounds("exchange_cache_seconds", self.exchange_cache_seconds, 1, 60);
         bounds("exchange_cache_entries", self.exchange_cache_entries as u64, 16, 1_000_000);

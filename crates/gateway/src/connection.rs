@@ -26,11 +26,12 @@ const PIECE_BYTES: usize = 16 * 1024;
 /// How often answers are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// One connection. Cheap to clone; clones share it. Stands in the connection's data.
+/// One connection. Cheap to clone; clones share it. Stands in the connection's data, over HTTP/2 in each request's.
 #[derive(Clone)]
 pub(crate) struct Connection(Rc<Shared>);
 
 struct Shared {
+    tls: bool,
     /// Most requests at a time; HTTP/2 only, as HTTP/1.1 has one.
     most: Option<usize>,
     /// How long a client may leave a piece of an answer lying.
@@ -77,6 +78,7 @@ impl Connection {
             }
         });
         Self(Rc::new(Shared {
+            tls: tls.is_some(),
             most: http2.map(|_| most),
             patience,
             socket,
@@ -85,6 +87,11 @@ impl Connection {
             answers: RefCell::default(),
             watched: Cell::new(false),
         }))
+    }
+
+    /// Whether it is encrypted up to this process.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.0.tls
     }
 
     /// Notes that no request comes after this one.

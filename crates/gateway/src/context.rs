@@ -63,6 +63,20 @@ impl Context {
         strict_json::from_slice(&self.body().await?)
     }
 
+    /// The body as [`Context::json`] reads it, and once more as a type that keeps parts of it as they stand
+    /// ([`serde_json::value::RawValue`]).
+    ///
+    /// # Errors
+    /// As [`Context::json`].
+    pub(crate) async fn json_and_verbatim<T: DeserializeOwned, V: DeserializeOwned>(
+        &mut self,
+    ) -> Result<(T, V)> {
+        self.expect_media_type("application/json")?;
+        let body = self.body().await?;
+        let checked = strict_json::from_slice(&body)?;
+        Ok((checked, strict_json::checked_from_slice(&body)?))
+    }
+
     /// The body as a form: each name once (RFC 6749, section 3.2).
     ///
     /// # Errors

@@ -31,6 +31,7 @@ use crate::door::Admitted;
 use crate::gateway::Gateway;
 use crate::limits::{Charge, Outcome};
 use crate::route::{Access, ErrorFormat, LimitClass, Route};
+use crate::sse::{OK_KEEP_ALIVE, SaysKeepAlive};
 use crate::{oauth_error, problem, request_id, telemetry};
 
 /// Registers every route of the table, each path's 405, and the 404.
@@ -80,7 +81,9 @@ pub(crate) async fn surround<B: MessageBody + 'static>(
     let presented = request.headers().get(request_id::HEADER).and_then(|value| value.to_str().ok());
     let id = request_id::choose(presented, &gateway.clock, &gateway.entropy);
     let peer = request.peer_addr().map_or_else(|| [0, 0, 0, 0].into(), |address| address.ip());
-    let tls = request.app_config().secure();
+    let connection = request.conn_data::<Connection>().cloned();
+    let connection = connection.or_else(|| request.extensions_mut().remove::<Connection>());
+    let tls = connection.as_ref().is_some_and(Connection::is_tls);
     let client = client_address::resolve(
         peer,
         tls,
@@ -95,7 +98,6 @@ pub(crate) async fn surround<B: MessageBody + 'static>(
     let span = telemetry::request_span(&method, request.path(), &id, request.headers());
     gateway.metrics.began(&method);
 
-    let connection = request.conn_data::<Connection>().cloned();
     let (underway, begun) = connection.as_ref().map(Connection::begin).unzip();
     let http1 = request.version() < Version::HTTP_2;
     if let Some(connection) = &connection
@@ -129,6 +131,8 @@ pub(crate) async fn surround<B: MessageBody + 'static>(
     if gateway.lifecycle.leaving().is_cancelled() {
         // The next request is to find another process; a connection that closes under it would cost it an answer.
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    } else if response.response().extensions().get::<SaysKeepAlive>().is_some() {
+        response.response_mut().head_mut().reason = Some(OK_KEEP_ALIVE);
     }
     if let Some(connection) = &connection
         && http1

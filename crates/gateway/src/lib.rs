@@ -25,6 +25,8 @@ mod door;
 mod edge;
 mod frames;
 mod gateway;
+mod http2;
+mod https;
 mod limits;
 mod oauth_error;
 mod problem;

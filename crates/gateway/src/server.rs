@@ -3,21 +3,39 @@
 //! actix-web runs its workers as threads, each with a runtime of its own, beside the tokio runtime that the
 //! process's gRPC services run on; the two meet only in channels that may be used from anywhere.
 
+use std::any::Any;
+use std::fmt::Debug;
+use std::marker::PhantomData;
 use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::dev::ServerHandle;
+use actix_http::{HttpServiceBuilder, Request, Response};
+use actix_service::{Service, ServiceFactory, fn_factory, map_config};
+use actix_tls::accept::rustls_0_23::{Acceptor, TlsStream};
+use actix_web::body::BoxBody;
+use actix_web::dev::{AppConfig, Server, ServerHandle};
 use actix_web::middleware::from_fn;
-use actix_web::{App, HttpRequest, HttpServer, web};
+use actix_web::rt::net::TcpStream;
+use actix_web::{App, HttpRequest, web};
 use gatehouse_core::{Error, Result};
 use gatehouse_service::tls::warn_before_end;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::connection::Connection;
 use crate::edge;
 use crate::gateway::{Deps, Gateway};
+use crate::http2::Leaving;
+use crate::https::{Accepted, Https};
 use crate::tls;
+
+/// How long a connection may be without a request; over HTTP/2, without a sign of life.
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// How long the first request of a connection may take to come.
+pub(crate) const FIRST_REQUEST_WITHIN: Duration = Duration::from_secs(10);
 
 /// Where the gateway listens: bound by the caller, so that a port in use is found before anything starts.
 #[derive(Debug)]
@@ -71,40 +89,75 @@ pub fn build(config: Config, deps: Deps, listeners: Listeners) -> Result<Running
     let stuck_after = Duration::from_secs(config.sse.backpressure_fail_timeout_s).max(Duration::from_secs(5));
     // A place in the queue is given up first; then a reader has as long again to take why.
     let untaken_after = 2 * Duration::from_secs(config.sse.backpressure_fail_timeout_s);
-    let most = config.max_requests_per_connection;
+    let (most, max_header_list_bytes) = (config.max_requests_per_connection, config.max_header_list_bytes);
     let gateway = Gateway::new(config, deps)?;
     let trusted = gateway.trusted_proxies.clone();
-    let factory = move || {
+    let app = move || {
         let gateway = Arc::clone(&gateway);
         let (around, fallback) = (Arc::clone(&gateway), Arc::clone(&gateway));
-        App::new()
+        let app = App::new()
             .wrap(from_fn(move |request, next| edge::surround(Arc::clone(&around), request, next)))
             .configure(|config| edge::configure(&gateway, config))
             .default_service(web::to(move |request: HttpRequest, payload: web::Payload| {
                 edge::not_found(Arc::clone(&fallback), request, payload)
-            }))
+            }));
+        map_config(app, |()| AppConfig::default())
     };
-    let mut server = HttpServer::new(factory)
-        .workers(workers)
-        .disable_signals()
-        .shutdown_timeout(drain)
-        .keep_alive(Duration::from_secs(75))
-        .client_request_timeout(Duration::from_secs(10))
-        .client_disconnect_timeout(Duration::from_secs(2))
-        // An event goes out when it happens, whether or not the one before it was acknowledged.
-        .tcp_nodelay(true)
-        .on_connect(move |io, data| {
-            tls::bound_stuck_writes(io, stuck_after);
-            data.insert(Connection::new(io, most, untaken_after, &trusted));
-        });
-    let http = listeners.http.local_addr().map_err(Error::internal)?;
-    server = server.listen(listeners.http).map_err(Error::internal)?;
-    let mut https = None;
+    let connection = move |io: &dyn Any| {
+        tls::bound_stuck_writes(io, stuck_after);
+        Connection::new(io, most, untaken_after, &trusted)
+    };
+    let mut server = Server::build().workers(workers).disable_signals().shutdown_timeout(drain);
+    let leaving = Leaving { leaving: lifecycle.leaving(), stopping: lifecycle.stopping() };
+    let address = listeners.http.local_addr().map_err(Error::internal)?;
+    let (on_connect, stopping, application) = (connection.clone(), lifecycle.stopping(), app.clone());
+    let clear = move || {
+        let on_connect = on_connect.clone();
+        http1(&stopping)
+            .on_connect_ext(move |io: &TcpStream, data| {
+                data.insert(on_connect(io));
+            })
+            .finish(application())
+            .tcp()
+    };
+    server = server.listen("http", listeners.http, clear).map_err(Error::internal)?;
+    let mut tls_address = None;
     if let Some((listener, identity)) = listeners.https {
-        https = Some(listener.local_addr().map_err(Error::internal)?);
-        let (config, shown) = identity.into_server_config()?;
+        tls_address = Some(listener.local_addr().map_err(Error::internal)?);
+        let (mut config, shown) = identity.into_server_config()?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         warn_before_end("gateway (HTTPS)", &lifecycle, move || shown.ends_at());
-        server = server.listen_rustls_0_23(listener, config).map_err(Error::internal)?;
+        let encrypted = move || {
+            let (acceptor, leaving) = (Acceptor::new(config.clone()), leaving.clone());
+            let (on_connect, connection) = (connection.clone(), connection.clone());
+            let http1 = http1(&leaving.stopping)
+                .on_connect_ext(move |io: &TlsStream<TcpStream>, data| {
+                    data.insert(on_connect(io));
+                })
+                .finish(app());
+            let app = app();
+            fn_factory(move || {
+                let acceptor = ServiceFactory::<TcpStream>::new_service(&acceptor, ());
+                let http1 = ServiceFactory::<Accepted>::new_service(&http1, ());
+                let app = ServiceFactory::<Request>::new_service(&app, ());
+                let (connection, leaving) = (connection.clone(), leaving.clone());
+                let connection = move |io: &TlsStream<TcpStream>| connection(io);
+                async move {
+                    let (acceptor, http1, app) =
+                        (acceptor.await?, Rc::new(http1.await?), Rc::new(app.await?));
+                    Ok::<_, ()>(Https {
+                        acceptor,
+                        http1,
+                        app,
+                        connection,
+                        max_header_list_bytes,
+                        leaving,
+                        body: PhantomData,
+                    })
+                }
+            })
+        };
+        server = server.listen("https", listener, encrypted).map_err(Error::internal)?;
     }
     let server = server.run();
     let handle = server.handle();
@@ -118,5 +171,24 @@ pub fn build(config: Config, deps: Deps, listeners: Listeners) -> Result<Running
         stopping.cancelled().await;
         stopper.stop(true).await;
     });
-    Ok(RunningGateway { http, https, handle })
+    Ok(RunningGateway { http: address, https: tls_address, handle })
+}
+
+/// What serves HTTP/1.1 over connections of one kind.
+fn http1<T, S>(stopping: &CancellationToken) -> HttpServiceBuilder<T, S>
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: ServiceFactory<Request, Config = ()>,
+    S::Error: Into<Response<BoxBody>> + 'static,
+    S::InitError: Debug,
+    <S::Service as Service<Request>>::Future: 'static,
+{
+    let stopping = stopping.clone();
+    HttpServiceBuilder::default()
+        .graceful_shutdown_signal(move || stopping.clone().cancelled_owned())
+        .keep_alive(KEEP_ALIVE)
+        .client_request_timeout(FIRST_REQUEST_WITHIN)
+        .client_disconnect_timeout(Duration::from_secs(2))
+        // An event goes out when it happens, whether or not the one before it was acknowledged.
+        .tcp_nodelay(true)
 }

@@ -2,7 +2,7 @@
 //!
 //! A pump reads from the job service into a bounded queue; the answer's body takes from it as fast as the socket
 //! does. So a slow reader slows the pump, the pump slows the gRPC stream, and nothing grows. The pump outlives
-//! breaks of the job service: it asks again from the last event that it queued. It stays until the body has gone, and
+//! breaks of the job service, an end without `end` among them: it asks again from the last event that it queued. It stays until the body has gone, and
 //! gives up what waits for a reader who does not take it.
 //!
 //! Invariants: events come once, in order; an answer that ends without an `end` event has delivered a prefix, and the
@@ -68,6 +68,13 @@ impl Ending {
     }
 }
 
+/// actix-web drops the header `Connection: keep-alive` on HTTP/1.1, where it says nothing new; but row L9b asks for
+/// it, for the sake of old proxies. The reason phrase is the one place from which it goes out.
+pub(crate) const OK_KEEP_ALIVE: &str = "OK\r\nconnection: keep-alive";
+
+/// Stands in an answer that is to say [`OK_KEEP_ALIVE`], unless the connection closes after it.
+pub(crate) struct SaysKeepAlive;
+
 /// Opens the job service's stream again with a fresh token.
 pub(crate) type Reconnect = Box<
     dyn Fn() -> futures_util::future::BoxFuture<'static, Result<JobServiceClient<DeclaredCalls>>>
@@ -94,6 +101,8 @@ pub(crate) struct Pump {
     pub(crate) opened_at: Instant,
     /// When it was lost, if nothing has come since.
     pub(crate) lost_at: Option<Instant>,
+    /// Whether the last event queued is an `end`, which is the last of its job until a retry.
+    pub(crate) is_end_seen: bool,
 }
 
 type Queue = Arc<Frames<Ending>>;
@@ -162,9 +171,9 @@ impl Pump {
                     Some(Broken::Ending(ending)) => return Some(ending),
                     Some(Broken::ReaderGone) => return None,
                     // The service ends a stream well only after the last event: a drain is an error.
-                    None => return Some(Ending::Finished),
-                    // It broke, or the service drains: another replica has the rest.
-                    Some(Broken::Upstream) => {}
+                    None if self.is_end_seen => return Some(Ending::Finished),
+                    // It broke, if without a word, or the service drains: another replica has the rest.
+                    None | Some(Broken::Upstream) => {}
                 }
                 stream = match self.take_up_again(patience, &mut backoff).await {
                     Ok(stream) => stream,
@@ -208,9 +217,8 @@ impl Pump {
         stream: &mut Streaming<WatchJobEventsResponse>,
         frames: &Queue,
     ) -> Option<Broken> {
-        let mut ended = false;
         loop {
-            let message = if ended {
+            let message = if self.is_end_seen {
                 match tokio::time::timeout(AFTER_END, stream.message()).await {
                     Ok(message) => message,
                     Err(_) => return Some(Broken::Ending(Ending::Finished)),
@@ -231,7 +239,7 @@ impl Pump {
                 if !frames.add(encode(&event)).await {
                     return Some(Broken::ReaderGone);
                 }
-                ended = event.r#type() == JobEventType::End;
+                self.is_end_seen = event.r#type() == JobEventType::End;
                 self.cursor = event.sequence;
                 self.lost_at = None;
             }
@@ -336,11 +344,19 @@ impl Body {
             Ok(Next::End(ending)) => ending,
         };
         self.state = BodyState::Done;
-        (ending != Ending::Finished).then(|| {
-            let (retry_ms, reason) = (self.retry_ms, ending.reason());
-            Bytes::from(format!("retry: {retry_ms}\nevent: closed\ndata: {{\"reason\":\"{reason}\"}}\n\n"))
-        })
+        (ending != Ending::Finished).then(|| closed(self.retry_ms, ending))
     }
+}
+
+fn closed(retry_ms: u64, ending: Ending) -> Bytes {
+    let reason = ending.reason();
+    Bytes::from(format!("retry: {retry_ms}\nevent: closed\ndata: {{\"reason\":\"{reason}\"}}\n\n"))
+}
+
+/// A whole stream for who comes when this process goes away: an `EventSource` comes back after it, and gives up for good
+/// on any status but 200.
+pub(crate) fn only_draining(config: &SseConfig) -> Bytes {
+    closed(config.retry_ms, Ending::Draining)
 }
 
 /// The name of an event's type on the wire.

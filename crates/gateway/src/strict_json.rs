@@ -32,6 +32,14 @@ pub(crate) fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     })
 }
 
+/// Reads what [`from_slice`] has taken as another type, of which parts may be raw JSON.
+///
+/// # Errors
+/// If the type asks for what the other did not.
+pub(crate) fn checked_from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(Error::internal)
+}
+
 /// Reads `bytes` as one JSON value of any shape within the bounds.
 ///
 /// # Errors

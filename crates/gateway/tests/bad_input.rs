@@ -122,6 +122,54 @@ async fn a_good_body_is_submitted_as_it_was_meant() {
     );
 }
 
+/// A number read and printed again may be another; so the worker gets what was sent, and it is checked as before.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_input_of_a_job_is_passed_on_as_it_stands() {
+    let world = World::start().await;
+    let (token, _) = world.person(300);
+    let send = |body: String| {
+        let request = world.post("/v1/jobs").bearer_auth(&token).header("content-type", "application/json");
+        request.body(body).send()
+    };
+    for input in [
+        "18446744073709551617",
+        "1.10",
+        "-0.0",
+        "1E+2",
+        "0.1000000000000000055511151231257827",
+        "null",
+        "\"\\u00e9\\/\"",
+        "{ \"b\" : [1.0 ,\n\t2e0],\"a\":{} }",
+    ] {
+        for body in [
+            format!("{{\"kind\":\"any\",\"input\": {input} }}"),
+            format!("\n{{ \"\\u0069nput\":{input},\"kind\":\"any\"}}\n"),
+        ] {
+            assert_eq!(send(body.clone()).await.unwrap().status(), 202, "{body}");
+            assert_eq!(world.services.lock().submitted.pop().unwrap().input_json, input, "{body}");
+        }
+    }
+    let deep = format!("{}1{}", "[".repeat(32), "]".repeat(32));
+    for (input, reason) in [
+        (r#"{"a":{"b":1,"b":2}}"#, "INVALID_FIELD"),
+        (r#"{"a":1,"\u0061":2}"#, "INVALID_FIELD"),
+        (&deep, "INVALID_FIELD"),
+        (&format!("\"{}\"", "x".repeat(8193)), "INVALID_FIELD"),
+        ("1e999", "MALFORMED_JSON"),
+        ("01", "MALFORMED_JSON"),
+        ("\"\\ud800\"", "MALFORMED_JSON"),
+        ("1,\"input\":2", "INVALID_FIELD"),
+        ("1,\"more\":2", "INVALID_FIELD"),
+    ] {
+        let body = format!("{{\"kind\":\"any\",\"input\":{input}}}");
+        let found = problem(send(body).await.unwrap(), 400, input).await;
+        assert_eq!(found["reason"], reason, "{input}: {found}");
+    }
+    let found = problem(send("{\"kind\":\"any\"}".to_owned()).await.unwrap(), 400, "no input").await;
+    assert_eq!(found["reason"], "INVALID_FIELD", "{found}");
+    assert!(world.services.lock().submitted.is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_media_types_paths_methods_ids_and_queries_are_refused() {
     let world = World::start().await;

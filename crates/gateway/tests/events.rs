@@ -141,18 +141,46 @@ async fn a_reader_who_has_it_all_is_told_to_stop() {
     }
 }
 
-/// The job service ends a stream well only after the last event there is.
+/// Whatever lies between may end a stream well: the events are over when the end was told, and not before.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_ends_well_is_not_looked_for_again() {
+async fn a_stream_that_ends_well_without_the_end_is_looked_for_again() {
     let world = World::start_with(|config| config.sse.reconnect_for_s = 30).await;
     let (token, _) = world.person(300);
-    world.event(JobEventType::Progress, "{}");
-    world.services.lock().breaks.push_back((1, None));
+    for _ in 0..4 {
+        world.event(JobEventType::Progress, "{}");
+    }
+    world.event(JobEventType::End, "{}");
+    world.services.lock().breaks.extend([(1, None), (0, None), (2, None)]);
     let answer = world.get(&path("")).bearer_auth(&token).send().await.unwrap();
     let (events, ended) = read_until(answer, |_| false).await;
-    assert!(ended && ids(&events) == [1], "{events:?}");
+    assert!(ended && ids(&events) == [1, 2, 3, 4, 5], "{events:?}");
     assert!(events.iter().all(|event| event.name != "closed"), "{events:?}");
-    assert_eq!(world.calls("WatchJobEvents"), 1);
+    assert_eq!(world.services.lock().cursors, [0, 1, 1, 3]);
+}
+
+/// The end of an attempt that was retried is not the last.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_is_the_last_only_until_a_retry() {
+    let world = World::start_with(|config| config.sse.reconnect_for_s = 1).await;
+    let (token, _) = world.person(300);
+    world.services.lock().retried = 1;
+    world.event(JobEventType::End, "{}");
+    world.event(JobEventType::Queued, "{}");
+    // It ends well in the middle of the second life, and again: who does not come back with news is given up.
+    world.services.lock().breaks.extend([(2, None)]);
+    world.services.lock().breaks.extend(std::iter::repeat_n((0, None), 200));
+    let answer = world.get(&path("")).bearer_auth(&token).send().await.unwrap();
+    let (events, ended) = read_until(answer, |_| false).await;
+    assert!(ended && ids(&events) == [1, 2], "{events:?}");
+    assert!(events.last().unwrap().data.contains("SERVICE_UNAVAILABLE"), "{events:?}");
+    world.services.lock().breaks.clear();
+    world.event(JobEventType::End, "{}");
+    // A break after the end is looked behind: there may be a retry.
+    world.services.lock().breaks.push_back((3, Some(Status::unavailable("gone"))));
+    let answer = world.get(&path("")).bearer_auth(&token).send().await.unwrap();
+    let (events, ended) = read_until(answer, |_| false).await;
+    assert!(ended && ids(&events) == [1, 2, 3], "{events:?}");
+    assert!(events.iter().all(|event| event.name != "closed"), "{events:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -250,6 +278,36 @@ async fn drain_ends_streams_with_a_hint_and_loses_nothing() {
     let seen = ids(&events);
     assert_eq!(seen, (1..=i64::try_from(seen.len()).unwrap()).collect::<Vec<_>>());
     assert!(events.last().unwrap().data.contains("DRAINING"), "{events:?}");
+}
+
+/// The fields `connection` of an answer to `GET` of the events, and whatever `extra` the request says.
+fn connection_fields(world: &World, token: &str, extra: &str) -> Vec<String> {
+    let mut socket = TcpStream::connect(world.gateway.address()).expect("a connection");
+    let request = format!("GET {} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n{extra}", path(""));
+    socket.write_all(request.as_bytes()).expect("sent");
+    socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        socket.read_exact(&mut byte).expect("a head");
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).expect("UTF-8").to_ascii_lowercase();
+    head.lines().filter_map(|line| line.strip_prefix("connection: ").map(str::to_owned)).collect()
+}
+
+/// A gateway that begins to leave while it opens a stream says one thing of the connection, not two.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_head_says_keep_alive_or_close_and_never_both() {
+    let world = World::start().await;
+    let (token, _) = world.person(300);
+    let fields = |extra: &str| tokio::task::block_in_place(|| connection_fields(&world, &token, extra));
+    world.event(JobEventType::Progress, "{}");
+    assert_eq!(fields("\r\n"), ["keep-alive"]);
+    assert_eq!(fields("connection: close\r\n\r\n"), ["close"]);
+    // What was not read of the request would be taken for the next.
+    assert_eq!(fields("content-length: 70000\r\n\r\nx"), ["close"]);
+    world.lifecycle.leave();
+    assert_eq!(fields("\r\n"), ["close"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

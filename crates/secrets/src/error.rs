@@ -47,7 +47,8 @@ pub enum Error {
     /// The secret holds as many versions as it may; delete some first.
     #[error("the secret holds {MAX_VERSIONS} versions, the most it may; delete some first")]
     TooManyVersions,
-    /// Sealed by another key, environment, backend or for another purpose; or altered.
+    /// Sealed by another key, environment, backend or for another purpose; or altered. It may open later: a backend can't
+    /// tell for good from for now, such as Transit with a key whose `min_decryption_version` was raised.
     #[error("the sealed value does not open: another key, environment or associated data, or altered")]
     DoesNotOpen,
     /// Stored data that can't be read back as what was written.

@@ -28,7 +28,10 @@ fn running() -> Option<u32> {
 /// Measures until it is dropped.
 #[derive(Debug)]
 pub struct LagMeter {
+    /// When the thread woke too late, and by how much.
     late: Arc<Mutex<Vec<(Instant, Duration)>>>,
+    /// When it is to wake next.
+    due: Arc<Mutex<Instant>>,
     crowd: Arc<Mutex<Vec<(Instant, u32)>>>,
     cores: u32,
     _stop: Sender<()>,
@@ -41,9 +44,11 @@ impl LagMeter {
         let late = Arc::<Mutex<Vec<(Instant, Duration)>>>::default();
         let (stop, stopped) = mpsc::channel();
         let crowd = Arc::<Mutex<Vec<(Instant, u32)>>>::default();
-        let (noted, counted) = (Arc::clone(&late), Arc::clone(&crowd));
+        let due = Arc::new(Mutex::new(Instant::now() + NAP));
+        let (noted, counted, next) = (Arc::clone(&late), Arc::clone(&crowd), Arc::clone(&due));
         thread::spawn(move || {
             let (mut asked, mut looked) = (Instant::now(), Instant::now());
+            *next.lock().unwrap_or_else(PoisonError::into_inner) = asked + NAP;
             while stopped.recv_timeout(NAP) == Err(RecvTimeoutError::Timeout) {
                 let woken = Instant::now();
                 let by = woken.duration_since(asked).saturating_sub(NAP);
@@ -56,11 +61,12 @@ impl LagMeter {
                     counted.lock().unwrap_or_else(PoisonError::into_inner).push((looked, running));
                 }
                 asked = Instant::now();
+                *next.lock().unwrap_or_else(PoisonError::into_inner) = asked + NAP;
             }
         });
         let cores =
             thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1));
-        Self { late, crowd, cores, _stop: stop }
+        Self { late, due, crowd, cores, _stop: stop }
     }
 
     /// How many times as long as on an idle machine anything takes that needs the processor, on average between two
@@ -74,12 +80,20 @@ impl LagMeter {
         within.iter().sum::<u32>().div_ceil(looks * self.cores).max(1)
     }
 
-    /// The longest that anything was late between two moments.
+    /// The longest that anything was late between two moments. Of what was late before, while or after that, only the time
+    /// in between counts: a process that was stopped until just before it did not lose that time here.
     #[must_use]
     pub fn worst(&self, from: Instant, to: Instant) -> Duration {
         let late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
-        let within = late.iter().filter(|(woken, by)| *woken >= from && *woken <= to + *by);
-        within.map(|(_, by)| *by).max().unwrap_or_default()
+        // Whoever is late now has not noted it yet.
+        let due = *self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = (to, to.saturating_duration_since(due));
+        let all = late.iter().copied().chain((now.1 > USUAL).then_some(now));
+        let within = all.map(|(woken, by)| {
+            let since = woken.checked_sub(by).unwrap_or(woken).max(from);
+            woken.min(to).saturating_duration_since(since)
+        });
+        within.max().unwrap_or_default()
     }
 }
 
@@ -87,18 +101,39 @@ impl LagMeter {
 mod tests {
     use super::*;
 
+    /// One that is late as told, and never by itself.
+    fn late(at: Instant, late: &[(u32, u32)]) -> LagMeter {
+        let second = Duration::from_secs(1);
+        let late = late.iter().map(|(woken, by)| (at + *woken * second, *by * second)).collect();
+        let due = Arc::new(Mutex::new(at + 1_000 * second));
+        LagMeter { late: Arc::new(Mutex::new(late)), due, ..LagMeter::start() }
+    }
+
     #[test]
     fn the_worst_of_a_time_is_told_and_not_that_of_another() {
-        let meter = LagMeter::start();
         let (began, second) = (Instant::now(), Duration::from_secs(1));
-        meter.late.lock().unwrap().extend([
-            (began + 100 * second, second),
-            (began + 200 * second, 3 * second),
-            (began + 300 * second, 2 * second),
-        ]);
-        assert_eq!(meter.worst(began + 150 * second, began + 400 * second), 3 * second);
-        assert_eq!(meter.worst(began + 250 * second, began + 400 * second), 2 * second);
-        assert_eq!(meter.worst(began + 350 * second, began + 400 * second), Duration::ZERO);
+        let meter = late(began, &[(100, 1), (200, 3), (300, 2)]);
+        let worst = |from: u32, to: u32| meter.worst(began + from * second, began + to * second);
+        assert_eq!((worst(150, 400), worst(250, 400)), (3 * second, 2 * second));
+        assert_eq!(worst(350, 400), Duration::ZERO);
+    }
+
+    #[test]
+    fn of_a_long_stop_only_what_fell_into_the_time_counts() {
+        let (began, second) = (Instant::now(), Duration::from_secs(1));
+        let meter = late(began, &[(120, 20)]);
+        let worst = |from: u32, to: u32| meter.worst(began + from * second, began + to * second);
+        assert_eq!((worst(119, 130), worst(90, 102)), (second, 2 * second));
+        assert_eq!((worst(105, 110), worst(90, 130)), (5 * second, 20 * second));
+        assert_eq!((worst(60, 99), worst(121, 130)), (Duration::ZERO, Duration::ZERO));
+    }
+
+    #[test]
+    fn who_is_late_still_counts() {
+        let (began, second) = (Instant::now(), Duration::from_secs(1));
+        let meter = late(began, &[]);
+        assert_eq!(meter.worst(began + 990 * second, began + 1_004 * second), 4 * second);
+        assert_eq!(meter.worst(began + 1_003 * second, began + 1_004 * second), second);
     }
 
     #[test]

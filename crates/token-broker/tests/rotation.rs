@@ -369,6 +369,83 @@ both_engines! {
         }
     }
 
+    /// A holder that stood still between its intent and the request, while another took over and used the token up: it
+    /// shows nothing. Once by the wall clock alone, as after a system's suspend, in which no monotonic clock goes on.
+    async fn a_holder_paused_before_it_shows_its_token_shows_nothing(db: TestDb) {
+        let mut world = World::new(db, Rotation::StrictFamily).await;
+        world.config.wait_ms = 20_000;
+        let (person, connection) = connected(&world).await;
+        let (steps, arrival, go) = pausing_at(Step::IntentCommitted);
+        let slow = world.start_with(steps, false).await;
+        let mut waiting = slow.client(&world.person_token(&person));
+        let call = tokio::spawn(async move { reason(get(&mut waiting).await) });
+        arrived(arrival).await;
+        // Its lease runs out; another rotates twice. The first token is two generations old when it goes on.
+        let other = world.start_with(Steps::default(), false).await;
+        let mut client = other.client(&world.person_token(&person));
+        for _ in 0..2 {
+            world.expire_access_tokens();
+            assert_eq!(reason(get(&mut client).await), "");
+        }
+        go.send(()).unwrap();
+        // It looks again, and finds what the other left.
+        assert_eq!(call.await.unwrap(), "");
+        slow.stop().await;
+        let counters = world.provider.counters();
+        assert_eq!((counters.refresh_attempts, counters.reuse_refused), (2, 0), "a token was shown after its successor");
+        assert_tidy(&world, &person, &connection).await;
+        world.expire_access_tokens();
+        assert_eq!(reason(get(&mut client).await), "");
+        other.stop().await;
+    }
+
+    /// The same where the wall clock says that nothing happened: the holder measures by a clock that nobody sets. It still
+    /// has the lease, gives it back, and its caller gets a token by another attempt.
+    async fn a_holder_paused_too_long_by_its_own_clock_begins_again(db: TestDb) {
+        let mut world = World::new(db, Rotation::StrictFamily).await;
+        // Shorter than is allowed: the pause is in real time.
+        world.config.lease_ms = 2_000;
+        world.config.upstreams.get_mut(UPSTREAM).unwrap().timeout_ms = 1_000;
+        world.config.wait_ms = 20_000;
+        let (person, connection) = connected(&world).await;
+        let (steps, arrival, go) = pausing_at(Step::IntentCommitted);
+        let slow = world.start_with(steps, false).await;
+        let mut waiting = slow.client(&world.person_token(&person));
+        let call = tokio::spawn(async move { reason(get(&mut waiting).await) });
+        arrived(arrival).await;
+        let paused = Instant::now();
+        eventually(Duration::from_secs(20), || async { paused.elapsed() > Duration::from_secs(1) }).await;
+        assert_eq!(world.provider.counters().refresh_attempts, 0);
+        go.send(()).unwrap();
+        assert_eq!(call.await.unwrap(), "");
+        assert_eq!(world.provider.counters().refresh_attempts, 1);
+        assert_tidy(&world, &person, &connection).await;
+        let states = world.rotation_states().await;
+        assert_eq!(states, ["failed not_shown", "done"], "the first attempt is not on record as one that showed nothing");
+        slow.stop().await;
+    }
+
+    /// A process that died before it deleted a token that it had replaced: it is no candidate when its successor is refused.
+    async fn a_replaced_token_that_was_not_deleted_is_not_shown_again(db: TestDb) {
+        let world = World::new(db, Rotation::StrictFamily).await;
+        let (person, connection) = connected(&world).await;
+        let replica = world.start_with(dying_at(Step::Finished), true).await;
+        assert_eq!(reason(get(&mut replica.client(&world.person_token(&person))).await), "INTERRUPTED");
+        replica.stop().await;
+        let key = World::secret_key(&person, &connection);
+        assert_eq!(world.secrets.list_versions(&key).await.unwrap().len(), 2);
+        world.expire_access_tokens();
+        let replica = world.start().await;
+        let mut client = replica.client(&world.person_token(&person));
+        world.provider.inject(Fault::DropAnswer);
+        assert_eq!(reason(get(&mut client).await), "UPSTREAM_UNAVAILABLE");
+        world.clock.advance(Duration::from_secs(2));
+        assert_eq!(reason(get(&mut client).await), "NEEDS_REAUTHORIZATION");
+        // The first, its successor, and that once more, since nobody knew what came of it.
+        assert_eq!(world.provider.counters().refresh_attempts, 3, "a token was shown after its successor");
+        replica.stop().await;
+    }
+
     /// A new consent beside a rotation that was found the newest and then stood still, each let go at every place: the
     /// consent's token is the current one, and lives.
     async fn a_new_consent_is_not_undone_by_a_rotation_under_way(db: TestDb) {

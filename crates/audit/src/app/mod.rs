@@ -81,6 +81,7 @@ impl App {
                 sequencer: Sequencer::new(
                     id.clone(),
                     db.clone(),
+                    keys.clone(),
                     clock.clone(),
                     lifecycle.clone(),
                     config.max_group as usize,

@@ -60,22 +60,23 @@ impl App {
             request_id: some(query.request_id),
             most: query.page_size + 1,
         };
-        let mut rows = read_tx!(self.db, "audit.list", |tx| {
+        let page = query.page_size as usize;
+        let (rows, next) = read_tx!(self.db, "audit.list", |tx| {
+            let listed = plain::list(tx, tenant, &filter).await?;
+            // By what is listed, shown or not: a row that stands for no entry hides none that come after it.
+            let next = match listed.get(page.saturating_sub(1)) {
+                Some(last) if listed.len() > page => write_token(last.occurred, last.event_id),
+                _ => String::new(),
+            };
             let mut rows = Vec::new();
-            for row in plain::list(tx, tenant, &filter).await? {
+            for row in listed.into_iter().take(page) {
                 // An entry can be pruned between two pages, never between two statements of one.
                 if let Some(entry) = events::lookup(tx, &row.log, row.seq).await? {
                     rows.push((row, entry));
                 }
             }
-            Ok(rows)
+            Ok((rows, next))
         })?;
-        let more = rows.len() > query.page_size as usize;
-        rows.truncate(query.page_size as usize);
-        let next = match rows.last() {
-            Some((last, _)) if more => write_token(last.occurred, last.event_id),
-            _ => String::new(),
-        };
         let events = self
             .blocking(move |app| {
                 rows.into_iter().map(|(row, entry)| app.open(row, entry)).collect::<Result<_>>()

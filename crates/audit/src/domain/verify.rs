@@ -122,6 +122,11 @@ pub enum Fault {
     },
     /// The entry lies beyond the end that the store's head states.
     BeyondHead,
+    /// An entry stands before the first one that, as the store's head states, is kept.
+    BeforeFirst {
+        /// The number that it is stored under, which no entry has if it is below 0.
+        stored_seq: i64,
+    },
     /// The entries agree with each other but not with the checkpoint: they were rewritten.
     Rewritten {
         /// The size of the checkpoint.
@@ -132,10 +137,18 @@ pub enum Fault {
     PrefixRemoved,
     /// There are rows of the log, but not the one that says where it begins and ends.
     HeadMissing,
+    /// Several rows say where the log begins and ends.
+    HeadRepeated,
+    /// Rows stand under a name that no log can have.
+    NotALog,
     /// Nothing of the log is there, though the configuration names it: the service made it when it started.
     LogMissing,
     /// A plain row stands for an entry that is not there.
     PlainRowWithoutEntry,
+    /// Several plain rows stand for the entry, and each is shown.
+    PlainRowRepeated,
+    /// The event stands at another place too, of this log or another.
+    EventRepeated,
     /// The plain row that the UI shows does not say what the entry says.
     PlainRowDiffers,
     /// A column beside the entry, by which the service finds it, does not say what the entry says.
@@ -314,7 +327,8 @@ impl LogVerifier {
             Some(proof) if proves_consistency(size, root, self.first, self.frontier.root(), proof) => {
                 self.checkpoints += 1;
                 if trusted {
-                    self.proven = self.proven.max(Some(self.first));
+                    // Every log extends an empty one.
+                    self.proven = self.proven.max(Some(if size == 0 { 0 } else { self.first }));
                 }
             }
             Some(_) => {
@@ -411,15 +425,20 @@ impl LogVerifier {
         if self.broken.is_none() {
             self.check_end(size, head);
         }
+        // A checkpoint of nothing proves that nothing is there, and else nothing.
+        let proven = self.proven.filter(|proven| *proven > 0 || size == 0);
+        if self.broken.is_none() && self.proven != proven {
+            self.notes.push("a checkpoint of size 0 proves nothing of a log that has entries".to_owned());
+        }
         if self.broken.is_none()
-            && let Some(proven) = self.proven.filter(|proven| *proven < size)
+            && let Some(proven) = proven.filter(|proven| *proven < size)
         {
             self.notes.push(format!(
                 "entries {proven} to {} are later than the checkpoint: their tail is not proven",
                 size - 1
             ));
         }
-        let verdict = match (self.broken, self.proven) {
+        let verdict = match (self.broken, proven) {
             (Some(broken), _) => broken,
             (None, proven) if !self.prefix_proven => Verdict::PrefixNotProven { proven },
             (None, Some(proven)) => Verdict::Verified { proven },

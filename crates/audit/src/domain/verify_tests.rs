@@ -129,7 +129,9 @@ fn an_untouched_log_verifies_and_says_what_it_can_not_know() {
         assert_eq!(verify(&log, &[]), Verdict::TailNotProven);
         for proven in 0..=size {
             let checkpoint = checkpoint(&log, usize::try_from(proven).expect("small"));
-            assert_eq!(verify(&log, &[checkpoint]), Verdict::Verified { proven });
+            let nothing = proven == 0 && size > 0;
+            let expected = if nothing { Verdict::TailNotProven } else { Verdict::Verified { proven } };
+            assert_eq!(verify(&log, &[checkpoint]), expected);
         }
     }
 }
@@ -286,6 +288,28 @@ fn entries_of_another_log_are_found() {
 }
 
 #[test]
+fn a_checkpoint_of_nothing_proves_nothing_of_something() {
+    let log = build(7);
+    let empty = checkpoint(&log, 0);
+    assert_eq!(verify(&log, std::slice::from_ref(&empty)), Verdict::TailNotProven);
+    assert_eq!(verify(&log, &[empty.clone(), checkpoint(&log, 5)]), Verdict::Verified { proven: 5 });
+    assert_eq!(verify(&build(0), std::slice::from_ref(&empty)), Verdict::Verified { proven: 0 });
+    // Nor of what was pruned, though every log extends an empty one.
+    let mut frontier = Frontier::empty();
+    log.rows[..3].iter().for_each(|row| frontier.push(leaf_hash(&row.leaf)));
+    let chain = Digest::of_chain(&log.rows[2].leaf);
+    let kept = Log { rows: log.rows[3..].to_vec(), ..log.clone() };
+    for (signed, expected) in
+        [(true, Verdict::TailNotProven), (false, Verdict::PrefixNotProven { proven: None })]
+    {
+        let pruned = PrunedPrefix { chain, frontier: frontier.clone(), signed };
+        let mut verifier = LogVerifier::new(log_id(), class(), Some(pruned));
+        verifier.trust(&empty, Some(&[]));
+        assert_eq!(feed(verifier, &kept).verdict, expected);
+    }
+}
+
+#[test]
 fn a_pruned_log_verifies_from_its_first_entry_and_against_older_checkpoints() {
     let log = build(20);
     let mut tiles = Tiles::default();
@@ -312,11 +336,8 @@ fn a_pruned_log_verifies_from_its_first_entry_and_against_older_checkpoints() {
             let mut trusting = verifier();
             trusting.trust(&checkpoint(&log, at), proof.as_deref());
             let proven = size.max(at as u64);
-            assert_eq!(
-                feed(trusting, &kept).verdict,
-                Verdict::Verified { proven },
-                "cut {cut}, checkpoint {at}"
-            );
+            let expected = if at == 0 { Verdict::TailNotProven } else { Verdict::Verified { proven } };
+            assert_eq!(feed(trusting, &kept).verdict, expected, "cut {cut}, checkpoint {at}");
             // The same checkpoint of another log.
             let mut trusting = verifier();
             let other = Checkpoint { root: Digest::of(&[b"other"]), ..checkpoint(&log, at) };

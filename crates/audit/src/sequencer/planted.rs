@@ -47,7 +47,7 @@ pub(super) async fn append_beside(
             chain = Digest::of_chain(&bytes);
             size += 1;
         } else {
-            let place = events::lookup_place(tx, event_id).await?;
+            let place = events::places(tx, &[event_id]).await?.remove(&event_id);
             let (log, seq) = place.ok_or_else(|| Error::internal("an event was there and then was not"))?;
             places.push(Place { event_id, log, seq });
         }

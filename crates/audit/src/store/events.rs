@@ -11,16 +11,34 @@ use super::{read, stored};
 use crate::domain::names::LogId;
 
 sql! {
-    /// Where an event stands.
-    pub(crate) PLACE = "SELECT log, seq FROM audit_events WHERE event_id = $1";
+    /// Where an event stands, within what the head states: verification does not go by what lies outside, so nobody is
+    /// shown it.
+    pub(crate) PLACE = "SELECT log, seq FROM audit_events e WHERE event_id = $1
+        AND EXISTS (SELECT 1 FROM audit_heads h WHERE h.log = e.log AND e.seq >= h.first_seq AND e.seq < h.size)";
     /// Where events stand; where fewer are asked for, one is named again.
     pub(crate) PLACES = "SELECT event_id, log, seq FROM audit_events WHERE event_id IN ($1, $2, $3, $4, $5, $6, $7, $8,
         $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)";
     /// A run of entries.
     pub(crate) LEAVES_FROM = "SELECT seq, event_id, recorded_at, leaf, payload FROM audit_events
         WHERE log = $1 AND seq >= $2 ORDER BY seq LIMIT $3";
-    /// One entry.
-    pub(crate) ENTRY = "SELECT seq, event_id, recorded_at, leaf, payload FROM audit_events WHERE log = $1 AND seq = $2";
+    /// All that stands at a run of places, for verification: more than there are places, if one is taken twice.
+    pub(crate) ENTRIES_BETWEEN = "SELECT seq, event_id, recorded_at, leaf, payload FROM audit_events
+        WHERE log = $1 AND seq >= $2 AND seq < $3 ORDER BY seq LIMIT $4";
+    /// One entry, as for [`PLACE`].
+    pub(crate) ENTRY = "SELECT seq, event_id, recorded_at, leaf, payload FROM audit_events e WHERE log = $1 AND seq = $2
+        AND EXISTS (SELECT 1 FROM audit_heads h WHERE h.log = e.log AND e.seq >= h.first_seq AND e.seq < h.size)";
+    /// The first entry that lies outside of what the head states, for verification: in one statement, for both change in
+    /// one transaction.
+    pub(crate) ENTRY_OUTSIDE = "SELECT e.seq AS seq, h.first_seq AS first_seq FROM audit_heads h
+        JOIN audit_events e ON e.log = h.log AND e.seq < h.first_seq WHERE h.log = $1
+        UNION ALL SELECT e.seq, h.first_seq FROM audit_heads h
+        JOIN audit_events e ON e.log = h.log AND e.seq >= h.size WHERE h.log = $1
+        ORDER BY seq LIMIT 1";
+    /// Whether any event stands at two places: one scan of the index that should forbid it.
+    pub(crate) ANY_EVENT_TWICE = "SELECT event_id FROM audit_events GROUP BY event_id HAVING COUNT(*) > 1 LIMIT 1";
+    /// The first entry whose event stands at another place too, of this log or another.
+    pub(crate) EVENT_TWICE = "SELECT seq FROM audit_events WHERE log = $1 AND event_id IN
+        (SELECT event_id FROM audit_events GROUP BY event_id HAVING COUNT(*) > 1) ORDER BY seq LIMIT 1";
     /// The front of the log.
     pub(crate) PRUNE_EVENTS = "DELETE FROM audit_events WHERE log = $1 AND seq < $2";
 }
@@ -96,6 +114,34 @@ pub(crate) async fn list(tx: &mut Tx, log: &LogId, from: u64, most: u32) -> Resu
     rows.iter().map(entry).collect()
 }
 
+/// All that stands at the places from `from` to before `end`, but at most `most`.
+pub(crate) async fn list_between(
+    tx: &mut Tx,
+    log: &LogId,
+    from: u64,
+    end: u64,
+    most: u32,
+) -> Result<Vec<Stored>> {
+    let values = params![log.as_str(), stored(from), stored(end), most];
+    tx.fetch_all(&ENTRIES_BETWEEN, values).await?.iter().map(entry).collect()
+}
+
+/// The place of the first entry outside of what the head states, and that of the first inside.
+pub(crate) async fn lookup_outside(tx: &mut Tx, log: &LogId) -> Result<Option<(i64, i64)>> {
+    let row = tx.fetch_optional(&ENTRY_OUTSIDE, params![log.as_str()]).await?;
+    row.map(|row| Ok((row.get("seq")?, row.get("first_seq")?))).transpose()
+}
+
+/// The first entry of `log` whose event stands at another place too.
+pub(crate) async fn lookup_repeated(tx: &mut Tx, log: &LogId) -> Result<Option<u64>> {
+    if tx.fetch_optional(&ANY_EVENT_TWICE, params![]).await?.is_none() {
+        return Ok(None);
+    }
+    let row = tx.fetch_optional(&EVENT_TWICE, params![log.as_str()]).await?;
+    row.map(|row| read(&row, "seq")).transpose()
+}
+
+/// One entry, if it is within what the head states.
 pub(crate) async fn lookup(tx: &mut Tx, log: &str, seq: u64) -> Result<Option<Stored>> {
     tx.fetch_optional(&ENTRY, params![log, stored(seq)]).await?.as_ref().map(entry).transpose()
 }

@@ -17,6 +17,10 @@ sql! {
         RETURNING size, chain, epoch, first_seq, first_chain, pruned_note";
     /// The head without its lock.
     pub(crate) HEAD = "SELECT size, chain, epoch, first_seq, first_chain, pruned_note FROM audit_heads WHERE log = $1";
+    /// How many rows say it: more than one, if the primary key was dropped.
+    pub(crate) COUNT_HEADS = "SELECT COUNT(*) AS heads FROM audit_heads WHERE log = $1";
+    /// Every log that has a head.
+    pub(crate) HEADS = "SELECT log FROM audit_heads ORDER BY log";
     /// Every log that any table knows of: whoever deletes its head leaves rows, or has to find all of them.
     pub(crate) NAMES = "SELECT log FROM audit_heads UNION SELECT log FROM audit_events UNION SELECT log FROM audit_logs
         UNION SELECT log FROM audit_tiles UNION SELECT log FROM audit_checkpoints";
@@ -62,6 +66,16 @@ pub(crate) async fn lock(tx: &mut Tx, log: &LogId) -> Result<Head> {
 
 pub(crate) async fn lookup(tx: &mut Tx, log: &LogId) -> Result<Option<Head>> {
     tx.fetch_optional(&HEAD, params![log.as_str()]).await?.as_ref().map(head).transpose()
+}
+
+/// How many heads `log` has.
+pub(crate) async fn count(tx: &mut Tx, log: &LogId) -> Result<i64> {
+    tx.fetch_one(&COUNT_HEADS, params![log.as_str()]).await?.get("heads")
+}
+
+/// The names of all logs that have a head, whether or not this process serves them.
+pub(crate) async fn names(tx: &mut Tx) -> Result<Vec<String>> {
+    tx.fetch_all(&HEADS, params![]).await?.iter().map(|row| row.get("log")).collect()
 }
 
 /// The names of all logs that have a head or a row in any other table.

@@ -20,8 +20,8 @@ macro_rules! columns {
 
 sql! {
     /// A tenant's rows, newest first, that lie before a place in that order and fit the filters; NULL filters nothing.
-    /// A prefix is compared with substr, for LIKE and text order differ between the engines.
-    pub(crate) LIST_ROWS = concat!("SELECT ", columns!(), " FROM audit_logs
+    /// None that stand for what lies outside of the log, as its head states it. A prefix is compared with substr, for LIKE and text order differ between the engines.
+    pub(crate) LIST_ROWS = concat!("SELECT ", columns!(), " FROM audit_logs l
         WHERE tenant_id = $1 AND (occurred_at < $2 OR (occurred_at = $2 AND event_id < $3))
         AND occurred_at >= $4
         AND (CAST($5 AS TEXT) IS NULL OR action = $5)
@@ -29,11 +29,13 @@ sql! {
         AND (CAST($7 AS TEXT) IS NULL OR actor = $7)
         AND (CAST($8 AS TEXT) IS NULL OR target = $8)
         AND (CAST($9 AS TEXT) IS NULL OR request_id = $9)
+        AND EXISTS (SELECT 1 FROM audit_heads h WHERE h.log = l.log AND l.seq >= h.first_seq AND l.seq < h.size)
         ORDER BY occurred_at DESC, event_id DESC LIMIT $10");
     /// One row of a tenant.
     pub(crate) ROW = concat!("SELECT ", columns!(), " FROM audit_logs WHERE tenant_id = $1 AND log = $2 AND seq = $3");
-    /// The rows of a run of entries, for verification.
-    pub(crate) ROWS_FROM = concat!("SELECT ", columns!(), " FROM audit_logs WHERE log = $1 AND seq >= $2 ORDER BY seq LIMIT $3");
+    /// The rows of a run of entries, for verification: more than there are places, if one is taken twice.
+    pub(crate) ROWS_BETWEEN = concat!("SELECT ", columns!(), " FROM audit_logs
+        WHERE log = $1 AND seq >= $2 AND seq < $3 ORDER BY seq LIMIT $4");
     /// The first row for which there is no entry, in one statement: both go and come in one transaction.
     pub(crate) ROW_WITHOUT_ENTRY = "SELECT seq FROM audit_logs l WHERE l.log = $1
         AND NOT EXISTS (SELECT 1 FROM audit_events e WHERE e.log = l.log AND e.seq = l.seq) ORDER BY seq LIMIT 1";
@@ -157,15 +159,22 @@ pub(crate) async fn lookup(tx: &mut Tx, tenant: TenantId, log: &str, seq: u64) -
     tx.fetch_optional(&ROW, params![tenant, log, stored(seq)]).await?.as_ref().map(row).transpose()
 }
 
-/// The first row that shows an entry which is not there.
-pub(crate) async fn lookup_without_entry(tx: &mut Tx, log: &LogId) -> Result<Option<u64>> {
+/// The place of the first row that shows an entry which is not there; it may be one that no entry can have.
+pub(crate) async fn lookup_without_entry(tx: &mut Tx, log: &LogId) -> Result<Option<i64>> {
     let row = tx.fetch_optional(&ROW_WITHOUT_ENTRY, params![log.as_str()]).await?;
-    row.map(|row| read(&row, "seq")).transpose()
+    row.map(|row| row.get("seq")).transpose()
 }
 
-/// Up to `most` rows from the entry `from` on.
-pub(crate) async fn run(tx: &mut Tx, log: &LogId, from: u64, most: u32) -> Result<Vec<PlainRow>> {
-    tx.fetch_all(&ROWS_FROM, params![log.as_str(), stored(from), most]).await?.iter().map(row).collect()
+/// All rows for the places from `from` to before `end`, but at most `most`.
+pub(crate) async fn list_between(
+    tx: &mut Tx,
+    log: &LogId,
+    from: u64,
+    end: u64,
+    most: u32,
+) -> Result<Vec<PlainRow>> {
+    let values = params![log.as_str(), stored(from), stored(end), most];
+    tx.fetch_all(&ROWS_BETWEEN, values).await?.iter().map(row).collect()
 }
 
 pub(crate) async fn prune(tx: &mut Tx, log: &LogId, before: u64) -> Result<()> {

@@ -45,7 +45,16 @@ pub(crate) async fn of_run(
         let (from, to) = (from / WIDTH, (to - 1) / WIDTH);
         let values = params![log.as_str(), i64::from(level), stored(from), stored(to)];
         for row in tx.fetch_all(&TILES, values).await? {
-            tiles.insert(TileId { level, index: read(&row, "tile")? }, row.get("hashes")?);
+            let hashes: Vec<u8> = row.get("hashes")?;
+            // Of two versions of a tile neither is the one.
+            tiles
+                .entry(TileId { level, index: read(&row, "tile")? })
+                .and_modify(|other: &mut Vec<u8>| {
+                    if *other != hashes {
+                        other.clear();
+                    }
+                })
+                .or_insert(hashes);
         }
     }
     Ok(tiles)

@@ -26,12 +26,16 @@ const PAGE: u32 = 1_000;
 /// A thread is not worth the while for fewer.
 const LEAST_ENTRIES_A_THREAD: usize = 64;
 
-/// What one transaction read.
+/// What one transaction read: all that stands at the places from one to before `end`.
 struct Page {
+    end: u64,
     entries: Vec<Stored>,
     rows: Vec<PlainRow>,
     tiles: BTreeMap<TileId, Vec<u8>>,
 }
+
+/// The plain row that stands for an entry, if there is one. Whoever lists events is shown each, if there are several.
+type Row = Result<Option<PlainRow>, Fault>;
 
 /// An entry, and what the comparison with its row gave.
 type Checked = (ReadEntry, Result<Compared, Fault>);
@@ -47,17 +51,17 @@ pub(super) async fn verify(
     let mut findings = Findings::new(subjects.is_some());
     let edge = read_tx!(db, "verify.edge", |tx| { tiles::load_right_edge(tx, log, head.first_seq).await })?;
     let mut tree = truncated(&edge, head.first_seq);
-    let mut reading = Some(read(db, log, head.first_seq));
+    let mut reading = read(db, log, head.first_seq, head.size);
     while let Some(page) = reading.take()
         && !verifier.is_broken()
     {
         let page = page.await.map_err(Error::internal)??;
-        let Some(next) = page.entries.last().map(|last| last.seq.saturating_add(1)) else { break };
-        if next < head.size {
-            reading = Some(read(db, log, next));
+        if page.entries.is_empty() {
+            break;
         }
+        reading = read(db, log, page.end, head.size);
         let mut changed = BTreeSet::new();
-        for entries in check(page.entries, page.rows, head.size, subjects) {
+        for entries in check(page.entries, page.rows, subjects) {
             for (entry, compared) in entries.await.map_err(Error::internal)? {
                 verifier.push_read(&entry);
                 if verifier.is_broken() {
@@ -77,72 +81,76 @@ pub(super) async fn verify(
                 }
             }
         }
-        let done = next.min(head.size);
+        let done = verifier.size();
         compare_tiles(&page.tiles, &tree, &changed, done, verifier);
         tree.keep_right_edge(done);
     }
     Ok(findings)
 }
 
-/// Begins to read a page. All of it is of one snapshot.
-fn read(db: &Db, log: &LogId, from: u64) -> JoinHandle<gatehouse_db::Result<Page>> {
+/// Begins to read a page, if there is one: the places from `from` on, below `size`. All of it is of one snapshot, and
+/// pages meet, so that whatever stands at a place is read, however often the place is taken.
+fn read(db: &Db, log: &LogId, from: u64, size: u64) -> Option<JoinHandle<gatehouse_db::Result<Page>>> {
+    let end = from.saturating_add(PAGE.into()).min(size);
+    if from >= end {
+        return None;
+    }
     let (db, log) = (db.clone(), log.clone());
-    tokio::spawn(async move {
+    Some(tokio::spawn(async move {
         read_tx!(db, "verify.entries", |tx| {
-            let entries = events::list(tx, &log, from, PAGE).await?;
-            let rows = plain::run(tx, &log, from, PAGE).await?;
-            let tiles = match entries.last() {
-                // An entry that was moved to the far end is not followed there.
-                Some(last) => {
-                    let last = last.seq.min(from.saturating_add(PAGE.into()));
-                    tiles::of_run(tx, &log, from, last).await?
-                }
-                None => BTreeMap::new(),
-            };
-            Ok(Page { entries, rows, tiles })
+            // One more than there are places: a place that is taken twice shows.
+            let entries = events::list_between(tx, &log, from, end, PAGE + 1).await?;
+            let rows = plain::list_between(tx, &log, from, end, PAGE + 1).await?;
+            let tiles = tiles::of_run(tx, &log, from, end - 1).await?;
+            Ok(Page { end, entries, rows, tiles })
         })
-    })
+    }))
 }
 
 /// Begins to check entries, each apart from the others; the answers are in their order.
 fn check(
-    mut entries: Vec<Stored>,
+    entries: Vec<Stored>,
     rows: Vec<PlainRow>,
-    size: u64,
     subjects: Option<&SubjectKeys>,
 ) -> Vec<JoinHandle<Vec<Checked>>> {
-    entries.retain(|entry| entry.seq < size);
     let threads = available_parallelism().map_or(1, usize::from);
     let each = entries.len().div_ceil(threads).max(LEAST_ENTRIES_A_THREAD);
     let (mut entries, mut rows) = (entries.into_iter().peekable(), rows.into_iter().peekable());
     let mut checks = Vec::new();
     while entries.peek().is_some() {
-        let pairs: Vec<(Stored, Option<PlainRow>)> = entries
+        let pairs: Vec<(Stored, Row)> = entries
             .by_ref()
             .take(each)
             .map(|entry| {
-                // Both are in order, and no number stands twice.
+                // Both are in order. A row before the entry stands for one that is missing, which the verifier tells.
                 while rows.next_if(|row| row.seq < entry.seq).is_some() {}
-                let row = rows.next_if(|row| row.seq == entry.seq);
-                (entry, row)
+                let mut own = || rows.next_if(|row| row.seq == entry.seq);
+                let found = match (own(), own()) {
+                    (row, None) => Ok(row),
+                    (_, Some(_)) => Err(Fault::PlainRowRepeated),
+                };
+                (entry, found)
             })
             .collect();
         let subjects = subjects.cloned();
         checks.push(spawn_blocking(move || {
             let mut comparison = Comparison::new(subjects.as_ref());
-            pairs.iter().map(|(entry, row)| check_one(entry, row.as_ref(), &mut comparison)).collect()
+            pairs.iter().map(|(entry, row)| check_one(entry, row, &mut comparison)).collect()
         }));
     }
     checks
 }
 
-fn check_one(entry: &Stored, row: Option<&PlainRow>, comparison: &mut Comparison<'_>) -> Checked {
+fn check_one(entry: &Stored, row: &Row, comparison: &mut Comparison<'_>) -> Checked {
     let read = ReadEntry::of(StoredEntry {
         seq: entry.seq,
         leaf: &entry.leaf,
         payload_sha256: Some(Digest::of_payload(&entry.payload)),
     });
-    let compared = comparison.compare(row, entry, read.leaf());
+    let compared = match row {
+        Ok(row) => comparison.compare(row.as_ref(), entry, read.leaf()),
+        Err(fault) => Err(fault.clone()),
+    };
     (read, compared)
 }
 

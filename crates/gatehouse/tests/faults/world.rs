@@ -28,6 +28,8 @@ pub(crate) const LENGTH: Duration = Duration::from_secs(12);
 const RECOVERY: Duration = Duration::from_secs(60);
 /// One job after the other, so long apart.
 const BETWEEN_JOBS: Duration = Duration::from_millis(900);
+/// Jobs that begin when everything is healed.
+const CALM_JOBS: u32 = 3;
 
 const SETTINGS: &[(&str, &str)] = &[
     ("MAX_ITERATIONS", "50"),
@@ -230,6 +232,16 @@ impl World {
             let running = jobs::run(api.clone(), owner.clone(), format!("seed-{}-{number}", self.seed));
             jobs.push(tokio::spawn(async move {
                 tokio::time::sleep(BETWEEN_JOBS * number).await;
+                running.await
+            }));
+        }
+        // In calm weather no stream may break: some must be there.
+        for number in many..many + CALM_JOBS {
+            let running = jobs::run(api.clone(), owner.clone(), format!("seed-{}-{number}", self.seed));
+            let mut healed = stopped.clone();
+            jobs.push(tokio::spawn(async move {
+                healed.wait_for(|healed| *healed).await?;
+                tokio::time::sleep(BETWEEN_JOBS * (number - many + 1)).await;
                 running.await
             }));
         }

@@ -15,6 +15,7 @@ mod replicas;
 mod roles;
 mod sql;
 mod start;
+mod submit;
 mod support;
 mod trace;
 mod verify;

@@ -11,19 +11,19 @@ use tokio::process::Command;
 use crate::support::{Ended, Gatehouse, PATIENCE, answer, folder, program};
 
 /// The end that is written to of a pipe that nobody reads.
-fn unread() -> Stdio {
+pub(crate) fn unread() -> Stdio {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     writer.into()
 }
 
 /// A disk without room.
-fn full() -> Stdio {
+pub(crate) fn full() -> Stdio {
     OpenOptions::new().write(true).open("/dev/full").unwrap().into()
 }
 
 /// Runs `command`, whose standard output is `stdout`, to its end.
-async fn ended(command: &mut Command, stdout: Stdio) -> Ended {
+pub(crate) async fn ended(command: &mut Command, stdout: Stdio) -> Ended {
     let child = command.stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
     let output = tokio::time::timeout(PATIENCE, child.wait_with_output());
     Ended::from(output.await.unwrap_or_else(|_| panic!("{command:?} did not end")).unwrap())

@@ -189,7 +189,7 @@ const ACROSS_TENANTS: &[(&str, &str, &str)] = &[
     ("token_broker", "FIND_GRANT", "an internal service shows a grant's id, and the grant says whose it is"),
     ("audit", "NAMES", "names of logs, for verification; a log is of all tenants"),
     ("audit", "ROW_WITHOUT_ENTRY", "verification of a whole log"),
-    ("audit", "ROWS_FROM", "the proof of a log reads it whole"),
+    ("audit", "ROWS_BETWEEN", "the proof of a log reads it whole"),
     ("audit", "PRUNE_ROWS", "time ends a log's entries, whose they are"),
     ("audit", "ERASE_ACTOR", "a person is erased wherever they acted"),
     ("audit", "ERASE_TARGET", "a person is erased wherever something was done to them"),

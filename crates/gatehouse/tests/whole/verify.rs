@@ -8,9 +8,17 @@ use gatehouse_audit::domain::merkle::{Frontier, leaf_hash};
 use gatehouse_db::{DatabaseUrl, Db, Sql, Value, params, run_tx, sql};
 use gatehouse_testkit::eventually;
 
+use crate::output::{full, unread};
 use crate::support::{Ended, Gatehouse, PATIENCE, ended, folder, program};
 
 sql! {
+    DROP_INDEX = "DROP INDEX audit_logs_by_place";
+    FAR_EVENT = "INSERT INTO audit_events (log, seq, event_id, recorded_at, leaf, payload)
+        SELECT $1, 1000000000, randomblob(16), recorded_at, leaf, payload FROM audit_events
+        WHERE log = 'default' AND seq = 2";
+    SECOND_ROW = "INSERT INTO audit_logs (tenant_id, occurred_at, event_id, log, seq, recorded_at, service, action, outcome,
+        actor) SELECT tenant_id, occurred_at + 1, event_id, log, seq, recorded_at, service, 'forged.action', outcome, actor
+        FROM audit_logs WHERE log = 'default' AND seq = 2";
     LEAVES = "SELECT leaf FROM audit_events WHERE log = 'default' ORDER BY seq";
     CHANGE = "UPDATE audit_events SET leaf = $1 WHERE log = 'default' AND seq = 2";
     DELETE = "DELETE FROM audit_events WHERE log = 'default' AND seq = 2";
@@ -78,7 +86,8 @@ impl Kept {
         let db = open(&copy).await;
         run_tx!(db, "test.tamper", |tx| {
             for (sql, values) in changes {
-                assert!(tx.execute(sql, values.clone()).await? > 0, "{} changed nothing", sql.name());
+                let rows = tx.execute(sql, values.clone()).await?;
+                assert!(rows > 0 || sql.name() == DROP_INDEX.name(), "{} changed nothing", sql.name());
             }
             Ok(())
         })
@@ -145,6 +154,11 @@ async fn the_command_finds_every_way_to_tamper_with_a_log() {
     let all = [&DELETE_HEAD, &NO_EVENTS, &NO_ROWS, &NO_TILES, &NO_CHECKPOINTS].map(|sql| (sql, params![]));
     kept.check("emptied", &all, [at_0; 3]).await;
 
+    let far = [(1, "BROKEN at entry 1000000000: it lies beyond the end"); 3];
+    kept.check("beyond", &[(&FAR_EVENT, params!["default"])], far).await;
+    let twice = [(1, "BROKEN at entry 2: several plain rows"); 3];
+    kept.check("twice", &[(&DROP_INDEX, params![]), (&SECOND_ROW, params![])], twice).await;
+
     let mut frontier = Frontier::empty();
     kept.leaves[..2].iter().for_each(|leaf| frontier.push(leaf_hash(leaf)));
     let statement = Checkpoint { origin: "anything".into(), size: 2, root: frontier.root() }.to_string();
@@ -152,6 +166,63 @@ async fn the_command_finds_every_way_to_tamper_with_a_log() {
         [(&PRUNE_EVENTS, params![]), (&PRUNE_ROWS, params![]), (&PRUNE_HEAD, params![chain(1), statement])];
     let prefix = (3, "prefix not proven: give --verifier-key");
     kept.check("forged prefix", &pruned, [at_0, prefix, prefix]).await;
+    rows_of_no_log(&kept).await;
+    nobody_reads_it(&kept).await;
+    a_foreign_checkpoint(&kept).await;
+}
+
+/// Under a name of the forger's own, which a terminal would show as another line.
+async fn rows_of_no_log(kept: &Kept) {
+    let data = kept.tampered("named", &[(&FAR_EVENT, params!["x\nlog default: all is well"])]).await;
+    let found = kept.verify(&data, true, true).await;
+    assert_eq!(found.code, Some(1), "{found:?}");
+    assert!(found.stdout.contains("log default: ") && found.stdout.contains("verified to "), "{found:?}");
+    let told = "log x\\nlog default: all is well: 0 entries kept of 0";
+    assert!(
+        found.stdout.contains(told) && found.stdout.contains("which the service gives no log"),
+        "{found:?}"
+    );
+}
+
+/// The status is what scripts go by: it does not depend on who reads the words.
+async fn nobody_reads_it(kept: &Kept) {
+    let broken = kept.tampered("unread", &[(&DELETE, params![])]).await;
+    let honest = kept.tampered("unread honest", &[]).await;
+    for (data, code) in [(&broken, 1), (&honest, 0)] {
+        for (stdout, complaint) in [(unread(), None), (full(), Some("No space left on device"))] {
+            let mut command = program();
+            command.arg("verify-audit-chain").arg("--data").arg(data);
+            command.arg("--checkpoint").arg(&kept.checkpoint).arg("--verifier-key-file").arg(&kept.key);
+            let found = crate::output::ended(&mut command, stdout).await;
+            assert_eq!(found.code, Some(code), "{found:?}");
+            assert!(
+                complaint.map_or(found.stderr.is_empty(), |words| found.stderr.contains(words)),
+                "{found:?}"
+            );
+        }
+    }
+}
+
+/// Without the key, the configuration tells that a checkpoint is of somewhere else.
+async fn a_foreign_checkpoint(kept: &Kept) {
+    let data = kept.tampered("foreign", &[]).await;
+    for (origin, code, words) in
+        [("other.example", Some(2), "another installation"), ("gatehouse.invalid", Some(0), "verified to ")]
+    {
+        let mut command = program();
+        command.env("GATEHOUSE_AUDIT__ORIGIN", origin).arg("verify-audit-chain").arg("--data").arg(&data);
+        let found = ended(command.arg("--checkpoint").arg(&kept.checkpoint)).await;
+        assert_eq!(found.code, code, "{found:?}");
+        assert!(found.stdout.contains(words) || found.stderr.contains(words), "{found:?}");
+    }
+}
+
+#[tokio::test]
+async fn where_nothing_says_where_the_log_is_it_is_asked_for() {
+    let refused = crate::support::run(&["verify-audit-chain"]).await.refusal();
+    for word in ["--data", "databases.audit.url", "GATEHOUSE_DATABASES__AUDIT__URL"] {
+        assert!(refused.contains(word), "{refused}");
+    }
 }
 
 #[tokio::test]

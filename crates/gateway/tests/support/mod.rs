@@ -69,6 +69,8 @@ pub(crate) struct Script {
     pub(crate) breaks: VecDeque<(usize, Option<Status>)>,
     /// Whether watch streams begin from the first event whatever the cursor says.
     pub(crate) repeats: bool,
+    /// How many events, from the first, are of lives of the job before a retry.
+    pub(crate) retried: usize,
     /// Cursors that watch streams were opened with.
     pub(crate) cursors: Vec<i64>,
 }
@@ -186,8 +188,11 @@ impl Fake {
                     }
                     continue;
                 };
-                let last = event.r#type == JobEventType::End as i32;
-                if sender.send(Ok(WatchJobEventsResponse { events: vec![event] })).await.is_err() || last {
+                let is_end = event.r#type == JobEventType::End as i32;
+                let last = is_end && cursor >= shared.lock().retried;
+                let breaks_now = ending.as_ref().is_some_and(|(after, _)| *after == sent + 1);
+                let sent_now = sender.send(Ok(WatchJobEventsResponse { events: vec![event] })).await;
+                if sent_now.is_err() || last && !breaks_now {
                     return;
                 }
                 cursor += 1;

@@ -88,11 +88,16 @@ impl<T, E> Outgoing<T, E> {
         wake(state);
     }
 
-    /// Drops what waits and ends the stream with `reason`.
+    /// Drops what waits and ends the stream with `reason`, unless nothing waits and nothing more was to come.
     pub(crate) fn cut_off(&self, reason: E) {
         let mut state = self.lock();
+        let is_cut_short = match state.end {
+            End::Open => true,
+            End::Whole => !state.items.is_empty(),
+            End::CutOff(_) => false,
+        };
         state.items.clear();
-        if matches!(state.end, End::Open) {
+        if is_cut_short {
             state.end = End::CutOff(reason);
         }
         wake(state);
@@ -168,6 +173,25 @@ mod tests {
         queue.finish();
         assert_eq!(reader.collect::<Vec<_>>().await, [Ok(vec![1, 2, 3]), Ok(vec![4])]);
         assert!(queue.reader_gone());
+    }
+
+    #[tokio::test]
+    async fn what_is_dropped_is_told_though_nothing_more_was_to_come() {
+        let (queue, mut reader) = Outgoing::<u32, &str>::new(4, 2);
+        queue.add([1, 2, 3]);
+        queue.finish();
+        assert_eq!(reader.next().await, Some(Ok(vec![1, 2])));
+        queue.cut_off("stopping");
+        queue.cut_off("the first reason counts");
+        assert_eq!(reader.next().await, Some(Err("stopping")));
+        assert_eq!(reader.next().await, None);
+        // Who has it all is told nothing else.
+        let (queue, mut reader) = Outgoing::<u32, &str>::new(4, 2);
+        queue.add([1]);
+        queue.finish();
+        assert_eq!(reader.next().await, Some(Ok(vec![1])));
+        queue.cut_off("stopping");
+        assert_eq!(reader.next().await, None);
     }
 
     #[tokio::test]

@@ -23,6 +23,9 @@ use crate::store::{events, jobs};
 const PAGE: usize = 200;
 /// After a look, rings within this time are one: a job that tells a thousand events a second is read a hundred times.
 const PAUSE: Duration = Duration::from_millis(10);
+/// How long a replica that stops waits for a reader who has but what is queued to read, the end with it: well within a
+/// drain, and much longer than one who reads takes.
+const LAST_READ: Duration = Duration::from_secs(1);
 
 struct Watch {
     caller: Caller,
@@ -74,6 +77,7 @@ impl App {
         let stopping = self.0.lifecycle.stopping();
         let patience = Duration::from_secs(self.0.config.sse_backpressure_fail_timeout_s);
         let mut revoked = self.0.revocations.subscribe();
+        let mut leave_at = None;
         loop {
             let look = match self.look(&mut watch).await {
                 Ok(look) => look,
@@ -110,7 +114,15 @@ impl App {
                     {
                         return watch.queue.cut_off(error);
                     },
-                    () = stopping.cancelled() => return watch.queue.cut_off(stopping_now()),
+                    () = stopping.cancelled(), if leave_at.is_none() => {
+                        if !matches!(look, Look::Over) {
+                            return watch.queue.cut_off(stopping_now());
+                        }
+                        leave_at = Some(Instant::now() + LAST_READ);
+                    }
+                    () = tokio::time::sleep_until(leave_at.unwrap_or(looked_at)), if leave_at.is_some() => {
+                        return watch.queue.cut_off(stopping_now());
+                    }
                 }
             }
         }

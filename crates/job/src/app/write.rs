@@ -45,6 +45,8 @@ impl App {
         worker: &WorkerSession,
         writes: &[NumberedWrite],
     ) -> Result<Vec<WriteOutcome>> {
+        #[cfg(feature = "planted-bugs")]
+        self.stand_still().await;
         let now = self.0.clock.now();
         let (outcomes, effects) = run_tx!(self.0.db, "job.write", |tx| {
             let mut effects = Effects::default();
@@ -59,6 +61,18 @@ impl App {
         }
         self.follow(effects);
         Ok(outcomes)
+    }
+
+    /// Between the last look at who holds what and a write there is always some time; with the bug planted, one write in
+    /// some waits for longer than a lease of the fault harness lives, for the fence to be what is left.
+    #[cfg(feature = "planted-bugs")]
+    async fn stand_still(&self) {
+        use gatehouse_core::planted::{Bug, is};
+        if (is(Bug::UnfencedWrite) || is(Bug::HeldBackWrite)) && self.0.entropy.below(40) == 0 {
+            let pause = std::time::Duration::from_millis(200 + self.0.entropy.below(3_000));
+            let stopping = self.0.lifecycle.stopping();
+            let _ = tokio::time::timeout(pause, stopping.cancelled()).await;
+        }
     }
 
     pub(super) fn follow(&self, mut effects: Effects) {
@@ -102,17 +116,21 @@ impl App {
                 let written = jobs::write_checkpoint(tx, holding, number, checkpoint.clone()).await?;
                 written.map(|written| jobs::Written { sequence: 0, ..written })
             }
-            ending => return self.end(tx, holding, (ending, write.said), audit, now, effects).await,
+            ending => {
+                let said = (ending, number, write.said);
+                return self.end(tx, holding, said, audit, now, effects).await;
+            }
         };
         if let Some(jobs::Written { sequence, cancel_requested, .. }) = stored {
             return Ok(WriteOutcome::Stored { sequence, cancel_requested });
         }
-        // Stored before, and the worker did not hear of it; or no longer the worker's.
+        // Stored before, and the worker did not hear of it; or one before it is missing; or no longer the worker's.
         Ok(match jobs::lookup_lease(tx, holding).await? {
             Some(lease) if lease.last_write >= number => {
                 WriteOutcome::Stored { sequence: 0, cancel_requested: lease.cancel_requested }
             }
-            _ => WriteOutcome::LeaseLost,
+            Some(lease) => WriteOutcome::Missing { last_write: lease.last_write },
+            None => WriteOutcome::LeaseLost,
         })
     }
 
@@ -120,7 +138,7 @@ impl App {
         &self,
         tx: &mut Tx,
         holding: Holding,
-        (write, said): (&Write, Option<Said>),
+        (write, number, said): (&Write, i64, Option<Said>),
         audit: impl Fn(&str) -> AuditEvent,
         now: Timestamp,
         effects: &mut Effects,
@@ -133,6 +151,9 @@ impl App {
             };
             return Ok(if before { WriteOutcome::STORED_BEFORE } else { WriteOutcome::LeaseLost });
         };
+        if is_finish(write, said) && number != lease.last_write + 1 {
+            return Ok(WriteOutcome::Missing { last_write: lease.last_write });
+        }
         let holding = (holding, said);
         let stopped = Failure::new("WORKER_STOPPED", "The worker stopped before the job was done.");
         let ended = match write {
@@ -248,6 +269,17 @@ impl App {
         effects.finished.push((lease.kind.clone(), state));
         Ok(Some(written.sequence))
     }
+}
+
+/// Whether a write that ends a lease has a number of its own: a release has none (what it leaves out, the next attempt
+/// does), nor has the service's own end of a job whose worker breaks the rules.
+fn is_finish(write: &Write, said: Option<Said>) -> bool {
+    // Writes of others have moved the number.
+    #[cfg(feature = "planted-bugs")]
+    if gatehouse_core::planted::is(gatehouse_core::planted::Bug::UnfencedWrite) {
+        return false;
+    }
+    said.is_some() && *write != Write::Release
 }
 
 /// Data of an `end` event.

@@ -83,6 +83,11 @@ pub enum WriteOutcome {
     },
     /// The writer no longer holds the job; nothing was changed.
     LeaseLost,
+    /// A write before this one is not stored; nothing was changed.
+    Missing {
+        /// The last one that is.
+        last_write: i64,
+    },
 }
 
 impl WriteOutcome {

@@ -217,8 +217,9 @@ impl Work {
         let mut writes = Vec::new();
         let mut alive = false;
         let mut next = Some(first);
-        for _ in 0..BATCH {
-            let Some(WorkRequest { message }) = next.take() else { break };
+        let mut taken = 0;
+        while let Some(WorkRequest { message }) = next.take() {
+            taken += 1;
             match message {
                 Some(Message::Credit(credit)) => {
                     let more = u32::try_from(credit.leases).unwrap_or(0);
@@ -236,8 +237,10 @@ impl Work {
                     Err(stranger) => self.answer_stranger(stranger).await?,
                 },
             }
-            // What is not there yet comes later; an end or a break shows again at the next read.
-            next = incoming.message().now_or_never().and_then(Result::ok).flatten();
+            // What is read is taken. What is not there yet comes later; an end or a break shows again at the next read.
+            if taken < BATCH {
+                next = incoming.message().now_or_never().and_then(Result::ok).flatten();
+            }
         }
         if !writes.is_empty() {
             self.store(writes).await?;
@@ -257,10 +260,14 @@ impl Work {
             Ok(outcomes) => outcomes,
             Err(error) => return self.fail(&error).await,
         };
+        let mut missing = None;
         for (write, outcome) in writes.iter().zip(outcomes) {
             let key = (write.job, write.epoch);
             match outcome {
                 WriteOutcome::LeaseLost => self.lose(key).await?,
+                WriteOutcome::Missing { last_write } => {
+                    missing.get_or_insert_with(|| write_missing(write, last_write));
+                }
                 WriteOutcome::Stored { sequence, cancel_requested } => {
                     if write.write.ends_lease() {
                         self.leases.remove(&key);
@@ -278,7 +285,11 @@ impl Work {
                 }
             }
         }
-        Ok(())
+        // The worker learns from the next welcome what is stored, and sends the rest again.
+        match missing {
+            Some(error) => self.fail(&error).await,
+            None => Ok(()),
+        }
     }
 
     async fn tell_cancel(&mut self, key: (JobId, i64)) -> Result<(), Over> {
@@ -312,11 +323,6 @@ impl Work {
     /// Tells the worker of leases that it lost and of cancels, from the database.
     async fn reconcile(&mut self) -> Result<(), Over> {
         if self.leases.is_empty() {
-            return Ok(());
-        }
-        // Nobody looks who holds what.
-        #[cfg(feature = "planted-bugs")]
-        if gatehouse_core::planted::is(gatehouse_core::planted::Bug::UnfencedWrite) {
             return Ok(());
         }
         let held: Vec<Held> = match self.app.held(&self.worker).await {
@@ -464,6 +470,18 @@ fn lease_message(lease: Lease) -> WorkLease {
         traceparent: lease.traceparent,
         last_write_number: lease.last_write,
     }
+}
+
+fn write_missing(write: &NumberedWrite, last_write: i64) -> Error {
+    let NumberedWrite { job, number, .. } = write;
+    tracing::warn!(job_id = %job, number, last_write, "a worker's write does not follow the last one that was stored");
+    Error::aborted(
+        "WRITE_MISSING",
+        format!(
+            "Write {number} of job {job} does not follow write {last_write}, the last one stored. Connect again \
+             and send what follows that one."
+        ),
+    )
 }
 
 fn session_over() -> Error {

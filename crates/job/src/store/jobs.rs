@@ -66,10 +66,10 @@ sql! {
     pub(crate) CLAIM_OF_TENANT = claim!("tenant_id = $1 AND kind = $2", " FOR UPDATE SKIP LOCKED"),
         sqlite: claim!("tenant_id = $1 AND kind = $2", "");
     pub(crate) WRITE_EVENT = concat!("UPDATE jobs SET last_sequence = last_sequence + 1, last_write = $5, \
-        progressed_at = $6, stalled = FALSE, checkpoint = COALESCE($7, checkpoint) WHERE ", holds!(), " AND last_write < $5 \
+        progressed_at = $6, stalled = FALSE, checkpoint = COALESCE($7, checkpoint) WHERE ", holds!(), " AND last_write + 1 = $5 \
         RETURNING last_sequence, attempt, cancel_requested");
     pub(crate) WRITE_CHECKPOINT = concat!("UPDATE jobs SET last_write = $5, checkpoint = $6 WHERE ", holds!(), " \
-        AND last_write < $5 RETURNING last_sequence, attempt, cancel_requested");
+        AND last_write + 1 = $5 RETURNING last_sequence, attempt, cancel_requested");
     pub(crate) FINISH = concat!("UPDATE jobs SET state = $5, finished_at = $6, expires_at = $7, result = $8, \
         failure_reason = $9, failure_message = $10, holder = NULL, stalled = FALSE, last_sequence = last_sequence + 1, \
         ended_epoch = epoch, ended_digest = $11 \
@@ -88,13 +88,13 @@ sql! {
     pub(crate) DELETE_JOB = "DELETE FROM jobs WHERE tenant_id = $1 AND id = $2 AND expires_at <= $3";
 }
 
-/// A bug for the fault harness to find: whoever once held a job writes to it.
+/// A bug for the fault harness to find: [`WRITE_EVENT`] without its fence, so whoever once held a job writes to it.
 #[cfg(feature = "planted-bugs")]
 mod planted {
     gatehouse_db::sql! {
         pub(super) WRITE_ANYWAY = "UPDATE jobs SET last_sequence = last_sequence + 1, last_write = $3, \
             progressed_at = $4, stalled = FALSE, checkpoint = COALESCE($5, checkpoint) WHERE tenant_id = $1 AND id = $2 \
-            AND state = 'running' RETURNING last_sequence, attempt, cancel_requested";
+            AND state = 'running' AND last_write < $3 RETURNING last_sequence, attempt, cancel_requested";
     }
 }
 
@@ -246,7 +246,7 @@ pub(crate) async fn claim(
     Ok(leases.into_iter().map(|(_, lease)| lease).collect())
 }
 
-/// `None` if the writer no longer holds the job or this write was stored before.
+/// `None` if the writer no longer holds the job, this write was stored before, or the one before it was not.
 pub(crate) async fn write_event(
     tx: &mut Tx,
     holding: Holding,

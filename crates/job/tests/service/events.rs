@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gatehouse_core::{Clock, ErrorCode};
+use gatehouse_core::{Clock, Error, ErrorCode};
 use gatehouse_job::{Config, MIGRATIONS};
 use gatehouse_proto::auth::v1::{Revocation, RevocationKind};
 use gatehouse_proto::job::v1::work_finish::Outcome;
@@ -12,7 +12,19 @@ use gatehouse_proto::job::v1::*;
 use gatehouse_testkit::{TestDb, both_engines};
 use serde_json::json;
 
-use crate::common::{Service, assert_contiguous, config, steps};
+use crate::common::{Service, Watching, assert_contiguous, config, steps};
+
+/// Reads what is left of a stream; the error that it ends with.
+async fn cut_off(mut watching: Watching) -> Error {
+    let mut last = None;
+    loop {
+        match watching.next().await {
+            Ok(Some(event)) => last = Some(event.sequence),
+            Ok(None) => panic!("the stream ended well after {last:?}"),
+            Err(error) => return error,
+        }
+    }
+}
 
 both_engines! {
     migrations: MIGRATIONS;
@@ -97,6 +109,85 @@ both_engines! {
         assert_contiguous(&seen, 0);
         assert_eq!(seen, all);
         service.stop().await;
+    }
+
+    /// All of a log is queued for a reader who does not read. Whatever ends its stream before it has read the end
+    /// says so: a stream that ends well has told of the end.
+    async fn a_stream_ends_well_only_after_the_end(db: TestDb) {
+        let config = Config { sse_backpressure_fail_timeout_s: 3, lease_ttl_ms: 60_000, ..config() };
+        let service = Service::start_with(&db, config, Clock::system(), "127.0.0.1:0").await;
+        let mut readers = Vec::new();
+        for _ in 0..3 {
+            let owner = service.owner();
+            let job = owner.submit_count(0).await;
+            let mut worker = service.raw_worker(&["count"], &["count:*"], "").await.unwrap();
+            let lease = worker.lease().await;
+            // More than the windows of the connection hold, and less than the queue.
+            for number in 1..=600 {
+                worker.send(Message::Event(WorkEvent {
+                    job_id: job.clone(),
+                    epoch: lease.epoch,
+                    r#type: JobEventType::Progress.into(),
+                    data_json: json!({"step": number, "filler": "x".repeat(16_000)}).to_string(),
+                    write_number: number,
+                    ..WorkEvent::default()
+                }));
+                assert!(matches!(worker.answer().await.unwrap(), Answer::Ack(_)));
+            }
+            worker.finish(&lease, 601, Outcome::ResultJson("1".into()));
+            assert!(matches!(worker.answer().await.unwrap(), Answer::Ack(_)));
+            readers.push((owner, job));
+        }
+        let [(slow, slow_job), (revoked, revoked_job), (stopped, stopped_job)] = readers.try_into().map_err(drop).unwrap();
+
+        let watching = slow.watch(&slow_job, 0).await.unwrap();
+        // Nothing shows to a reader that does not read: this is the time after which it counts as behind.
+        tokio::time::sleep(Duration::from_millis(3_500)).await;
+        assert_eq!(cut_off(watching).await.reason(), "SLOW_CONSUMER");
+
+        let mut watching = revoked.watch(&revoked_job, 0).await.unwrap();
+        let first = watching.next().await.unwrap().unwrap().sequence;
+        let now = service.clock.now();
+        let tenant = Revocation {
+            kind: RevocationKind::Tenant.into(),
+            id: revoked.tenant.to_string(),
+            not_before: now.as_micros() + 1_000_000,
+            expires_at: now.as_micros() + 60_000_000,
+            ..Revocation::default()
+        };
+        service.revocations.apply(&[tenant], 1, true);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!((first, cut_off(watching).await.reason()), (1, "TOKEN_REVOKED"));
+
+        let mut watching = stopped.watch(&stopped_job, 0).await.unwrap();
+        watching.next().await.unwrap();
+        let stopping = tokio::spawn(service.stop());
+        // As long as a stopping replica waits for a reader, and more.
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        assert_eq!(cut_off(watching).await.reason(), "SERVICE_STOPPING");
+        stopping.await.unwrap();
+    }
+
+    /// Who has only the rest to read reads it, although the replica goes.
+    async fn a_replica_that_stops_lets_readers_have_the_end(db: TestDb) {
+        let service = Service::start_patient(&db).await;
+        let owner = service.owner();
+        let job = owner.submit_count(0).await;
+        let mut worker = service.raw_worker(&["count"], &["count:*"], "").await.unwrap();
+        let lease = worker.lease().await;
+        for number in 1..=300 {
+            worker.progress(&lease, number, 1);
+        }
+        worker.finish(&lease, 301, Outcome::ResultJson("1".into()));
+        while owner.get(&job).await.unwrap().state() != JobState::Succeeded {
+            worker.answer().await.unwrap();
+        }
+        let mut watching = owner.watch(&job, 0).await.unwrap();
+        watching.next().await.unwrap();
+        let stopping = tokio::spawn(service.stop());
+        watching.until(JobEventType::End).await;
+        assert!(watching.next().await.unwrap().is_none());
+        stopping.await.unwrap();
     }
 
     async fn a_reader_of_a_running_job_sees_the_end_of_its_life(db: TestDb) {

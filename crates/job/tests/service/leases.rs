@@ -144,6 +144,72 @@ both_engines! {
         service.stop().await;
     }
 
+    /// More than one transaction takes, all there at once: a burst is cut into several, and nothing falls between them.
+    async fn a_burst_of_writes_is_stored_whole(db: TestDb) {
+        let service = Service::start_patient(&db).await;
+        let owner = service.owner();
+        // The first that is left of 600, of the finish alone, and of none.
+        for writes in [600, 255, 254] {
+            let job = owner.submit_count(0).await;
+            let mut worker = service.raw_worker(COUNT, ANY, "").await.unwrap();
+            let lease = worker.lease().await;
+            // While this is looked at, the rest arrives.
+            worker.send(Message::Heartbeat(WorkHeartbeat {}));
+            for number in 1..=writes {
+                worker.progress(&lease, number, u32::try_from(number).unwrap());
+            }
+            worker.finish(&lease, writes + 1, Outcome::ResultJson("1".into()));
+            for number in 1..=writes + 1 {
+                assert_eq!(ack(&mut worker).await.write_number, number);
+            }
+            assert_eq!(owner.get(&job).await.unwrap().state(), JobState::Succeeded);
+            let events = owner.events(&job, 0).await;
+            assert_contiguous(&events, 0);
+            assert_eq!(steps(&events, "step"), (1..=u64::try_from(writes).unwrap()).collect::<Vec<_>>());
+        }
+        service.stop().await;
+    }
+
+    /// A write that is lost on the way must not vanish under numbers without a gap.
+    async fn a_write_after_one_that_is_missing_breaks_the_stream(db: TestDb) {
+        let service = Service::start_patient(&db).await;
+        let owner = service.owner();
+        let job = owner.submit_count(0).await;
+        let mut worker = service.raw_worker(COUNT, ANY, "").await.unwrap();
+        let lease = worker.lease().await;
+        let id = worker.welcome.worker_id.clone();
+        let checkpoint = Message::Checkpoint(WorkCheckpoint {
+            job_id: job.clone(), epoch: lease.epoch, checkpoint: vec![1].into(), write_number: 3,
+        });
+        worker.progress(&lease, 1, 1);
+        ack(&mut worker).await;
+        worker.progress(&lease, 3, 3);
+        let refused = worker.answer().await.unwrap_err();
+        assert_eq!((refused.code(), refused.reason()), (ErrorCode::Aborted, "WRITE_MISSING"));
+        worker = service.raw_worker(COUNT, ANY, &id).await.unwrap();
+        assert_eq!(worker.welcome.held[0].last_write_number, 1);
+        worker.send(checkpoint);
+        assert_eq!(worker.answer().await.unwrap_err().reason(), "WRITE_MISSING");
+        // An end would hide it for good.
+        for number in [3, 1] {
+            worker = service.raw_worker(COUNT, ANY, &id).await.unwrap();
+            worker.finish(&lease, number, Outcome::ResultJson("1".into()));
+            assert_eq!(worker.answer().await.unwrap_err().reason(), "WRITE_MISSING", "{number}");
+        }
+        // What is there again is taken, with a repeat before it.
+        worker = service.raw_worker(COUNT, ANY, &id).await.unwrap();
+        for number in 1..=3 {
+            worker.progress(&lease, number, u32::try_from(number).unwrap());
+            assert_eq!(ack(&mut worker).await.write_number, number);
+        }
+        worker.finish(&lease, 4, Outcome::ResultJson("1".into()));
+        ack(&mut worker).await;
+        let events = owner.events(&job, 0).await;
+        assert_contiguous(&events, 0);
+        assert_eq!(steps(&events, "step"), [1, 2, 3]);
+        service.stop().await;
+    }
+
     /// The acknowledgement was lost with the stream: the worker says it again, and hears what it would have heard.
     async fn an_ending_that_is_sent_again_is_acknowledged_again(db: TestDb) {
         let service = Service::start_patient(&db).await;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use gatehouse_core::{Error, Secret};
+use gatehouse_core::{Error, Secret, Timestamp};
 use gatehouse_db::run_tx;
 use gatehouse_secrets::{SecretVersion, VersionId};
 use sha2::{Digest, Sha256};
@@ -15,7 +15,7 @@ use super::settle::Attempt;
 use crate::domain::answer::{self, Meaning, RawAnswer};
 use crate::domain::connection::ConnectionKey;
 use crate::steps::Step;
-use crate::store::connections;
+use crate::store::connections::{self, Lease};
 use crate::store::rotations::{self, End, Intent};
 
 /// How an attempt ended, if it ended in an answer about this token.
@@ -36,7 +36,7 @@ impl Broker {
     ) -> Result<Attempted, Failure> {
         let (lease, key) = (rotation.lease, rotation.lease.key);
         let token = std::str::from_utf8(candidate.value.expose()).map_err(Error::internal)?;
-        let now = self.clock.now();
+        let (started, now) = (Instant::now(), self.clock.now());
         let until = now.plus(self.0.config.lease());
         let intent = Intent {
             rotation_id: gatehouse_core::ids::new_uuid(&self.clock, &self.entropy),
@@ -59,6 +59,10 @@ impl Broker {
         self.steps.at(Step::IntentCommitted)?;
 
         let narrowed = (rotation.scopes != rotation.connection.scopes).then_some(&rotation.scopes);
+        // Nothing may be awaited between this look and the request.
+        if self.stood_still(started, until, rotation.provider.timeout()) {
+            return Err(self.show_nothing(lease).await?);
+        }
         let answer = match rotation.provider.refresh(token, narrowed).await {
             Ok(answer) => answer,
             Err(silence) => {
@@ -85,6 +89,30 @@ impl Broker {
             scopes: intent.scopes,
         };
         self.act_on(rotation, &attempt, &answer).await
+    }
+
+    /// Whether an attempt stood still since it `started` (SIGSTOP, a frozen cgroup, a commit held back) until its request
+    /// might outlast the lease: then another may have shown the token by now, and this attempt may not. By both
+    /// clocks, for each misses something: `Instant` (`CLOCK_MONOTONIC`) stands while the system is suspended, and the
+    /// wall clock, by which others judge the lease, can be set back.
+    fn stood_still(&self, started: Instant, until: Timestamp, timeout: Duration) -> bool {
+        started.elapsed() + timeout > self.0.config.lease() || self.clock.now().plus(timeout) > until
+    }
+
+    /// Ends an attempt that showed nothing: it may not be taken for one whose answer was lost. If the lease is still held
+    /// it goes back, for whoever wants to try again at once.
+    async fn show_nothing(&self, lease: Lease) -> Result<Failure, Failure> {
+        let now = self.clock.now();
+        run_tx!(self.db, "token_broker.rotation.show_nothing", |tx| {
+            rotations::end_unshown(tx, lease, now).await?;
+            connections::release(tx, lease).await
+        })?;
+        tracing::warn!(
+            connection = %lease.key.connection,
+            generation = lease.generation,
+            "stood still for too long to show a refresh token; showed nothing"
+        );
+        Ok(Failure::Busy)
     }
 
     /// Does what an answer asks for: the same whether it came just now or out of escrow.

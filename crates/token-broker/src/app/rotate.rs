@@ -179,25 +179,26 @@ impl Broker {
         Ok(false)
     }
 
-    /// The next token worth showing: the current one, else the newest that lies there, none that was refused before.
+    /// The next token worth showing: the current one, else the newest that lies there, none that was refused before, and
+    /// none that was replaced and only not deleted yet, for want of a process that lived: its successor was shown.
     /// With it the version that is current now, under the lease: the only one that its successor may replace.
     async fn pick(
         &self,
         rotation: &Rotation<'_>,
     ) -> Result<Option<(SecretVersion, Option<VersionId>)>, Failure> {
         let key = rotation.lease.key;
-        let refused: HashSet<String> = read_tx!(self.db, "token_broker.rotation.refused", |tx| {
-            rotations::list_refused(tx, key).await
-        })?
-        .into_iter()
-        .collect();
+        let (refused, used) = read_tx!(self.db, "token_broker.rotation.refused", |tx| {
+            Ok((rotations::list_refused(tx, key).await?, rotations::list_used(tx, key).await?))
+        })?;
+        let (refused, used) = (HashSet::<String>::from_iter(refused), HashSet::<String>::from_iter(used));
         let secret = secret_key(key)?;
         let mut versions = self.secrets.list_versions(&secret).await?;
         // What was put last stands last; the current one goes before all.
         versions.sort_by_key(|version| version.is_current);
         let current = versions.last().filter(|version| version.is_current).map(|version| version.id.clone());
         while let Some(version) = versions.pop() {
-            if refused.contains(version.id.as_str()) {
+            let was_replaced = !version.is_current && used.contains(version.id.as_str());
+            if was_replaced || refused.contains(version.id.as_str()) {
                 if !version.is_current {
                     self.secrets.delete_version(&secret, &version.id).await?;
                 }

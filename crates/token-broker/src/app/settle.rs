@@ -38,6 +38,10 @@ pub(crate) struct Attempt {
 
 impl Broker {
     /// Acts on an answer that an earlier holder left in escrow. Whether it gave tokens.
+    ///
+    /// One that does not open now stays: a key may come back (restored, its `min_decryption_version` lowered, the right
+    /// one configured), and until then nobody can know whether the answer holds the successor of the token that would be
+    /// shown again. Only the person gives it up, by a new consent or by disconnecting.
     pub(crate) async fn settle_escrow(
         &self,
         rotation: &Rotation<'_>,
@@ -50,9 +54,14 @@ impl Broker {
             Err(other) => return Err(other.into()),
         };
         let Some(answer) = answer else {
-            tracing::error!(connection = %row.key.connection, generation = row.generation, "an escrow does not open");
-            self.end(row.key, row.generation, End::FailedUnread("escrow_unreadable")).await?;
-            return Ok(false);
+            tracing::error!(
+                connection = %row.key.connection,
+                upstream = rotation.connection.upstream,
+                generation = row.generation,
+                "an upstream's answer in escrow does not open; no token is renewed until it does. Is the sealing key the \
+                 one of before, and are its old versions allowed?"
+            );
+            return Err(Failure::Upstream { reason: "escrow_unreadable", wait: Self::wait_after(rotation) });
         };
         let attempt = Attempt {
             generation: row.generation,

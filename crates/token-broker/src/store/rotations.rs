@@ -17,6 +17,9 @@ sql! {
         AND generation = $3 AND state IN ('intent', 'lost', 'answered')";
     END_ROTATION = "UPDATE rotations SET state = $4, failure = $5, escrow = NULL, finished_at = $6 \
         WHERE tenant_id = $1 AND connection_id = $2 AND generation = $3";
+    /// Only an intent: if another holder came meanwhile, its word on it stands.
+    END_UNSHOWN = "UPDATE rotations SET state = 'failed', failure = 'not_shown', finished_at = $4 WHERE tenant_id = $1 \
+        AND connection_id = $2 AND generation = $3 AND state IN ('intent', 'lost')";
     /// As a failure, but the answer stays: nobody could read it, and it may hold a token.
     END_KEEPING_ESCROW = "UPDATE rotations SET state = 'failed', failure = $4, finished_at = $5 \
         WHERE tenant_id = $1 AND connection_id = $2 AND generation = $3";
@@ -31,6 +34,9 @@ sql! {
     LIST_ANSWERED = "SELECT tenant_id, connection_id, generation, rotation_id, token_version, expected_version, scopes, \
         escrow FROM rotations WHERE tenant_id = $1 AND connection_id = $2 AND state = 'answered' ORDER BY generation DESC LIMIT 8";
     LIST_REFUSED = "SELECT token_version FROM rotations WHERE tenant_id = $1 AND connection_id = $2 AND state = 'refused' \
+        ORDER BY generation DESC LIMIT 100";
+    /// Tokens that brought tokens. One that is not the current one any more was replaced.
+    LIST_USED = "SELECT token_version FROM rotations WHERE tenant_id = $1 AND connection_id = $2 AND state = 'done' \
         ORDER BY generation DESC LIMIT 100";
     /// Maintenance: connections with interrupted rotations that nobody works on.
     LIST_INTERRUPTED = "SELECT DISTINCT r.tenant_id, r.connection_id FROM rotations r JOIN connections c \
@@ -119,6 +125,12 @@ pub(crate) async fn end(
     tx.execute(&END_ROTATION, values).await.map(drop)
 }
 
+/// Ends an attempt whose token was not shown.
+pub(crate) async fn end_unshown(tx: &mut Tx, lease: Lease, now: Timestamp) -> Result<()> {
+    let values = params![lease.key.tenant, lease.key.connection, lease.generation, now];
+    tx.execute(&END_UNSHOWN, values).await.map(drop)
+}
+
 pub(crate) async fn supersede(tx: &mut Tx, key: ConnectionKey, below: i64, now: Timestamp) -> Result<()> {
     tx.execute(&SUPERSEDE, params![key.tenant, key.connection, below, now]).await.map(drop)
 }
@@ -162,6 +174,11 @@ fn read_answered(row: &Row) -> Result<Answered> {
 
 pub(crate) async fn list_refused(tx: &mut Tx, key: ConnectionKey) -> Result<Vec<String>> {
     let rows = tx.fetch_all(&LIST_REFUSED, params![key.tenant, key.connection]).await?;
+    rows.iter().map(|row| row.get("token_version")).collect()
+}
+
+pub(crate) async fn list_used(tx: &mut Tx, key: ConnectionKey) -> Result<Vec<String>> {
+    let rows = tx.fetch_all(&LIST_USED, params![key.tenant, key.connection]).await?;
     rows.iter().map(|row| row.get("token_version")).collect()
 }
 

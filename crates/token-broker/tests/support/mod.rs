@@ -265,6 +265,18 @@ impl World {
         rows.iter().map(|row| NewEvent::decode(&*row.get::<Vec<u8>>("event").unwrap()).unwrap()).collect()
     }
 
+    /// All attempts on all connections, in order: state and failure.
+    pub(crate) async fn rotation_states(&self) -> Vec<String> {
+        let rows =
+            read_tx!(self.db, "test.rotations", |tx| { tx.fetch_all(&ROTATIONS, vec![]).await }).unwrap();
+        rows.iter()
+            .map(|row| {
+                let failure = row.get::<Option<String>>("failure").unwrap().unwrap_or_default();
+                format!("{} {failure}", row.get::<String>("state").unwrap()).trim().to_owned()
+            })
+            .collect()
+    }
+
     pub(crate) async fn actions(&self) -> Vec<String> {
         self.events()
             .await
@@ -286,6 +298,7 @@ pub(crate) fn no_revocations(clock: &Clock) -> Revocations {
 }
 
 sql! {
+    ROTATIONS = "SELECT state, failure FROM rotations ORDER BY started_at, generation";
     EVENTS = "SELECT event FROM audit_outbox ORDER BY position, event_id";
 }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use eventsource_stream::Eventsource as _;
-use futures_util::StreamExt as _;
+use eventsource_stream::{EventStreamError, Eventsource as _};
+use futures_util::{Stream, StreamExt as _};
 use gatehouse_testkit::check::{Seen, Told, check_events};
 use reqwest::{Client, StatusCode};
 use serde_json::Value;
@@ -55,6 +55,19 @@ async fn submit(api: &Api, token: &str, key: &str) -> anyhow::Result<String> {
     job["job_id"].as_str().map(str::to_owned).context("a job without id")
 }
 
+/// How an answer with events ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Ending {
+    /// The job's end was told.
+    End,
+    /// It said that there is more to come.
+    Closed,
+    /// It ended well, and told neither.
+    Silent,
+    /// It broke off, in the middle of an event or of the answer, or nothing was heard for too long.
+    Broken { reason: String, is_late: bool },
+}
+
 /// Reads events to their end, resuming by the last id each time the stream breaks; how often it did.
 async fn follow(api: &Api, token: &str, job: &str) -> anyhow::Result<(Vec<Seen>, u64)> {
     let (mut seen, mut resumed): (Vec<Seen>, u64) = (Vec::new(), 0);
@@ -70,23 +83,38 @@ async fn follow(api: &Api, token: &str, job: &str) -> anyhow::Result<(Vec<Seen>,
         });
         resumed += u64::from(last.is_some());
         let sent = api.now();
-        if let Ok(Ok(response)) = timeout(SILENCE, request.send()).await {
-            match response.status() {
+        let failed = |sent, status: Option<StatusCode>, reason: String, is_late| {
+            let (what, status) = ("events".to_owned(), status.map(|status| status.as_u16()));
+            api.note(Failure { what, sent, answered: api.now(), status, reason, is_late });
+        };
+        match timeout(SILENCE, request.send()).await {
+            Ok(Ok(response)) => match response.status() {
                 StatusCode::OK => {
-                    if read(response, &mut seen).await? {
-                        return Ok((seen, resumed));
+                    let mut heard = Instant::now();
+                    match read(response.bytes_stream(), SILENCE, &mut seen, &mut heard).await? {
+                        Ending::End => return Ok((seen, resumed)),
+                        Ending::Closed => {}
+                        Ending::Silent => bail!(
+                            "the events ended well, without `end` and without `closed`, at {:?} after {}",
+                            api.now(),
+                            names(&seen)
+                        ),
+                        // It was whole when something was heard last.
+                        Ending::Broken { reason, is_late } => {
+                            failed(heard - api.began, None, reason, is_late);
+                        }
                     }
                 }
                 status if status.is_server_error() => {
                     let body: Value = response.json().await.unwrap_or_default();
                     let reason = body["reason"].as_str().unwrap_or_default().to_owned();
-                    let (what, is_late) = ("events".to_owned(), status == StatusCode::GATEWAY_TIMEOUT);
-                    let (answered, status) = (api.now(), Some(status.as_u16()));
-                    api.note(Failure { what, sent, answered, status, reason, is_late });
+                    failed(sent, Some(status), reason, status == StatusCode::GATEWAY_TIMEOUT);
                 }
                 StatusCode::TOO_MANY_REQUESTS => {}
                 other => bail!("the events were answered {other}: {}", response.text().await?),
-            }
+            },
+            Ok(Err(error)) => failed(sent, None, format!("{error:?}"), error.is_timeout()),
+            Err(_) => failed(sent, None, "no answer".to_owned(), true),
         }
         if seen.last().map(|event| event.id) > last {
             until = Instant::now() + PATIENCE;
@@ -96,26 +124,86 @@ async fn follow(api: &Api, token: &str, job: &str) -> anyhow::Result<(Vec<Seen>,
     bail!("nothing new in {} s after {}", PATIENCE.as_secs(), names(&seen))
 }
 
-/// Reads one answer; `true` at the end of the job, `false` if the answer broke off.
-async fn read(response: reqwest::Response, seen: &mut Vec<Seen>) -> anyhow::Result<bool> {
-    // Comments are no events: silence is of bytes.
-    let bytes = futures_util::stream::unfold(Some(response.bytes_stream()), |stream| async move {
+/// Reads one answer, and notes when something was heard last: longer than `silence` ago is too long.
+async fn read<B, E>(
+    bytes: impl Stream<Item = Result<B, E>>,
+    silence: Duration,
+    seen: &mut Vec<Seen>,
+    heard: &mut Instant,
+) -> anyhow::Result<Ending>
+where
+    B: AsRef<[u8]>,
+    E: std::fmt::Debug,
+{
+    // Comments are no events: silence is of bytes. It is no end of the answer, so it must not look like one.
+    let bytes = Box::pin(bytes);
+    let bytes = futures_util::stream::unfold((Some(bytes), heard), |(stream, heard)| async move {
         let mut stream = stream?;
-        let next = timeout(SILENCE, stream.next()).await.ok()??;
-        Some((next, Some(stream)))
+        match timeout(silence, stream.next()).await {
+            Ok(next) => {
+                *heard = Instant::now();
+                Some((next?.map_err(|error| (format!("{error:?}"), false)), (Some(stream), heard)))
+            }
+            Err(_) => Some((Err(("nothing was heard".to_owned(), true)), (None, heard))),
+        }
     });
     let mut events = Box::pin(bytes.eventsource());
-    while let Some(Ok(event)) = events.next().await {
+    let mut is_end_told = false;
+    loop {
+        let event = match events.next().await {
+            Some(Ok(event)) => event,
+            // Who has the end misses nothing.
+            _ if is_end_told => return Ok(Ending::End),
+            Some(Err(EventStreamError::Transport((reason, is_late)))) => {
+                return Ok(Ending::Broken { reason, is_late });
+            }
+            Some(Err(error)) => bail!("what came is no event stream: {error:?}"),
+            None => return Ok(Ending::Silent),
+        };
         // Has no id: it says why this answer ends, not what happened to the job.
         if event.event == "closed" {
-            return Ok(false);
+            return Ok(if is_end_told { Ending::End } else { Ending::Closed });
         }
         let event = Seen::read(&event.id, event.event, &event.data)?;
-        let is_end = event.is_end();
+        // Nobody retries a job here: what comes after its end is found when all is counted.
+        is_end_told |= event.is_end();
         seen.push(event);
-        if is_end {
-            return Ok(true);
-        }
     }
-    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream::iter;
+
+    use super::*;
+
+    const PROGRESS: &str = "id: 1\nevent: progress\ndata: {}\n\n";
+    const END: &str = "id: 2\nevent: end\ndata: {\"state\":\"succeeded\"}\n\n";
+    const CLOSED: &str = "retry: 1000\nevent: closed\ndata: {\"reason\":\"DRAINING\"}\n\n";
+
+    async fn ending(chunks: &[Result<&str, &str>]) -> (Ending, Vec<u64>) {
+        let (mut seen, mut heard) = (Vec::new(), Instant::now());
+        let ending = read(iter(chunks.to_vec()), SILENCE, &mut seen, &mut heard).await.unwrap();
+        (ending, seen.into_iter().map(|event| event.id).collect())
+    }
+
+    #[tokio::test]
+    async fn each_way_in_which_a_stream_ends_is_told_from_the_others() {
+        let broken = || Ending::Broken { reason: "\"cut\"".to_owned(), is_late: false };
+        assert_eq!(ending(&[Ok(PROGRESS), Ok(END)]).await, (Ending::End, vec![1, 2]));
+        assert_eq!(ending(&[Ok(PROGRESS), Ok(END), Err("cut")]).await, (Ending::End, vec![1, 2]));
+        assert_eq!(ending(&[Ok(PROGRESS), Ok(CLOSED)]).await, (Ending::Closed, vec![1]));
+        assert_eq!(ending(&[Ok(PROGRESS)]).await, (Ending::Silent, vec![1]));
+        assert_eq!(ending(&[]).await, (Ending::Silent, vec![]));
+        // A piece of an event is none.
+        assert_eq!(ending(&[Ok(PROGRESS), Ok(&END[..END.len() - 1])]).await, (Ending::Silent, vec![1]));
+        assert_eq!(ending(&[Ok(PROGRESS), Ok(&END[..9]), Err("cut")]).await, (broken(), vec![1]));
+        assert_eq!(ending(&[Err("cut")]).await, (broken(), vec![]));
+        let (mut seen, began, short) = (Vec::new(), Instant::now(), Duration::from_millis(20));
+        let mut heard = began;
+        let silent = iter([Ok::<_, ()>(PROGRESS)]).chain(futures_util::stream::pending());
+        let late = Ending::Broken { reason: "nothing was heard".to_owned(), is_late: true };
+        assert_eq!(read(silent, short, &mut seen, &mut heard).await.unwrap(), late);
+        assert!(seen.len() == 1 && heard > began && heard.elapsed() >= short);
+    }
 }

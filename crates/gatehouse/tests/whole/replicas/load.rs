@@ -1,12 +1,13 @@
 //! People at work, through the balancer: they sign in, refresh, list, submit and follow, and write down whatever fails.
 
 use std::future::Future;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use gatehouse_testkit::eventually;
-use reqwest::{Client, Method, Request, RequestBuilder, Response};
+use reqwest::{Certificate, Client, Method, Request, RequestBuilder, Response, Version};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,8 @@ pub(crate) struct Failure {
     pub(crate) what: String,
     /// The status of the answer; none if there was no whole answer.
     pub(crate) status: Option<u16>,
+    /// Whether nothing of an answer had come.
+    pub(crate) is_unanswered: bool,
     pub(crate) retry_after: bool,
     pub(crate) reason: String,
 }
@@ -62,6 +65,11 @@ impl Book {
 
     pub(crate) fn forget_failures(&self) {
         self.failures.lock().unwrap().clear();
+    }
+
+    /// Takes those out that `forgiven` says.
+    pub(crate) fn forgive(&self, forgiven: impl Fn(&Failure) -> bool) -> Vec<Failure> {
+        self.failures.lock().unwrap().extract_if(.., |failure| forgiven(failure)).collect()
     }
 
     /// All requests that are over since then.
@@ -102,6 +110,24 @@ impl Api {
         Self { who: String::new(), base, http, book: Arc::default() }
     }
 
+    /// The same over HTTPS, at `base`, for which the authority at `certificate` vouches: over HTTP/2, whose connections are
+    /// kept for as long as the server does.
+    fn over_https(&self, base: String, certificate: &Path) -> Self {
+        let certificate = Certificate::from_pem(&std::fs::read(certificate).unwrap()).unwrap();
+        let http = Client::builder()
+            .timeout(Duration::from_secs(20))
+            .no_proxy()
+            .tls_certs_only([certificate])
+            .build()
+            .unwrap();
+        Self { base, http, ..self.clone() }
+    }
+
+    fn check_version(&self, answer: &Response) {
+        let http2 = self.base.starts_with("https:");
+        assert_eq!(answer.version() == Version::HTTP_2, http2, "{:?} at {}", answer.version(), self.base);
+    }
+
     /// The same, as somebody.
     fn of(&self, who: &str) -> Self {
         Self { who: who.to_owned(), ..self.clone() }
@@ -130,9 +156,9 @@ impl Api {
                 self.book.answered.fetch_add(1, Ordering::SeqCst);
                 Some(answer)
             }
-            Err((status, wait, reason)) => {
+            Err(Unwell { status, is_unanswered, wait, reason }) => {
                 let retry_after = wait.is_some();
-                let failure = Failure { began, what, status, retry_after, reason };
+                let failure = Failure { began, what, status, is_unanswered, retry_after, reason };
                 self.book.failures.lock().unwrap().push(failure);
                 tokio::time::sleep(wait.unwrap_or_default()).await;
                 None
@@ -140,16 +166,24 @@ impl Api {
         }
     }
 
-    /// The body, or status, wait and words of a failure.
-    async fn send(&self, request: Request) -> Result<Value, (Option<u16>, Option<Duration>, String)> {
-        let broken = |error: reqwest::Error| (None, None, format!("{error:?}"));
-        let answer = self.http.execute(request).await.map_err(broken)?;
+    /// The body.
+    async fn send(&self, request: Request) -> Result<Value, Unwell> {
+        let broken = |is_unanswered| {
+            move |error: reqwest::Error| Unwell {
+                status: None,
+                is_unanswered,
+                wait: None,
+                reason: format!("{error:?}"),
+            }
+        };
+        let answer = self.http.execute(request).await.map_err(broken(true))?;
+        self.check_version(&answer);
         let (status, wait) = (answer.status(), wait(&answer));
-        let text = answer.text().await.map_err(broken)?;
+        let text = answer.text().await.map_err(broken(false))?;
         if status.is_success() {
             Ok(serde_json::from_str(&text).unwrap_or(Value::Null))
         } else {
-            Err((Some(status.as_u16()), wait, text))
+            Err(Unwell { status: Some(status.as_u16()), is_unanswered: false, wait, reason: text })
         }
     }
 
@@ -234,24 +268,25 @@ impl Api {
                 .header("last-event-id", last.to_string())
                 .timeout(PATIENCE);
             let after = last;
-            let fail = |status, retry_after, reason: String| {
+            let fail = |status, is_unanswered, retry_after, reason: String| {
                 let what = format!("GET events of {job} after {after}");
-                let failure = Failure { began: opened, what, status, retry_after, reason };
+                let failure = Failure { began: opened, what, status, is_unanswered, retry_after, reason };
                 self.book.failures.lock().unwrap().push(failure);
             };
             let mut answer = match request.send().await {
                 Ok(answer) if answer.status() == 200 => answer,
                 Ok(answer) => {
                     let (status, wait) = (answer.status().as_u16(), wait(&answer));
-                    fail(Some(status), wait.is_some(), answer.text().await.unwrap_or_default());
+                    fail(Some(status), false, wait.is_some(), answer.text().await.unwrap_or_default());
                     tokio::time::sleep(wait.unwrap_or_default()).await;
                     continue;
                 }
                 Err(error) => {
-                    fail(None, false, format!("{error:?}"));
+                    fail(None, true, false, format!("{error:?}"));
                     continue;
                 }
             };
+            self.check_version(&answer);
             let mut text = String::new();
             loop {
                 match answer.chunk().await {
@@ -269,7 +304,7 @@ impl Api {
                         break;
                     }
                     Err(error) => {
-                        fail(None, false, format!("{error:?}"));
+                        fail(None, false, false, format!("{error:?}"));
                         break;
                     }
                 }
@@ -295,6 +330,14 @@ impl Api {
     }
 }
 
+/// What went wrong with a request.
+struct Unwell {
+    status: Option<u16>,
+    is_unanswered: bool,
+    wait: Option<Duration>,
+    reason: String,
+}
+
 /// What `Retry-After` says.
 fn wait(answer: &Response) -> Option<Duration> {
     let seconds = answer.headers().get("retry-after")?.to_str().ok()?.parse().ok()?;
@@ -312,6 +355,9 @@ fn session(tokens: &Value) -> Session {
 
 /// Who is at work: two who do a bit of everything, two who follow jobs, and one who only signs in.
 pub(crate) const PEOPLE: [&str; 5] = ["ada", "bob", "cleo", "dan", "eve"];
+
+/// Who comes over HTTPS, where there is any: one who does a bit of everything, one who follows jobs.
+const OVER_HTTPS: [&str; 2] = ["fay", "gil"];
 
 /// Some people at work.
 pub(crate) struct Load {
@@ -334,8 +380,28 @@ impl Load {
         Self { api, stop, people }
     }
 
+    /// Some more people, over HTTPS at `base`, for which the authority at `certificate` vouches.
+    pub(crate) fn also_over_https(&mut self, base: String, certificate: &Path) {
+        let api = self.api.over_https(base, certificate);
+        let [worker, follower] = OVER_HTTPS.map(|name| api.of(name));
+        self.people.push(tokio::spawn(worker.work(OVER_HTTPS[0].to_owned(), self.stop.clone())));
+        self.people.push(tokio::spawn(follower.follow(OVER_HTTPS[1].to_owned(), self.stop.clone())));
+    }
+
     pub(crate) fn book(&self) -> &Book {
         &self.api.book
+    }
+
+    /// Waits until each who came over HTTPS has been well answered to something that began from now on.
+    pub(crate) async fn https_goes_on(&self) {
+        let now = Instant::now();
+        eventually(PATIENCE, || async {
+            let over = self.book().over_since(now);
+            OVER_HTTPS
+                .iter()
+                .all(|who| over.iter().any(|over| over.who == *who && over.began > now && over.is_well))
+        })
+        .await;
     }
 
     /// Waits until `more` requests were answered from now on.

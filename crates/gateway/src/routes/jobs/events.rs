@@ -1,7 +1,7 @@
 //! `GET /v1/jobs/{job_id}/events`: a job as it happens (requirements L8, L9b).
 
-use actix_web::HttpResponse;
 use actix_web::http::{ConnectionType, Version, header};
+use actix_web::{HttpResponse, HttpResponseBuilder};
 use gatehouse_client::{Authorized, Channel, from_status};
 use gatehouse_core::ids::JobId;
 use gatehouse_core::{Error, Result};
@@ -14,7 +14,7 @@ use utoipa::IntoParams;
 
 use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
-use crate::sse::{self, Pump, Reconnect};
+use crate::sse::{self, Pump, Reconnect, SaysKeepAlive};
 use crate::upstream::DeclaredCalls;
 
 pub(super) fn route() -> Route {
@@ -27,15 +27,14 @@ pub(super) fn route() -> Route {
     .streaming()
 }
 
-/// actix-web drops the header `Connection: keep-alive` on HTTP/1.1, where it says nothing new; but row L9b asks for
-/// it, for the sake of old proxies. The reason phrase is the one place from which it goes out.
-const OK_KEEP_ALIVE: &str = "OK\r\nconnection: keep-alive";
-
-/// HTTP/2 forbids the header (RFC 9113, section 8.2.2), and a client that asked for `close` gets that.
-fn speaks_keep_alive(context: &Context) -> bool {
+/// HTTP/2 forbids the header (RFC 9113, section 8.2.2), and a client that asked for `close` gets that; so does one that
+/// sent a body, which nobody reads here. Whether this process leaves is asked where the connection's end is decided.
+fn may_keep_alive(context: &Context) -> bool {
     let head = context.request.head();
-    let leaving = context.gateway.lifecycle.leaving().is_cancelled();
-    head.version == Version::HTTP_11 && head.connection_type() == ConnectionType::KeepAlive && !leaving
+    let has_body = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING]
+        .iter()
+        .any(|name| head.headers.contains_key(name));
+    head.version == Version::HTTP_11 && head.connection_type() == ConnectionType::KeepAlive && !has_body
 }
 
 /// Where to begin.
@@ -95,16 +94,26 @@ fn reconnect(context: &Context, channel: Channel) -> Option<Reconnect> {
     }))
 }
 
-/// A job's events as server-sent events: those so far, then live ones, until `end`.
+/// The head of a stream.
+fn begin() -> HttpResponseBuilder {
+    let mut response = HttpResponse::Ok();
+    response
+        .content_type("text/event-stream; charset=utf-8")
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .insert_header(("x-accel-buffering", "no"));
+    response
+}
+
+/// A job's events as server-sent events: those so far, then live ones, until the job has ended.
 ///
-/// Event names: `queued`, `started`, `progress`, `notice`, `retrying`, `stalled`, `cancel_requested`, `end`. The id is the event's sequence number, the data a JSON object. Resume with `Last-Event-ID` or `after`. An answer that stops without `end` says why in an event `closed` (without an id): resume. Who resumes after `end` gets 204, at which an `EventSource` stops.
+/// Event names: `queued`, `started`, `progress`, `notice`, `retrying`, `stalled`, `cancel_requested`, `end`. The id is the event's sequence number, the data a JSON object. Resume with `Last-Event-ID` or `after`. `end` is the last event of its job until the job is retried: a retried job has one for each of its lives, with more events between. So read on after `end`; where it is the last, the answer ends within moments. An answer that stops elsewhere says why in an event `closed` (without an id), or breaks off: resume. Who resumes after the last `end` gets 204, at which an `EventSource` stops.
 #[utoipa::path(get, path = "/v1/jobs/{job_id}/events", operation_id = "watchJobEvents", tag = "jobs", params(("job_id" = String, Path, format = Uuid), ("Last-Event-ID" = Option<i64>, Header), EventsQuery), responses((status = 200, content_type = "text/event-stream", body = String, description = "The events"), (status = 204, description = "The job has ended, and there is no event after the one named")))]
 async fn handle(context: Context) -> Result<HttpResponse> {
     let job_id = context.id::<JobId>("job_id")?;
     let (cursor, field) = cursor(&context)?;
     let gateway = &context.gateway;
     if gateway.lifecycle.stopping().is_cancelled() {
-        return Err(Error::unavailable("DRAINING", "This process is going away. Connect again."));
+        return Ok(begin().body(sse::only_draining(&gateway.config.sse)));
     }
     let callers_only = || Error::internal("the route lets in callers only");
     let caller = context.caller.clone().ok_or_else(callers_only)?;
@@ -132,14 +141,11 @@ async fn handle(context: Context) -> Result<HttpResponse> {
         permit,
         opened_at: Instant::now(),
         lost_at: None,
+        is_end_seen: false,
     };
-    let mut response = HttpResponse::Ok();
-    response
-        .content_type("text/event-stream; charset=utf-8")
-        .insert_header((header::CACHE_CONTROL, "no-store"))
-        .insert_header(("x-accel-buffering", "no"));
-    if speaks_keep_alive(&context) {
-        response.reason(OK_KEEP_ALIVE);
+    let mut response = begin().streaming(pump.start(stream));
+    if may_keep_alive(&context) {
+        response.extensions_mut().insert(SaysKeepAlive);
     }
-    Ok(response.streaming(pump.start(stream)))
+    Ok(response)
 }

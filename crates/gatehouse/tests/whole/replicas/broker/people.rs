@@ -43,6 +43,8 @@ pub(super) enum Told {
     PutOff(String),
     /// No whole answer.
     Lost(String),
+    /// The time ran out: as it may where a broker was frozen meanwhile.
+    Late(String),
     Wrong(String),
 }
 
@@ -53,6 +55,7 @@ pub(super) struct Call {
     pub(super) connection: usize,
     pub(super) way: Way,
     pub(super) forced: bool,
+    pub(super) began: Instant,
     pub(super) took: Duration,
     pub(super) told: Told,
 }
@@ -216,6 +219,7 @@ impl Doors {
             Ok((StatusCode::OK, token)) => Told::Token(token["access_token"].as_str().unwrap().to_owned()),
             Ok((_, problem)) if problem["reason"] == "NEEDS_REAUTHORIZATION" => Told::NeedsConsent,
             Ok((StatusCode::SERVICE_UNAVAILABLE, problem)) => Told::PutOff(problem.to_string()),
+            Ok((StatusCode::GATEWAY_TIMEOUT, problem)) => Told::Late(problem.to_string()),
             Ok((status, problem)) => Told::Wrong(format!("{status}: {problem}")),
             Err(error) => Told::Lost(error),
         }
@@ -236,7 +240,7 @@ impl Doors {
                 let began = Instant::now();
                 let told = self.ask(connection, way, forced).await;
                 let needs_consent = told == Told::NeedsConsent;
-                let call = Call { connection: place, way, forced, took: began.elapsed(), told };
+                let call = Call { connection: place, way, forced, began, took: began.elapsed(), told };
                 book.lock().unwrap().push(call);
                 needs_consent
             };
@@ -268,6 +272,7 @@ async fn ask_broker(channel: Authorized, connection: &Connection, remaining: i32
             match error.reason() {
                 "NEEDS_REAUTHORIZATION" => Told::NeedsConsent,
                 "CONNECTION_LOST" => Told::Lost(format!("{error:?}")),
+                "DEADLINE_EXCEEDED" => Told::Late(format!("{error:?}")),
                 _ if unavailable => Told::PutOff(format!("{error:?}")),
                 _ => Told::Wrong(format!("{error:?}")),
             }

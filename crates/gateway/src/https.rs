@@ -1,0 +1,72 @@
+//! A connection over TLS, from its handshake on: HTTP/1.1 is left to actix-web, HTTP/2 to [`crate::http2`].
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::rc::Rc;
+use std::task::{self, Poll, ready};
+
+use actix_http::{Protocol, Request, Response};
+use actix_tls::accept::rustls_0_23::{AcceptorService, TlsStream};
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::Service;
+use actix_web::rt::net::TcpStream;
+use futures_util::future::LocalBoxFuture;
+
+use crate::http2::{self, Leaving};
+
+/// What HTTP/1.1 is served with: a connection, its protocol, its peer.
+pub(crate) type Accepted = (TlsStream<TcpStream>, Protocol, Option<std::net::SocketAddr>);
+
+/// Takes connections.
+pub(crate) struct Https<H1, App, C, B> {
+    pub(crate) acceptor: AcceptorService,
+    pub(crate) http1: Rc<H1>,
+    pub(crate) app: Rc<App>,
+    /// What is to be known of a connection from its first moment.
+    pub(crate) connection: C,
+    pub(crate) max_header_list_bytes: u32,
+    pub(crate) leaving: Leaving,
+    /// What answers carry.
+    pub(crate) body: PhantomData<B>,
+}
+
+impl<H1, App, C, B> Service<TcpStream> for Https<H1, App, C, B>
+where
+    H1: Service<Accepted, Response = ()> + 'static,
+    H1::Error: fmt::Debug,
+    App: Service<Request> + 'static,
+    App::Response: Into<Response<B>>,
+    App::Error: Into<Response<BoxBody>>,
+    C: Fn(&TlsStream<TcpStream>) -> crate::connection::Connection + Clone + 'static,
+    B: MessageBody + 'static,
+{
+    type Response = ();
+    type Error = ();
+    type Future = LocalBoxFuture<'static, Result<(), ()>>;
+
+    fn poll_ready(&self, context: &mut task::Context<'_>) -> Poll<Result<(), ()>> {
+        ready!(Service::<TcpStream>::poll_ready(&self.acceptor, context)).map_err(drop)?;
+        ready!(self.http1.poll_ready(context)).map_err(drop)?;
+        self.app.poll_ready(context).map_err(drop)
+    }
+
+    fn call(&self, socket: TcpStream) -> Self::Future {
+        let peer = socket.peer_addr().ok();
+        // An event goes out when it happens, whether or not the one before it was acknowledged.
+        let _ = socket.set_nodelay(true);
+        let accepting = self.acceptor.call(socket);
+        let (http1, app) = (Rc::clone(&self.http1), Rc::clone(&self.app));
+        let (connection, leaving) = (self.connection.clone(), self.leaving.clone());
+        let most = self.max_header_list_bytes;
+        Box::pin(async move {
+            let stream = accepting.await.map_err(|error| tracing::debug!(?error, "no TLS"))?;
+            if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+                let served = http1.call((stream, Protocol::Http1, peer)).await;
+                return served.map_err(|error| tracing::debug!(?error, "a connection ended"));
+            }
+            let connection = connection(&stream);
+            let served = http2::serve(stream, peer, app, connection, most, leaving).await;
+            served.map_err(|error| tracing::debug!(%error, "an HTTP/2 connection ended"))
+        })
+    }
+}

@@ -1,0 +1,335 @@
+//! A gateway that leaves: every client is told in time to go elsewhere, none loses an answer, and the drain ends with
+//! the last request.
+#![expect(clippy::unwrap_used, reason = "a test may fail")]
+
+mod support;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use gatehouse_proto::job::v1::JobEventType;
+use gatehouse_testkit::eventually;
+use h2::client::SendRequest;
+use h2::{Reason, RecvStream};
+use http::Request;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use support::{JOB, World};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio_rustls::client::TlsStream;
+
+/// Far less than a drain may take: what ends within this did not wait for its limit.
+const SOON: Duration = Duration::from_secs(4);
+const LIMIT: Duration = Duration::from_secs(20);
+
+async fn tls(world: &World, folder: &Path, protocol: &[u8]) -> TlsStream<TcpStream> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(folder.join("localhost.pem")).unwrap()).unwrap();
+    let mut tls = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    tls.alpn_protocols = vec![protocol.to_vec()];
+    let socket = TcpStream::connect(world.gateway.https_address().unwrap()).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(tls));
+    connector.connect(ServerName::try_from("localhost").unwrap(), socket).await.unwrap()
+}
+
+/// A connection of HTTP/2, and how it ended.
+struct Client {
+    requests: SendRequest<Bytes>,
+    connection: JoinHandle<Result<(), h2::Error>>,
+}
+
+impl Client {
+    async fn connect(world: &World, folder: &Path) -> Self {
+        let (requests, connection) = h2::client::handshake(tls(world, folder, b"h2").await).await.unwrap();
+        Self { requests, connection: tokio::spawn(connection) }
+    }
+
+    async fn get(&self, path: &str, token: &str) -> http::Response<RecvStream> {
+        let request = Request::get(format!("https://localhost{path}"))
+            .header("authorization", format!("Bearer {token}"))
+            .body(())
+            .unwrap();
+        self.requests.clone().ready().await.unwrap().send_request(request, true).unwrap().0.await.unwrap()
+    }
+
+    /// Waits until the gateway has said that nothing new may come.
+    async fn told_to_leave(&self) {
+        let told = eventually(SOON, || async { self.requests.clone().ready().await.err() }).await;
+        assert!(told.is_go_away() && told.is_remote(), "{told:?}");
+        assert_eq!(told.reason(), Some(Reason::NO_ERROR));
+    }
+
+    /// Waits until the connection has ended, and well.
+    async fn ends(self) {
+        tokio::time::timeout(SOON, self.connection).await.expect("still open").unwrap().unwrap();
+    }
+}
+
+async fn text(mut body: RecvStream, until: &str) -> String {
+    let mut text = String::new();
+    while !text.contains(until) {
+        let Some(chunk) = body.data().await else { break };
+        let chunk = chunk.unwrap();
+        body.flow_control().release_capacity(chunk.len()).unwrap();
+        text.push_str(std::str::from_utf8(&chunk).unwrap());
+    }
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_client_of_http_2_is_told_at_once_and_keeps_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::start_https(folder.path()).await;
+    let (unused, used) =
+        (Client::connect(&world, folder.path()).await, Client::connect(&world, folder.path()).await);
+    assert_eq!(used.get("/healthz", "").await.status(), 200);
+    let began = Instant::now();
+    world.lifecycle.leave();
+    for client in [unused, used] {
+        client.told_to_leave().await;
+        client.ends().await;
+    }
+    // Whoever comes all the same, because it does not know yet, is answered and told then.
+    let late = Client::connect(&world, folder.path()).await;
+    assert_eq!(late.get("/healthz", "").await.status(), 200);
+    late.told_to_leave().await;
+    late.ends().await;
+    let silent = Client::connect(&world, folder.path()).await;
+    assert!(world.lifecycle.drain(LIMIT).await, "an idle connection kept the gateway");
+    silent.ends().await;
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+}
+
+/// Headers that take one byte each on the wire: they were sent before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_unpacks_to_much_is_refused_and_not_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::start_https(folder.path()).await;
+    let client = Client::connect(&world, folder.path()).await;
+    let with_headers = |count: usize| {
+        let mut request = Request::get("https://localhost/healthz").body(()).unwrap();
+        let headers = request.headers_mut();
+        headers.reserve(count);
+        for _ in 0..count {
+            headers.append("a", http::HeaderValue::from_static("b"));
+        }
+        request
+    };
+    // 34 bytes each as they are counted: 32 KiB are 963, and the rest of the head takes some.
+    for (count, status) in [(900, 200), (1000, 431), (16_000, 431), (10, 200)] {
+        let mut requests = client.requests.clone().ready().await.unwrap();
+        let (answer, _) = requests.send_request(with_headers(count), true).unwrap();
+        assert_eq!(answer.await.unwrap().status(), status, "{count} headers");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_under_way_over_http_2_is_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::start_https(folder.path()).await;
+    let client = Client::connect(&world, folder.path()).await;
+    let request = Request::post("https://localhost/v1/auth/sign-in")
+        .header("content-type", "application/json")
+        .body(())
+        .unwrap();
+    let (answer, mut body) =
+        client.requests.clone().ready().await.unwrap().send_request(request, false).unwrap();
+    let text = r#"{"email": "a@example.org", "password": "nine purple teapots in a row"}"#;
+    let (first, rest) = text.split_at(20);
+    body.send_data(Bytes::from_static(first.as_bytes()), false).unwrap();
+    // What was sent before it has been seen, as streams are opened in order.
+    assert_eq!(client.get("/healthz", "").await.status(), 200);
+    let lifecycle = world.lifecycle.clone();
+    let drain = tokio::spawn(async move { lifecycle.drain(LIMIT).await });
+    client.told_to_leave().await;
+    assert!(!client.connection.is_finished() && !drain.is_finished(), "it did not wait for the request");
+    body.send_data(Bytes::from_static(rest.as_bytes()), true).unwrap();
+    let sent = Instant::now();
+    let answer = answer.await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert!(whole(answer).await.contains("access_token"));
+    client.ends().await;
+    assert!(drain.await.unwrap());
+    assert!(sent.elapsed() < SOON, "{:?}", sent.elapsed());
+}
+
+async fn whole(answer: http::Response<RecvStream>) -> String {
+    text(answer.into_body(), "\u{0}").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_stream_over_http_2_goes_on_until_the_gateway_stops_and_is_taken_up_over_another_connection()
+{
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::start_https(folder.path()).await;
+    let (token, _) = world.person(300);
+    let path = format!("/v1/jobs/{JOB}/events");
+    world.event(JobEventType::Queued, "{}");
+    let client = Client::connect(&world, folder.path()).await;
+    let answer = client.get(&path, &token).await;
+    world.lifecycle.leave();
+    client.told_to_leave().await;
+    world.event(JobEventType::Started, "{}");
+    let reading = tokio::spawn(whole(answer));
+    // A new one needs another connection, as from a browser that has seen the word.
+    let other = Client::connect(&world, folder.path()).await;
+    let events = text(other.get(&path, &token).await.into_body(), "event: started").await;
+    assert!(events.contains("event: started"), "{events}");
+    assert!(!reading.is_finished());
+    let (lifecycle, began) = (world.lifecycle.clone(), Instant::now());
+    assert!(lifecycle.drain(LIMIT).await, "a stream kept the gateway");
+    let events = reading.await.unwrap();
+    assert!(events.contains("event: started") && events.contains(r#"{"reason":"DRAINING"}"#), "{events}");
+    client.ends().await;
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_client_of_http_1_keeps_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::start_https(folder.path()).await;
+    let ask = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let mut clear = TcpStream::connect(world.gateway.address()).await.unwrap();
+    let mut encrypted = tls(&world, folder.path(), b"http/1.1").await;
+    let mut unused = TcpStream::connect(world.gateway.address()).await.unwrap();
+    let mut answer = [0; 12];
+    clear.write_all(ask).await.unwrap();
+    clear.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    encrypted.write_all(ask).await.unwrap();
+    encrypted.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    let began = Instant::now();
+    assert!(world.lifecycle.drain(LIMIT).await, "an idle connection kept the gateway");
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    let mut rest = Vec::new();
+    clear.read_to_end(&mut rest).await.unwrap();
+    encrypted.read_to_end(&mut rest).await.unwrap();
+    unused.read_to_end(&mut rest).await.unwrap();
+}
+
+/// What came in by now, frame by frame: type, flags, stream, payload.
+async fn frame(stream: &mut TlsStream<TcpStream>) -> Option<(u8, u8, u32, Vec<u8>)> {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await.ok()?;
+    let [a, b, c, kind, flags, id @ ..] = head;
+    let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+    stream.read_exact(&mut payload).await.ok()?;
+    Some((kind, flags, u32::from_be_bytes(id), payload))
+}
+
+/// A connection of HTTP/2 on which nobody answers what has to be answered.
+async fn by_hand(world: &World, folder: &Path) -> TlsStream<TcpStream> {
+    let mut stream = tls(world, folder, b"h2").await;
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    assert_eq!(frame(&mut stream).await.unwrap().0, 4, "SETTINGS");
+    stream
+}
+
+/// A header whose name has a number in HPACK's table, as it is.
+fn literal(number: &[u8], value: &str) -> Vec<u8> {
+    let mut bytes = number.to_vec();
+    match value.len() {
+        short @ 0..127 => bytes.push(u8::try_from(short).unwrap()),
+        long => {
+            bytes.push(127);
+            let mut rest = long - 127;
+            while rest >= 128 {
+                bytes.push(u8::try_from(rest % 128 + 128).unwrap());
+                rest /= 128;
+            }
+            bytes.push(u8::try_from(rest).unwrap());
+        }
+    }
+    bytes.extend_from_slice(value.as_bytes());
+    bytes
+}
+
+/// An `EventSource` gives up for good on anything but 200.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_opens_an_event_stream_too_late_is_told_in_a_stream() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::start_https(folder.path()).await;
+    let (token, _) = world.person(300);
+    let mut stream = by_hand(&world, folder.path()).await;
+    world.lifecycle.stop();
+    while frame(&mut stream).await.expect("GOAWAY").0 != 7 {}
+    // It was on its way when the gateway said that it goes.
+    let mut headers = vec![0x82, 0x87];
+    headers.extend(literal(&[0x01], "localhost"));
+    headers.extend(literal(&[0x04], &format!("/v1/jobs/{JOB}/events")));
+    headers.extend(literal(&[0x0f, 0x08], &format!("Bearer {token}")));
+    let mut bytes = u32::try_from(headers.len()).unwrap().to_be_bytes()[1..].to_vec();
+    bytes.extend([1, 0x05, 0, 0, 0, 1]);
+    bytes.extend(headers);
+    stream.write_all(&bytes).await.unwrap();
+    let mut seen = Vec::new();
+    while seen.last().is_none_or(|(kind, _, flags, _): &(u8, _, u8, _)| *kind != 0 || flags & 1 == 0) {
+        let (kind, flags, id, payload) = frame(&mut stream).await.expect("an answer");
+        seen.push((kind, id, flags, payload));
+    }
+    let head = seen.iter().find(|(kind, ..)| *kind == 1).unwrap();
+    assert_eq!(head.3[0], 0x88, "the status is not 200: {seen:?}");
+    let data = seen.iter().filter(|(kind, ..)| *kind == 0).flat_map(|(.., payload)| payload.clone());
+    let text = String::from_utf8(data.collect()).unwrap();
+    assert!(text.contains("retry: ") && text.contains(r#"{"reason":"DRAINING"}"#), "{text}");
+    drop(stream);
+    assert!(world.lifecycle.drain(LIMIT).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_answers_nothing_keeps_nobody_for_long() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::start_https(folder.path()).await;
+    let mut stream = by_hand(&world, folder.path()).await;
+    let lifecycle = world.lifecycle.clone();
+    let drain = tokio::spawn(async move { lifecycle.drain(LIMIT).await });
+    let mut seen = Vec::new();
+    while let Some((kind, _, _, payload)) = frame(&mut stream).await {
+        seen.push((kind, payload));
+    }
+    // GOAWAY that allows for all that is on its way, a ping to know when that has come, and after the wait the last word.
+    let away: Vec<_> = seen.iter().filter(|(kind, _)| *kind == 7).map(|(_, payload)| &payload[..8]).collect();
+    assert_eq!(away, [&[0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0], &[0; 8]], "{seen:?}");
+    assert!(seen.iter().any(|(kind, _)| *kind == 6), "{seen:?}");
+    drop(stream);
+    assert!(drain.await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_with_a_pool_notice_nothing_while_a_gateway_leaves() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::start_https(folder.path()).await;
+    let certificate = std::fs::read(folder.path().join("localhost.pem")).unwrap();
+    let base = format!("https://localhost:{}", world.gateway.https_address().unwrap().port());
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .tls_certs_only([reqwest::Certificate::from_pem(&certificate).unwrap()])
+            .build()
+            .unwrap();
+        for _ in 0..4 {
+            let (http, url, leaving) = (http.clone(), format!("{base}/healthz"), world.lifecycle.leaving());
+            clients.push(tokio::spawn(async move {
+                let mut after = 0;
+                while after < 50 {
+                    let answer = http.get(&url).send().await.unwrap();
+                    assert_eq!((answer.status().as_u16(), answer.version()), (200, reqwest::Version::HTTP_2));
+                    answer.bytes().await.unwrap();
+                    after += usize::from(leaving.is_cancelled());
+                }
+            }));
+        }
+    }
+    eventually(SOON, || async { world.get("/healthz").send().await.is_ok() }).await;
+    world.lifecycle.leave();
+    for client in clients {
+        client.await.unwrap();
+    }
+    assert!(world.lifecycle.drain(LIMIT).await);
+}
