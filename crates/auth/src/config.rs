@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gatehouse_core::Environment;
+use gatehouse_service::identity::PERSONS_CLIENT;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::app::tokens::IMPERSONATE;
 use crate::domain::password_hash::Cost;
-use crate::domain::roles::audience_of;
+use crate::domain::roles::{audience_of, covers};
 use crate::domain::signing::Schedule;
 
 /// The auth service.
@@ -28,6 +30,9 @@ pub struct Config {
     pub refresh_retry_window_s: u64,
     /// How long a session lives whatever happens, seconds, 300 to 31536000 (a year).
     pub session_lifetime_s: u64,
+    /// Most sessions that a person may have at once, 1 to 1000. Who signs in beyond that ends those that went unused for
+    /// longest.
+    pub max_sessions_per_person: u32,
     /// Most API keys that a tenant may have at once, 1 to 500.
     pub max_api_keys: u32,
     /// Most tenants that a person may be in and still make another, 1 to 200.
@@ -77,6 +82,7 @@ pub struct ClientConfig {
     /// File with its secret, at least 32 characters. Two lines are two secrets that both hold, for rotation.
     pub secret_file: PathBuf,
     /// What it may do: `service.noun.verb`, with scope after a colon where the permission takes one.
+    /// `auth.tokens.impersonate` is for the gateway alone, which needs it.
     pub permissions: Vec<String>,
 }
 
@@ -89,6 +95,7 @@ impl Default for Config {
             service_token_lifetime_s: 300,
             refresh_retry_window_s: 30,
             session_lifetime_s: 30 * 86_400,
+            max_sessions_per_person: 100,
             max_api_keys: 100,
             max_tenants_per_person: 20,
             hashing: HashingConfig::default(),
@@ -126,6 +133,7 @@ impl Config {
         within("service_token_lifetime_s", self.service_token_lifetime_s, 60, 900);
         within("refresh_retry_window_s", self.refresh_retry_window_s, 0, 300);
         within("session_lifetime_s", self.session_lifetime_s, 300, 31_536_000);
+        within("max_sessions_per_person", self.max_sessions_per_person.into(), 1, 1_000);
         within("max_api_keys", self.max_api_keys.into(), 1, 500);
         within("max_tenants_per_person", self.max_tenants_per_person.into(), 1, 200);
         let least_memory = if environment.is_dev() { 8 } else { 7_168 };
@@ -220,6 +228,18 @@ impl ClientConfig {
                 ));
             }
         }
+        let holds = |wanted: &str| self.permissions.iter().any(|held| covers(held, wanted));
+        let speaks_for_people = self.name == PERSONS_CLIENT;
+        if holds(IMPERSONATE) && !speaks_for_people {
+            problems.push(format!(
+                "permissions: {IMPERSONATE} is for the client {PERSONS_CLIENT} alone; others are named when they act for people"
+            ));
+        }
+        if speaks_for_people && holds("auth.tokens.exchange") && !holds(IMPERSONATE) {
+            problems.push(format!(
+                "permissions: add {IMPERSONATE}, without which the {PERSONS_CLIENT} can let nobody in"
+            ));
+        }
         problems
     }
 }
@@ -244,6 +264,30 @@ mod tests {
     }
 
     #[test]
+    fn the_gateway_alone_speaks_as_people() {
+        let with = |name: &str, permissions: &[&str]| {
+            let permissions = permissions.iter().map(|&permission| permission.to_owned()).collect();
+            let client = ClientConfig { name: name.into(), secret_file: "s".into(), permissions };
+            problems(&Config { clients: vec![client], ..sound() }, Environment::Prod)
+        };
+        for (name, permissions, refused) in [
+            ("gateway", &["auth.tokens.exchange", "auth.tokens.impersonate"][..], false),
+            ("gateway", &["auth.revocations.watch"], false),
+            ("gateway", &["auth.tokens.exchange"], true),
+            ("reporter", &["auth.tokens.exchange"], false),
+            ("reporter", &["auth.tokens.exchange", "auth.tokens.impersonate"], true),
+            ("reporter", &["auth.tokens.impersonate:x"], true),
+        ] {
+            let problems = with(name, permissions);
+            assert_eq!(
+                problems.iter().any(|problem| problem.contains(IMPERSONATE)),
+                refused,
+                "{name}: {problems:?}"
+            );
+        }
+    }
+
+    #[test]
     fn each_problem_is_named() {
         let client = ClientConfig {
             name: "Gateway".into(),
@@ -254,6 +298,7 @@ mod tests {
             key_file: "data/keys.json".into(),
             access_token_lifetime_s: 1,
             refresh_retry_window_s: 301,
+            max_sessions_per_person: 1_001,
             hashing: HashingConfig { memory_kib: 64, passes: 0, permits: 257, queue: 1_001, pepper: true },
             signing: SigningConfig { period_s: 3_600, lead_s: 3_600, jwks_max_age_s: 3_600 },
             clients: vec![client],
@@ -264,6 +309,7 @@ mod tests {
             "key_file:",
             "access_token_lifetime_s:",
             "refresh_retry_window_s:",
+            "max_sessions_per_person:",
             "hashing.memory_kib:",
             "hashing.passes:",
             "hashing.permits:",
@@ -280,6 +326,6 @@ mod tests {
                 "{field} is not among {problems:#?}"
             );
         }
-        assert_eq!(problems.len(), 13, "{problems:#?}");
+        assert_eq!(problems.len(), 14, "{problems:#?}");
     }
 }

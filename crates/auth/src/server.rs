@@ -28,6 +28,7 @@ use crate::store::{api_keys, revocations, sessions};
 pub const MIGRATIONS: Migrations = migrations![
     "0001_init" => include_str!("../../../migrations/auth/0001_init.sql"),
     "0002_key_holders" => include_str!("../../../migrations/auth/0002_key_holders.sql"),
+    "0003_live_sessions" => include_str!("../../../migrations/auth/0003_live_sessions.sql"),
 ];
 
 /// How often keys are looked at.

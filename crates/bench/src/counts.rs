@@ -59,7 +59,8 @@ pub(crate) async fn run(operations: u32, markdown: Option<&Path>) -> Result<()> 
     let person = Person::new(cluster).await?;
     let mut refresher = auth::Refresher::new(cluster.channel("auth")?, &person);
     watch.count(&mut text, "refresh", operations, &mut refresher).await?;
-    watch.count(&mut text, "sign-in", operations, &mut auth::SignerIn::new(cluster, &person)?).await?;
+    let another = Person::new(cluster).await?;
+    watch.count(&mut text, "sign-in", operations, &mut auth::SignerIn::new(cluster, &another)?).await?;
     watch
         .count(&mut text, "token exchange", operations, &mut auth::Exchanger::new(cluster, &person)?)
         .await?;

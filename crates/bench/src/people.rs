@@ -64,7 +64,7 @@ impl Person {
         Ok(people)
     }
 
-    /// A token of theirs for one service, obtained as the gateway obtains them.
+    /// A token of theirs for one service, obtained as the gateway obtains them but for naming the load.
     ///
     /// # Errors
     /// What auth answered.
@@ -73,7 +73,7 @@ impl Person {
         let request = ExchangeTokenRequest {
             subject_token: self.access_token.clone(),
             audience: audience.into(),
-            act_for_subject: false,
+            act_for_subject: true,
         };
         Ok(tokens.exchange_token(request).await?.into_inner().access_token)
     }

@@ -96,7 +96,10 @@ fn permissions() -> anyhow::Result<String> {
          late, all others after 30 s. `callers` are the services whose certificates may call it where services show \
          certificates (`tls`): `internal` stands for those in `tls.internal_services`. There a token also counts only over a \
          connection of the service that obtained it, and health and reflection answer whoever has a certificate of the \
-         trust domain.\n\n| method | rule | callers | privileged |\n| --- | --- | --- | --- |\n"
+         trust domain.\n\nTwo permissions belong to no method of their own, and to no client but the gateway: with \
+         `auth.tokens.impersonate` a token that is exchanged need not name who acts for its subject (people and API keys speak \
+         through the gateway for themselves; every other client sets `act_for_subject` and is named), and with \
+         `auth.origin.assert` the audit trail believes where a request came from.\n\n| method | rule | callers | privileged |\n| --- | --- | --- | --- |\n"
     );
     for (path, declared) in access_table(PACKAGES)? {
         let rule = match declared.access {

@@ -186,6 +186,7 @@ impl Door {
         let mut request = tonic::Request::new(ExchangeTokenRequest {
             subject_token: presented.text().expose().clone(),
             audience: service.audience().to_owned(),
+            // Whoever shows us a credential is there: nobody acts in their stead.
             act_for_subject: false,
         });
         request.set_timeout(EXCHANGE_TIMEOUT);

@@ -32,7 +32,8 @@ pub struct Deps {
     pub entropy: Entropy,
     /// Channels to the services.
     pub upstreams: Upstreams,
-    /// The gateway's own tokens: a client with the permissions `auth.tokens.exchange`, `auth.origin.assert` and
+    /// The gateway's own tokens: a client with the permissions `auth.tokens.exchange`,
+    /// `auth.tokens.impersonate` (people speak through it for themselves), `auth.origin.assert` and
     /// `auth.revocations.watch`.
     pub tokens: TokenSource,
     /// Verifies access tokens; keys and revocations are kept fresh by a `RevocationFeed` that the process runs.

@@ -106,7 +106,7 @@ pub struct AuditEvent {
 }
 
 impl AuditEvent {
-    /// By this verified caller: sets actor, delegate (the client that acts for it), and tenant.
+    /// By this verified caller: sets actor, delegate (the client that acts for it, see [`Caller::client`]), and tenant.
     #[must_use]
     pub fn by(mut self, caller: &Caller) -> Self {
         self.wire.actor = caller.subject().as_text();
@@ -287,6 +287,31 @@ mod tests {
 
     fn outbox() -> Outbox {
         Outbox::new(Clock::settable(gatehouse_core::Timestamp::from_seconds(5)), Entropy::seeded(1))
+    }
+
+    #[test]
+    fn whoever_acts_for_a_person_is_the_delegate() {
+        let person = "01890000-0000-7000-8000-000000000000";
+        let delegate = |said: Value| {
+            let mut claims = json!({
+                "iss": "i", "sub": person, "aud": "a", "exp": 1, "iat": 0, "iat_us": 0, "nbf": 0, "jti": "j",
+                "token_use": "access",
+            });
+            for (name, value) in said.as_object().unwrap() {
+                claims[name] = value.clone();
+            }
+            let caller = Caller::from_claims(serde_json::from_value(claims).unwrap()).unwrap();
+            let event = outbox().event("a.b.c").by(&caller);
+            event.check().unwrap();
+            event.wire.delegate
+        };
+        assert_eq!(delegate(json!({ "client_id": "gateway" })), "");
+        assert_eq!(
+            delegate(json!({ "client_id": "gateway", "act": { "sub": "client:gateway" } })),
+            "gateway"
+        );
+        assert_eq!(delegate(json!({ "client_id": "reporter" })), "reporter", "unnamed, and not told of");
+        assert_eq!(delegate(json!({ "sub": "client:reporter", "client_id": "reporter" })), "");
     }
 
     #[test]

@@ -78,6 +78,10 @@ pub struct Actor {
     pub sub: String,
 }
 
+/// The one client through which people and API keys speak for themselves: whoever shows it a credential is there. What
+/// any other client obtains with a credential, it obtains in the subject's name (RFC 8693, section 1.1: delegation).
+pub const PERSONS_CLIENT: &str = "gateway";
+
 /// Whom a token speaks for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Subject {
@@ -175,13 +179,19 @@ impl Caller {
         })
     }
 
-    /// The internal service that calls: itself, or acting for the subject.
+    /// The internal service that calls: itself, or acting for the subject. None where the subject speaks for themself,
+    /// which they do through [`PERSONS_CLIENT`] alone: a token that any other client obtained is a delegate's, whether or
+    /// not it says so.
     #[must_use]
     pub fn client(&self) -> Option<&str> {
-        match (&self.claims.act, &self.subject) {
-            (Some(actor), _) => actor.sub.strip_prefix("client:"),
-            (None, Subject::Client(name)) => Some(name),
-            (None, _) => None,
+        if let Subject::Client(name) = &self.subject
+            && self.claims.act.is_none()
+        {
+            return Some(name);
+        }
+        match &self.claims.act {
+            Some(actor) => Some(actor.sub.strip_prefix("client:").unwrap_or(&actor.sub)),
+            None => self.claims.client_id.as_deref().filter(|client| *client != PERSONS_CLIENT),
         }
     }
 
@@ -259,6 +269,29 @@ mod tests {
         );
         assert_eq!(caller.scopes("job.jobs.work").collect::<Vec<_>>(), ["optimize:*"]);
         assert_eq!(caller.require("job.jobs.submit").unwrap_err().reason(), "PERMISSION_DENIED");
+    }
+
+    #[test]
+    fn only_through_the_gateway_does_a_person_speak_for_themself() {
+        let person = "01890000-0000-7000-8000-000000000000";
+        let of = |sub: &str, client: Option<&str>, act: Option<&str>| {
+            let act = act.map(|sub| Actor { sub: sub.into() });
+            let claims = Claims { client_id: client.map(Into::into), act, ..claims(sub, &[]) };
+            Caller::from_claims(claims).unwrap().client().map(str::to_owned)
+        };
+        for (sub, client, act, expected) in [
+            (person, Some("gateway"), None, None),
+            (person, None, None, None),
+            (person, Some("reporter"), None, Some("reporter")),
+            (person, Some("reporter"), Some("client:reporter"), Some("reporter")),
+            (person, Some("gateway"), Some("client:gateway"), Some("gateway")),
+            // Of no known form, but of an actor all the same.
+            (person, Some("gateway"), Some("reporter"), Some("reporter")),
+            ("client:gateway", Some("gateway"), None, Some("gateway")),
+            ("client:reporter", None, None, Some("reporter")),
+        ] {
+            assert_eq!(of(sub, client, act).as_deref(), expected, "{sub} {client:?} {act:?}");
+        }
     }
 
     #[test]

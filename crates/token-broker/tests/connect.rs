@@ -144,6 +144,10 @@ both_engines! {
         for (token, expected) in [
             (world.acting_token(&person, "reporter"), ""),
             (world.acting_token(&person, "stranger"), "POLICY_DENIED"),
+            // A service that does not say that it acts is no person for that; through the gateway they speak themselves.
+            (world.unnamed_token(&person, "stranger"), "POLICY_DENIED"),
+            (world.unnamed_token(&person, "reporter"), ""),
+            (world.unnamed_token(&person, "gateway"), ""),
             // Its tokens would carry more than it may have.
             (world.acting_token(&person, "reader"), "POLICY_DENIED"),
             (world.client_token("reporter"), "PERSON_REQUIRED"),
@@ -165,7 +169,7 @@ both_engines! {
             assert_eq!(reason(client.get_access_token(request).await.map_err(from_status)), expected);
         }
         let denied = world.actions().await.iter().filter(|action| action.contains("tokens.issue ")).count();
-        assert_eq!(denied, 6, "a refusal was not audited: {:?}", world.actions().await);
+        assert_eq!(denied, 7, "a refusal was not audited: {:?}", world.actions().await);
         replica.stop().await;
     }
 
@@ -195,6 +199,9 @@ both_engines! {
         // No service makes one for itself in a person's name.
         let mut acting = replica.client(&world.acting_token(&person, "reporter"));
         let selfish = acting.create_offline_grant(ask("reporter", &[], 0)).await;
+        assert_eq!(reason(selfish.map_err(from_status)), "CLIENT_NOT_ALLOWED");
+        let mut unnamed = replica.client(&world.unnamed_token(&person, "reporter"));
+        let selfish = unnamed.create_offline_grant(ask("reporter", &[], 0)).await;
         assert_eq!(reason(selfish.map_err(from_status)), "CLIENT_NOT_ALLOWED");
 
         let grant = client.create_offline_grant(ask("reporter", &[], 3600)).await.unwrap().into_inner().grant.unwrap();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gatehouse_core::ids::{PersonId, SessionId, TenantId};
-use gatehouse_core::{Error, Result, Secret};
+use gatehouse_core::{Error, Result, Secret, Timestamp};
 use gatehouse_db::{Tx, read_tx, run_tx};
 use gatehouse_service::{Caller, Subject};
 use serde_json::json;
@@ -142,7 +142,8 @@ impl App {
         Ok((person, tenant.map(|(id, _)| id)))
     }
 
-    /// Signs a person in by password and starts a session. Unknown, wrong and disabled are one answer at one cost.
+    /// Signs a person in by password and starts a session, which ends those unused for longest beyond the most that a person
+    /// has. Unknown, wrong and disabled are one answer at one cost.
     ///
     /// # Errors
     /// `INVALID_CREDENTIALS`, `TENANT_REQUIRED`, `HASHING_BUSY`.
@@ -226,13 +227,24 @@ impl App {
                 digest: &digest,
             };
             sessions::add(tx, &new).await?;
+            let most = self.0.config.max_sessions_per_person;
+            let surplus = sessions::end_surplus(tx, person.id, session, most, now).await?;
             let not_before =
                 revocations::latest_not_before(tx, &revocable(session, person.id, new.tenant)).await?;
-            let event = in_tenant(event.clone(), new.tenant);
+            let mut event = in_tenant(event.clone(), new.tenant);
+            if !surplus.is_empty() {
+                let mut payload = origin.as_json();
+                payload["sessions_ended"] = surplus.len().into();
+                event = event.payload(payload);
+            }
             self.0.outbox.emit(tx, &event).await?;
-            Ok(Ok((tenant, not_before)))
+            self.revoke_sessions(tx, &surplus, now).await?;
+            Ok(Ok((tenant, not_before, surplus.len())))
         })?;
-        let (tenant, not_before) = started?;
+        let (tenant, not_before, ended) = started?;
+        if ended > 0 {
+            self.revoked();
+        }
         let facts = SessionFacts {
             person,
             session,
@@ -254,7 +266,8 @@ impl App {
         })
     }
 
-    /// Changes the caller's password and ends every other session of theirs.
+    /// Changes the caller's password and ends every other session of theirs. Whoever stole the password can make this no
+    /// slower: sessions are bounded, and ended together. Run it to its end though the caller went away.
     ///
     /// # Errors
     /// `INVALID_CREDENTIALS`, `PASSWORD_REJECTED`, `PERSON_REQUIRED`, `HASHING_BUSY`.
@@ -289,13 +302,21 @@ impl App {
             }
             let ended = sessions::end_others(tx, id, keep, EndReason::PasswordChanged, now).await?;
             self.0.outbox.emit(tx, &event.clone().payload(json!({ "sessions_ended": ended.len() }))).await?;
-            for session in ended {
-                revocations::add(tx, &Revoked::Session(session), now, self.0.config.longest_token()).await?;
-            }
-            Ok(())
+            self.revoke_sessions(tx, &ended, now).await
         })?;
         self.revoked();
         Ok(())
+    }
+
+    /// Ends the tokens of sessions that were just ended; last in a transaction.
+    async fn revoke_sessions(
+        &self,
+        tx: &mut Tx,
+        ended: &[SessionId],
+        now: Timestamp,
+    ) -> gatehouse_db::Result<()> {
+        let revoked: Vec<_> = ended.iter().map(|session| Revoked::Session(*session)).collect();
+        revocations::add_all(tx, &revoked, now, self.0.config.longest_token()).await
     }
 
     /// Who the caller is.

@@ -6,7 +6,7 @@ use gatehouse_client::audience;
 use gatehouse_core::ids::{CredentialId, PersonId, TenantId};
 use gatehouse_core::{Error, Result, Secret, Timestamp};
 use gatehouse_db::{Tx, read_tx, run_tx};
-use gatehouse_service::{Caller, Subject};
+use gatehouse_service::Caller;
 use serde_json::json;
 
 use super::{App, permissions_of};
@@ -34,28 +34,17 @@ fn seconds(field: &str, value: i64, most: u64) -> Result<u64> {
     u64::try_from(value).ok().filter(|value| *value <= most).ok_or_else(wrong)
 }
 
-/// What the caller may do in `tenant` now, whatever their token says, and the maker of keys that they make: a key's keys
-/// are its maker's, so that they end with that person's membership. Takes the lock of the tenant's members first, so
-/// that no change of a role falls between this and what is decided by it.
+/// What the caller, who is `person`, may do in `tenant` now, whatever their token says. Takes the lock of the tenant's
+/// members first, so that no change of a role falls between this and what is decided by it.
 async fn held_now(
     tx: &mut Tx,
     caller: &Caller,
-    tenant: TenantId,
-    now: Timestamp,
-) -> gatehouse_db::Result<(Vec<String>, String)> {
+    (tenant, person): (TenantId, PersonId),
+) -> gatehouse_db::Result<Vec<String>> {
     tenants::lock_members(tx, tenant).await?;
-    let held = match caller.subject() {
-        Subject::Person(person) => memberships::lookup_role(tx, tenant, *person)
-            .await?
-            .map(|role| (permissions_of(&[role]), person.to_string())),
-        Subject::ApiKey(id) => api_keys::lookup(tx, tenant, *id)
-            .await?
-            .filter(|key| key.is_live(now))
-            .map(|key| (key.permissions, key.created_by)),
-        Subject::Client(_) => None,
-    };
-    let (held, maker) = held.unwrap_or_else(|| (Vec::new(), caller.subject().as_text()));
-    Ok((within_token(held, &caller.claims().permissions), maker))
+    let role = memberships::lookup_role(tx, tenant, person).await?;
+    let held = role.map(|role| permissions_of(&[role])).unwrap_or_default();
+    Ok(within_token(held, &caller.claims().permissions))
 }
 
 /// Those of `held` that a token for this service, which says `told`, does not withhold. It says nothing of what the
@@ -79,10 +68,11 @@ fn refuse_wider(permissions: &[String], held: &[String]) -> Result<()> {
 }
 
 impl App {
-    /// Makes a key. No wider than its maker is now, nor, in what concerns this service, than the maker's token.
+    /// Makes a key. No wider than its maker is now, nor, in what concerns this service, than the maker's token. Only people
+    /// make keys: what a key made would outlive its end and its revocation.
     ///
     /// # Errors
-    /// `INVALID_FIELD`, `PERMISSION_TOO_HIGH`, `TOO_MANY_KEYS`, `TENANT_REQUIRED`.
+    /// `INVALID_FIELD`, `PERMISSION_TOO_HIGH`, `TOO_MANY_KEYS`, `TENANT_REQUIRED`, `PERSON_REQUIRED`.
     pub async fn create_api_key(
         &self,
         caller: &Caller,
@@ -90,7 +80,7 @@ impl App {
         permissions: Vec<String>,
         lifetime_s: i64,
     ) -> Result<(ApiKeyRow, Secret<String>)> {
-        let tenant = caller.tenant()?;
+        let (tenant, person) = (caller.tenant()?, caller.person()?);
         let name = text::name("name", name)?;
         let lifetime = match seconds("lifetime_seconds", lifetime_s, MAX_LIFETIME_S)? {
             0 => DEFAULT_LIFETIME_S,
@@ -116,7 +106,7 @@ impl App {
             id: key.id(),
             name,
             permissions: Vec::new(),
-            created_by: String::new(),
+            created_by: person.to_string(),
             created_at: now,
             made_at: now,
             expires_at: Some(now.plus(Duration::from_secs(lifetime))),
@@ -128,8 +118,8 @@ impl App {
         };
         let event =
             self.0.outbox.event("auth.api_keys.create").by(caller).target("api_key", key.id().as_uuid());
-        (row.permissions, row.created_by) = run_tx!(self.0.db, "auth.api_key.create", |tx| {
-            let (held, created_by) = held_now(tx, caller, tenant, now).await?;
+        row.permissions = run_tx!(self.0.db, "auth.api_key.create", |tx| {
+            let held = held_now(tx, caller, (tenant, person)).await?;
             let granted = if permissions.is_empty() {
                 permissions_of(&[Role::Member])
                     .into_iter()
@@ -142,13 +132,13 @@ impl App {
                 granted.dedup();
                 granted
             };
-            let row = ApiKeyRow { permissions: granted, created_by, ..row.clone() };
+            let row = ApiKeyRow { permissions: granted, ..row.clone() };
             if !api_keys::add(tx, &row, self.0.config.max_api_keys).await? {
                 let message = "The tenant has as many API keys as are allowed. Revoke one first.";
                 return Err(Error::failed_precondition("TOO_MANY_KEYS", message).into());
             }
             self.0.outbox.emit(tx, &event.clone().payload(json!({ "permissions": row.permissions }))).await?;
-            Ok((row.permissions, row.created_by))
+            Ok(row.permissions)
         })?;
         Ok((row, text))
     }
@@ -167,14 +157,14 @@ impl App {
     ///
     /// # Errors
     /// `API_KEY_NOT_FOUND`, `API_KEY_EXPIRED`, `API_KEY_CHANGED`, `PERMISSION_TOO_HIGH`, `INVALID_FIELD`,
-    /// `TENANT_REQUIRED`.
+    /// `TENANT_REQUIRED`, `PERSON_REQUIRED`.
     pub async fn rotate_api_key(
         &self,
         caller: &Caller,
         id: CredentialId,
         overlap_s: i64,
     ) -> Result<(ApiKeyRow, Secret<String>)> {
-        let tenant = caller.tenant()?;
+        let (tenant, person) = (caller.tenant()?, caller.person()?);
         let overlap = Duration::from_secs(seconds("overlap_seconds", overlap_s, MAX_OVERLAP_S)?);
         let now = self.now();
         let key = ApiKey::generate(id, &self.0.entropy);
@@ -184,7 +174,7 @@ impl App {
         let event = self.0.outbox.event("auth.api_keys.rotate").by(caller).target("api_key", id.as_uuid());
         let event = event.payload(json!({ "overlap_seconds": overlap.as_secs() }));
         let row = run_tx!(self.0.db, "auth.api_key.rotate", |tx| {
-            let (held, holder) = held_now(tx, caller, tenant, now).await?;
+            let held = held_now(tx, caller, (tenant, person)).await?;
             let Some(old) = api_keys::lookup(tx, tenant, id).await?.filter(|key| key.revoked_at.is_none())
             else {
                 return Err(not_found().into());
@@ -203,7 +193,7 @@ impl App {
                 ..old.clone()
             };
             let until = end_after_rotation(old.expires_at, now, overlap);
-            if !api_keys::rotate(tx, &old, &new, until, &holder).await? {
+            if !api_keys::rotate(tx, &old, &new, until, &person.to_string()).await? {
                 return Err(Error::aborted(
                     "API_KEY_CHANGED",
                     "Someone else changed this key just now. Look again.",
@@ -224,9 +214,9 @@ impl App {
     /// Ends a key. Idempotent.
     ///
     /// # Errors
-    /// `API_KEY_NOT_FOUND`, `TENANT_REQUIRED`.
+    /// `API_KEY_NOT_FOUND`, `TENANT_REQUIRED`, `PERSON_REQUIRED`.
     pub async fn revoke_api_key(&self, caller: &Caller, id: CredentialId) -> Result<()> {
-        let tenant = caller.tenant()?;
+        let (tenant, _) = (caller.tenant()?, caller.person()?);
         let event = self.0.outbox.event("auth.api_keys.revoke").by(caller).target("api_key", id.as_uuid());
         let now = self.now();
         run_tx!(self.0.db, "auth.api_key.revoke", |tx| {
@@ -243,7 +233,7 @@ impl App {
         Ok(())
     }
 
-    /// Ends the keys in `tenant` that came from `person`, or whose text they were shown, and that may do what `role`,
+    /// Ends the live keys in `tenant` that came from `person`, or whose text they were shown, and that may do what `role`,
     /// theirs from now on, may not; without a role, all of them. Part of the transaction that changes the role, under the lock of the tenant's members.
     pub(crate) async fn revoke_keys_above(
         &self,
@@ -266,10 +256,7 @@ impl App {
                 revoked.push(Revoked::Credential(key.id));
             }
         }
-        for key in revoked {
-            revocations::add(tx, &key, now, self.0.config.longest_token()).await?;
-        }
-        Ok(())
+        revocations::add_all(tx, &revoked, now, self.0.config.longest_token()).await
     }
 
     /// Ends a key on the word of whoever holds its text.

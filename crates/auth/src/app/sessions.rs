@@ -245,7 +245,7 @@ impl App {
         Ok(())
     }
 
-    /// The caller's live sessions, newest first, at most 100.
+    /// The caller's live sessions, newest first.
     ///
     /// # Errors
     /// `PERSON_REQUIRED`.

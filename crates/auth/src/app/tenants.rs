@@ -8,8 +8,8 @@ use gatehouse_service::Caller;
 use super::App;
 use crate::domain::roles::Role;
 use crate::domain::text;
-use crate::store::memberships;
 use crate::store::tenants::{self, Tenant};
+use crate::store::{memberships, people};
 
 impl App {
     /// Makes a tenant with the caller as its owner.
@@ -25,6 +25,7 @@ impl App {
         let event =
             self.0.outbox.event("auth.tenants.create").by(caller).tenant(id).target("tenant", id.as_uuid());
         run_tx!(self.0.db, "auth.tenant.create", |tx| {
+            people::lock(tx, person).await?;
             let held = tenants::list_of_person(tx, person).await?.len();
             if held >= self.0.config.max_tenants_per_person as usize {
                 let message = "You are in as many tenants as are allowed. Leave one first.";

@@ -7,7 +7,7 @@ use gatehouse_core::ids::{CredentialId, PersonId, SessionId, TenantId};
 use gatehouse_core::{Error, Result, Secret, Timestamp};
 use gatehouse_db::read_tx;
 use gatehouse_service::identity::Actor;
-use gatehouse_service::{Caller, Claims};
+use gatehouse_service::{Caller, Claims, Subject};
 use serde_json::{Value, json};
 
 use super::App;
@@ -17,6 +17,9 @@ use crate::domain::refresh::{RefreshToken, Verdict};
 use crate::domain::roles::{audience_of, covers};
 use crate::store::revocations::{self, Revoked};
 use crate::store::sessions;
+
+/// What a client must hold to obtain tokens that name nobody beside the subject. Of the gateway alone.
+pub(crate) const IMPERSONATE: &str = "auth.tokens.impersonate";
 
 /// A token for one service.
 #[derive(Debug)]
@@ -130,10 +133,11 @@ impl App {
 
     /// Exchanges a credential that someone showed to the calling client for a token that one service accepts
     /// (RFC 8693). The token has those of the subject's permissions that mean something there and no others, and ends
-    /// with the subject's credential at the latest.
+    /// with the subject's credential at the latest. It names the client as the one who acts, unless the client may speak
+    /// as the subject, who is there, and asks to.
     ///
     /// # Errors
-    /// `SUBJECT_TOKEN_INVALID`, `INVALID_TARGET`, `CLIENT_REQUIRED`.
+    /// `SUBJECT_TOKEN_INVALID`, `INVALID_TARGET`, `CLIENT_REQUIRED`, `IMPERSONATION_DENIED`.
     pub async fn exchange_token(
         &self,
         caller: &Caller,
@@ -141,9 +145,19 @@ impl App {
         audience: &str,
         act_for_subject: bool,
     ) -> Result<Exchanged> {
-        let client = caller.client().ok_or_else(|| {
-            Error::permission_denied("CLIENT_REQUIRED", "Only an internal service can exchange tokens.")
-        })?;
+        // By its own token: one that it obtained for somebody else is not proof enough of who asks.
+        let (Subject::Client(client), None) = (caller.subject(), &caller.claims().act) else {
+            let message = "Only an internal service can exchange tokens.";
+            return Err(Error::permission_denied("CLIENT_REQUIRED", message));
+        };
+        if !act_for_subject && !caller.holds(IMPERSONATE) {
+            return Err(Error::permission_denied(
+                "IMPERSONATION_DENIED",
+                format!(
+                    "Set act_for_subject: speaking as the subject, unnamed, needs the permission {IMPERSONATE}."
+                ),
+            ));
+        }
         let audience = target(audience)?;
         let now = self.now();
         let (mut claims, subject_expires_at) = if looks_like_one(subject_token.expose()) {
@@ -151,7 +165,7 @@ impl App {
         } else {
             self.claims_of_access_token(subject_token.expose(), audience, now)?
         };
-        claims.client_id = Some(client.to_owned());
+        claims.client_id = Some(client.clone());
         // As the subject's date: what revokes the client's token revokes what it was exchanged with, and no more.
         let own = caller.claims();
         claims.client_iat_us = Some(own.client_iat_us.unwrap_or(own.iat_us));

@@ -126,7 +126,9 @@ pub fn is_known(permission: &str) -> bool {
 
 /// What only a signed-in person can do, whatever else they hold: the methods ask for one. All others that a role of a
 /// tenant has are of use to an API key; `token-broker.tokens.get` with upstreams that take a key of the installation.
-const OF_PERSONS: &[&str] = &["auth.members.manage", "token-broker.connections.manage"];
+/// Managing keys is a person's, so that a key that got out ends with its time or its revocation, and leaves none behind.
+const OF_PERSONS: &[&str] =
+    &["auth.members.manage", "auth.api_keys.manage", "token-broker.connections.manage"];
 
 /// Whether an API key can use `permission`.
 #[must_use]

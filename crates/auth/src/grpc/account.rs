@@ -1,6 +1,5 @@
 //! `gatehouse.auth.v1.AccountService`.
 
-use gatehouse_client::context;
 use gatehouse_core::{Result, Secret};
 use gatehouse_proto::auth::v1::account_service_server::AccountService;
 use gatehouse_proto::auth::v1::{
@@ -50,12 +49,9 @@ impl AccountService for Face {
     async fn refresh(&self, request: Request<RefreshRequest>) -> Result<Response<RefreshResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
         let origin = self.origin(&metadata, message.origin);
-        // Ending a family must not stop halfway because whoever presented the token hung up. The request's id goes along.
+        // Ending a family must not stop halfway because whoever presented the token hung up.
         let (app, token) = (self.app.clone(), Secret::new(message.refresh_token));
-        let id = context::request_id().unwrap_or_default();
-        let refreshed = context::with_request_id(id, async move { app.refresh(&token, &origin).await });
-        let refreshed = self.lifecycle.spawn(refreshed).await;
-        let refreshed = refreshed.map_err(gatehouse_core::Error::internal).and_then(|refreshed| refreshed);
+        let refreshed = self.finish(async move { app.refresh(&token, &origin).await }).await;
         reply(refreshed.map(|tokens| RefreshResponse { tokens: Some(pair(&tokens)) }))
     }
 
@@ -99,10 +95,13 @@ impl AccountService for Face {
         &self,
         request: Request<ChangePasswordRequest>,
     ) -> Result<Response<ChangePasswordResponse>, Status> {
-        let (_, extensions, message) = request.into_parts();
-        let request = Request::from_parts(tonic::metadata::MetadataMap::new(), extensions, ());
-        let (current, new) = (Secret::new(message.current_password), Secret::new(message.new_password));
-        let done = async { self.app.change_password(Caller::of(&request)?, current, new).await };
+        let done = async {
+            let (caller, message) = (Caller::of(&request)?.clone(), request.into_inner());
+            let (current, new) = (Secret::new(message.current_password), Secret::new(message.new_password));
+            let app = self.app.clone();
+            // What answers a stolen password must not stop because it was made slow.
+            self.finish(async move { app.change_password(&caller, current, new).await }).await
+        };
         reply(done.await.map(|()| ChangePasswordResponse {}))
     }
 

@@ -44,6 +44,14 @@ pub(crate) fn routes(app: &App, lifecycle: &Lifecycle) -> Routes {
 }
 
 impl Face {
+    /// Does `work` to its end though the caller hung up; drain waits for it.
+    async fn finish<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        self.lifecycle.spawn(work).await.map_err(Error::internal)?
+    }
+
     /// Where a request came from, if whoever says so may. Public methods have no caller, so the token that the gateway
     /// sends along is looked at here.
     fn origin(&self, metadata: &MetadataMap, said: Option<proto::Origin>) -> Origin {

@@ -91,8 +91,10 @@ impl TenantService for Face {
     ) -> Result<Response<SetMemberRoleResponse>, Status> {
         let changed = async {
             let message = request.get_ref();
-            let person = id("person_id", &message.person_id)?;
-            self.app.set_member_role(Caller::of(&request)?, person, &message.role).await
+            let (person, role) = (id("person_id", &message.person_id)?, message.role.clone());
+            let (app, caller) = (self.app.clone(), Caller::of(&request)?.clone());
+            // It ends keys: as many as they made.
+            self.finish(async move { app.set_member_role(&caller, person, &role).await }).await
         };
         reply(changed.await.map(|changed| SetMemberRoleResponse { member: Some(member(changed)) }))
     }
@@ -103,7 +105,8 @@ impl TenantService for Face {
     ) -> Result<Response<RemoveMemberResponse>, Status> {
         let removed = async {
             let person = id("person_id", &request.get_ref().person_id)?;
-            self.app.remove_member(Caller::of(&request)?, person).await
+            let (app, caller) = (self.app.clone(), Caller::of(&request)?.clone());
+            self.finish(async move { app.remove_member(&caller, person).await }).await
         };
         reply(removed.await.map(|()| RemoveMemberResponse {}))
     }

@@ -6,6 +6,7 @@ use gatehouse_db::{Error, Row, Tx, params, sql};
 
 use super::{digest, optional_digest};
 use crate::domain::keys::KeyedDigest;
+use crate::domain::roles::is_for_keys;
 
 sql! {
     /// Adds a key unless the tenant has its fill of live ones.
@@ -16,8 +17,8 @@ sql! {
     pub LOOKUP_API_KEY = "SELECT tenant_id, api_key_id, name, permissions, created_by, created_at, made_at, expires_at, last_used_at, revoked_at, hint, digest_kid, digest, previous_digest_kid, previous_digest, previous_until FROM api_keys WHERE tenant_id = $1 AND api_key_id = $2";
     /// A tenant's keys, newest first.
     pub LIST_API_KEYS = "SELECT tenant_id, api_key_id, name, permissions, created_by, created_at, made_at, expires_at, last_used_at, revoked_at, hint, digest_kid, digest, previous_digest_kid, previous_digest, previous_until FROM api_keys WHERE tenant_id = $1 ORDER BY created_at DESC, api_key_id DESC LIMIT 500";
-    /// The keys of a tenant that are not revoked and that came from one person, or whose text that person was shown.
-    pub LIST_API_KEYS_OF_PERSON = "SELECT tenant_id, api_key_id, name, permissions, created_by, created_at, made_at, expires_at, last_used_at, revoked_at, hint, digest_kid, digest, previous_digest_kid, previous_digest, previous_until FROM api_keys WHERE tenant_id = $1 AND (created_by = $2 OR held_by = $2 OR (previous_held_by = $2 AND previous_until > $3)) AND revoked_at IS NULL ORDER BY api_key_id";
+    /// The live keys of a tenant that came from one person, or whose text that person was shown.
+    pub LIST_API_KEYS_OF_PERSON = "SELECT tenant_id, api_key_id, name, permissions, created_by, created_at, made_at, expires_at, last_used_at, revoked_at, hint, digest_kid, digest, previous_digest_kid, previous_digest, previous_until FROM api_keys WHERE tenant_id = $1 AND (created_by = $2 OR held_by = $2 OR (previous_held_by = $2 AND previous_until > $3)) AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $3) ORDER BY api_key_id";
     /// Gives a live key a new text; the present one becomes the previous one.
     pub ROTATE_API_KEY = "UPDATE api_keys SET previous_digest_kid = digest_kid, previous_digest = digest, previous_until = $3, previous_held_by = COALESCE(held_by, created_by), held_by = $10, digest_kid = $4, digest = $5, made_at = $6, expires_at = $7, hint = $8 WHERE tenant_id = $1 AND api_key_id = $2 AND digest = $9 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $6)";
     /// Ends a key.
@@ -37,9 +38,9 @@ pub struct ApiKeyRow {
     pub id: CredentialId,
     /// Its name.
     pub name: String,
-    /// What it may do.
+    /// What it may do. A stored permission that keys can't have (any more) is not among them.
     pub permissions: Vec<String>,
-    /// The person from whom it has its rights: its maker, or the one whose key made it. As it stands in `sub`.
+    /// The person from whom it has its rights, as they stand in `sub`: its maker.
     pub created_by: String,
     /// When it was made.
     pub created_at: Timestamp,
@@ -67,7 +68,12 @@ impl ApiKeyRow {
             tenant: row.get("tenant_id")?,
             id: row.get("api_key_id")?,
             name: row.get("name")?,
-            permissions: row.get::<String>("permissions")?.split_whitespace().map(str::to_owned).collect(),
+            permissions: row
+                .get::<String>("permissions")?
+                .split_whitespace()
+                .filter(|permission| is_for_keys(permission))
+                .map(str::to_owned)
+                .collect(),
             created_by: row.get("created_by")?,
             created_at: row.get("created_at")?,
             made_at: row.get("made_at")?,
@@ -122,7 +128,7 @@ pub async fn list(tx: &mut Tx, tenant: TenantId) -> Result<Vec<ApiKeyRow>, Error
     tx.fetch_all(&LIST_API_KEYS, params![tenant]).await?.iter().map(ApiKeyRow::from_row).collect()
 }
 
-/// The keys of `tenant` that are not revoked and came from `person`, or whose text, present or not yet over at `now`,
+/// The keys of `tenant` that are live at `now` and came from `person`, or whose text, present or not yet over at `now`,
 /// was shown to them; in the order of their ids.
 pub async fn list_of_person(
     tx: &mut Tx,

@@ -22,6 +22,7 @@ pub fn all_sql() -> Vec<Sql> {
         memberships::ALL,
         people::ALL,
         revocations::ALL,
+        revocations::ADD_REVOCATIONS.all(),
         sessions::ALL,
         signing_keys::ALL,
         tenants::ALL,

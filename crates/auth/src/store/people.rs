@@ -16,6 +16,8 @@ sql! {
     /// Marks a sign-in, if the password that was checked is still the account's. Also the lock that sign-in and a
     /// change of the password queue for, so that no session begins on a password that was just replaced.
     pub MARK_SIGN_IN = "UPDATE people SET last_signed_in_at = $3 WHERE person_id = $1 AND password_hash = $2 AND disabled_at IS NULL";
+    /// Takes the account's row: what counts something of a person's before it adds to it queues for this.
+    pub LOCK_PERSON = "UPDATE people SET created_at = created_at WHERE person_id = $1";
     /// Replaces the password, if it is still the one that was checked.
     pub CHANGE_PASSWORD = "UPDATE people SET password_hash = $3, password_changed_at = $4 WHERE person_id = $1 AND password_hash = $2 AND disabled_at IS NULL";
     /// Stores the same password under today's cost and pepper.
@@ -84,6 +86,11 @@ pub async fn add(
 /// See [`MARK_SIGN_IN`]; `false` if the password was changed or the account disabled meanwhile.
 pub async fn mark_sign_in(tx: &mut Tx, id: PersonId, checked: &str, now: Timestamp) -> Result<bool, Error> {
     Ok(tx.execute(&MARK_SIGN_IN, params![id, checked, now]).await? == 1)
+}
+
+/// See [`LOCK_PERSON`].
+pub async fn lock(tx: &mut Tx, id: PersonId) -> Result<(), Error> {
+    tx.execute(&LOCK_PERSON, params![id]).await.map(drop)
 }
 
 /// See [`CHANGE_PASSWORD`]; `false` if the password was changed or the account disabled meanwhile.

@@ -4,16 +4,15 @@ use std::time::Duration;
 
 use gatehouse_core::Timestamp;
 use gatehouse_core::ids::{CredentialId, PersonId, SessionId, TenantId};
-use gatehouse_db::{Error, Tx, params, sql};
+use gatehouse_db::{Error, Tx, insert, params, sql};
 
 sql! {
-    /// Takes the next number; its row stays taken until the transaction ends, so numbers commit in order. The instant
-    /// rises with it: a token that was dated to an earlier entry's is before this one's, whatever clocks say.
-    pub NEXT_SEQUENCE = "UPDATE revocation_head SET sequence = sequence + 1, not_before = CASE WHEN not_before >= $1 THEN not_before + 1 ELSE $1 END WHERE id = 1 RETURNING sequence, not_before";
+    /// Takes the next numbers, so many, and says the last; its row stays taken until the transaction ends, so numbers
+    /// commit in order. The instant rises with them: a token that was dated to an earlier entry's is before these,
+    /// whatever clocks say.
+    pub NEXT_SEQUENCE = "UPDATE revocation_head SET sequence = sequence + $2, not_before = CASE WHEN not_before >= $1 THEN not_before + 1 ELSE $1 END WHERE id = 1 RETURNING sequence, not_before";
     /// The last number.
     pub LAST_SEQUENCE = "SELECT sequence FROM revocation_head WHERE id = 1";
-    /// Adds an entry.
-    pub ADD_REVOCATION = "INSERT INTO revocations (sequence, kind, subject_id, not_before, expires_at) VALUES ($1, $2, $3, $4, $5)";
     /// Live entries after a number.
     pub LIST_REVOCATIONS = "SELECT sequence, kind, subject_id, not_before, expires_at FROM revocations WHERE sequence > $1 AND expires_at > $2 ORDER BY sequence LIMIT $3";
     /// The latest instant before which tokens of any of these subjects are dead. Ids of different kinds are never
@@ -21,6 +20,11 @@ sql! {
     pub LATEST_NOT_BEFORE = "SELECT MAX(not_before) AS not_before FROM revocations WHERE subject_id IN ($1, $2, $3, $4, $5)";
     /// Forgets entries that concern no live token any more.
     pub PURGE_REVOCATIONS = "DELETE FROM revocations WHERE expires_at < $1";
+}
+
+insert! {
+    /// Adds entries.
+    pub ADD_REVOCATIONS = "INSERT INTO revocations"(sequence, kind, subject_id, not_before, expires_at);
 }
 
 /// What is revoked.
@@ -101,7 +105,7 @@ pub struct Entry {
 /// ([`latest_not_before`]), so nothing good dies for it. Above the longest transaction and the worst clock skew.
 pub const MARGIN: Duration = Duration::from_secs(30);
 
-/// Adds an entry that ends every token of `revoked` issued so far. `longest_token`: how long a token can live.
+/// Adds an entry that ends every token of `revoked` issued so far; its number. `longest_token`: how long a token can live.
 ///
 /// Call it last in a transaction: all that revoke queue for one row from here on.
 pub async fn add(
@@ -110,12 +114,39 @@ pub async fn add(
     now: Timestamp,
     longest_token: Duration,
 ) -> Result<i64, Error> {
-    let head = tx.fetch_one(&NEXT_SEQUENCE, params![now.plus(MARGIN)]).await?;
-    let (sequence, not_before): (i64, Timestamp) = (head.get("sequence")?, head.get("not_before")?);
+    add_group(tx, std::slice::from_ref(revoked), now, longest_token).await
+}
+
+/// Adds an entry for each of `revoked` as [`add`] does, in few statements, all with one instant: they are seen together
+/// or not at all.
+pub async fn add_all(
+    tx: &mut Tx,
+    revoked: &[Revoked],
+    now: Timestamp,
+    longest_token: Duration,
+) -> Result<(), Error> {
+    if !revoked.is_empty() {
+        add_group(tx, revoked, now, longest_token).await?;
+    }
+    Ok(())
+}
+
+async fn add_group(
+    tx: &mut Tx,
+    revoked: &[Revoked],
+    now: Timestamp,
+    longest_token: Duration,
+) -> Result<i64, Error> {
+    let count = i64::try_from(revoked.len()).unwrap_or(i64::MAX);
+    let head = tx.fetch_one(&NEXT_SEQUENCE, params![now.plus(MARGIN), count]).await?;
+    let (last, not_before): (i64, Timestamp) = (head.get("sequence")?, head.get("not_before")?);
     let expires_at = not_before.plus(longest_token).plus(MARGIN);
-    tx.execute(&ADD_REVOCATION, params![sequence, revoked.kind(), revoked.id(), not_before, expires_at])
-        .await?;
-    Ok(sequence)
+    let rows = revoked
+        .iter()
+        .zip(last - count + 1..)
+        .map(|(revoked, sequence)| params![sequence, revoked.kind(), revoked.id(), not_before, expires_at]);
+    tx.insert(&ADD_REVOCATIONS, rows.collect()).await?;
+    Ok(last)
 }
 
 /// The last number given.

@@ -21,12 +21,14 @@ sql! {
     pub END_OWN_SESSION = "UPDATE sessions SET ended_at = $3, end_reason = $4 WHERE session_id = $1 AND person_id = $2 AND ended_at IS NULL AND ends_at > $3";
     /// Ends all of a person's but one.
     pub END_OTHER_SESSIONS = "UPDATE sessions SET ended_at = $3, end_reason = $4 WHERE person_id = $1 AND session_id <> $2 AND ended_at IS NULL AND ends_at > $3 RETURNING session_id";
+    /// Ends those of a person's that, but for one, were unused for longest, beyond so many that stay; no more than so many at once.
+    pub END_SURPLUS_SESSIONS = "UPDATE sessions SET ended_at = $3, end_reason = $4 WHERE session_id IN (SELECT session_id FROM sessions WHERE person_id = $1 AND session_id <> $2 AND ended_at IS NULL AND ends_at > $3 ORDER BY last_used_at DESC, created_at DESC, session_id DESC LIMIT $6 OFFSET $5) AND ended_at IS NULL RETURNING session_id";
     /// Ends all of a person's.
     pub END_ALL_SESSIONS = "UPDATE sessions SET ended_at = $2, end_reason = $3 WHERE person_id = $1 AND ended_at IS NULL AND ends_at > $2";
     /// Ends all of a person's in a tenant.
     pub END_SESSIONS_IN_TENANT = "UPDATE sessions SET ended_at = $3, end_reason = $4 WHERE tenant_id = $1 AND person_id = $2 AND ended_at IS NULL AND ends_at > $3";
     /// A person's live sessions, newest first.
-    pub LIST_SESSIONS = "SELECT session_id, person_id, tenant_id, user_agent, authenticated_at, created_at, last_used_at, ends_at, ended_at, generation, digest_kid, digest, parent_digest_kid, parent_digest, salt, consumed_at FROM sessions WHERE person_id = $1 AND ended_at IS NULL AND ends_at > $2 ORDER BY created_at DESC, session_id DESC LIMIT 100";
+    pub LIST_SESSIONS = "SELECT session_id, person_id, tenant_id, user_agent, authenticated_at, created_at, last_used_at, ends_at, ended_at, generation, digest_kid, digest, parent_digest_kid, parent_digest, salt, consumed_at FROM sessions WHERE person_id = $1 AND ended_at IS NULL AND ends_at > $2 ORDER BY created_at DESC, session_id DESC LIMIT 1000";
     /// Forgets sessions that ended before.
     pub PURGE_SESSIONS = "DELETE FROM sessions WHERE ends_at < $1";
 }
@@ -93,6 +95,8 @@ pub enum EndReason {
     Revoked,
     /// A consumed refresh token was presented again.
     RefreshReused,
+    /// Its person began others, and it was unused for longest.
+    Surplus,
     /// The password was changed elsewhere.
     PasswordChanged,
     /// The person is no longer a member of its tenant.
@@ -107,6 +111,7 @@ impl EndReason {
             Self::SignedOut => "signed_out",
             Self::Revoked => "revoked",
             Self::RefreshReused => "refresh_reused",
+            Self::Surplus => "surplus",
             Self::PasswordChanged => "password_changed",
             Self::MembershipEnded => "membership_ended",
         }
@@ -206,6 +211,24 @@ pub async fn end_others(
     tx.fetch_all(&END_OTHER_SESSIONS, params).await?.iter().map(|row| row.get("session_id")).collect()
 }
 
+/// Most sessions that one sign-in ends. There are more only where the bound was lowered or is new; the next sign-ins end
+/// those.
+const MOST_SURPLUS: i64 = 256;
+
+/// Ends what `person` has beyond `most` sessions, `newest` among them, first those unused for longest; the ids of those
+/// that it ended. Call it under the lock of [`super::people::mark_sign_in`].
+pub async fn end_surplus(
+    tx: &mut Tx,
+    person: PersonId,
+    newest: SessionId,
+    most: u32,
+    now: Timestamp,
+) -> Result<Vec<SessionId>, Error> {
+    let others = most.saturating_sub(1);
+    let params = params![person, newest, now, EndReason::Surplus.as_str(), others, MOST_SURPLUS];
+    tx.fetch_all(&END_SURPLUS_SESSIONS, params).await?.iter().map(|row| row.get("session_id")).collect()
+}
+
 /// Ends all of `person`'s.
 pub async fn end_all(tx: &mut Tx, person: PersonId, reason: EndReason, now: Timestamp) -> Result<u64, Error> {
     tx.execute(&END_ALL_SESSIONS, params![person, now, reason.as_str()]).await
@@ -222,7 +245,7 @@ pub async fn end_in_tenant(
     tx.execute(&END_SESSIONS_IN_TENANT, params![tenant, person, now, reason.as_str()]).await
 }
 
-/// `person`'s live sessions, newest first, at most 100.
+/// `person`'s live sessions, newest first, at most 1000.
 pub async fn list(tx: &mut Tx, person: PersonId, now: Timestamp) -> Result<Vec<Session>, Error> {
     tx.fetch_all(&LIST_SESSIONS, params![person, now]).await?.iter().map(Session::from_row).collect()
 }

@@ -4,15 +4,21 @@ use std::time::Duration;
 
 use gatehouse_auth::MIGRATIONS;
 use gatehouse_client::audience;
+use gatehouse_db::{params, run_tx, sql};
 use gatehouse_proto::auth::v1::{
-    CreateApiKeyRequest, CreateApiKeyResponse, ListApiKeysRequest, RevokeApiKeyRequest, RevokeTokenRequest,
-    RotateApiKeyRequest, WhoAmIRequest,
+    AddMemberRequest, CreateApiKeyRequest, CreateApiKeyResponse, ListApiKeysRequest, RevokeApiKeyRequest,
+    RevokeTokenRequest, RotateApiKeyRequest, WhoAmIRequest,
 };
 use gatehouse_testkit::{TestDb, both_engines, eventually};
 
 use sha2::Digest as _;
 
 use crate::support::{Cluster, PATIENCE, Subject, claims, reason};
+
+sql! {
+    DEMOTE = "UPDATE memberships SET role = 'member' WHERE person_id = $1";
+    WIDEN = "UPDATE api_keys SET permissions = 'auth.api_keys.manage job.jobs.read'";
+}
 
 async fn admin_of(cluster: &Cluster, email: &str) -> Subject {
     cluster.at(0).register(email, "Engines").await;
@@ -71,7 +77,7 @@ both_engines! {
         for (permissions, lifetime, name) in [
             (&["auth.tokens.exchange"][..], 0, "k"), (&["everything"], 0, "k"), (&["audit.log.export"], 0, "k"),
             // Of a person's own: no key could ever use them.
-            (&["auth.members.manage"], 0, "k"), (&["token-broker.connections.manage"], 0, "k"),
+            (&["auth.members.manage"], 0, "k"), (&["auth.api_keys.manage"], 0, "k"), (&["token-broker.connections.manage"], 0, "k"),
             (&["job.jobs.read", "token-broker.connections.manage"], 0, "k"),
             (&[], -1, "k"), (&[], 400 * 86_400, "k"), (&[], 0, ""),
         ] {
@@ -85,12 +91,19 @@ both_engines! {
                 "job.jobs.submit", "token-broker.connections.read", "token-broker.tokens.get",
             ]
         );
-        // A key that may make keys makes none that is wider than itself.
-        let maker = key(&mut admin, &["auth.api_keys.manage", "job.jobs.read"]).await;
-        let mut maker = cluster.at(0).as_subject(&maker.text).await;
-        assert_eq!(reason(maker.api_keys.create_api_key(create(&["job.jobs.submit"], 0, "k")).await), "PERMISSION_TOO_HIGH");
-        let narrow = maker.api_keys.create_api_key(create(&[], 0, "k")).await.unwrap().into_inner().api_key.unwrap();
-        assert_eq!(narrow.permissions, ["job.jobs.read"]);
+        // An admin who became a member since their token was made.
+        let member = cluster.at(0).register("bob@example.com", "").await.0;
+        let add = AddMemberRequest { email: "bob@example.com".into(), role: "admin".into() };
+        admin.tenants.add_member(add).await.unwrap();
+        let tokens = cluster.at(0).sign_in("bob@example.com").await;
+        let mut bob = cluster.at(0).as_subject(&tokens.access_token).await;
+        run_tx!(db.db(), "test.demote", |tx| { tx.execute(&DEMOTE, params![member.parse::<uuid::Uuid>().unwrap()]).await }).unwrap();
+        assert_eq!(reason(bob.api_keys.create_api_key(create(&["auth.members.read"], 0, "k")).await), "PERMISSION_TOO_HIGH");
+        let usual = key(&mut admin, &["auth.members.read"]).await.api_key.unwrap();
+        let rotate = RotateApiKeyRequest { api_key_id: usual.api_key_id, overlap_seconds: 0 };
+        assert_eq!(reason(bob.api_keys.rotate_api_key(rotate).await), "PERMISSION_TOO_HIGH");
+        let keys = admin.api_keys.list_api_keys(ListApiKeysRequest {}).await.unwrap().into_inner().api_keys;
+        assert!(keys.iter().all(|key| key.permissions.len() == 7 || key.hint == usual.hint), "the refusal changed something");
     }
 
     async fn a_rotated_keys_old_text_holds_for_the_overlap(db: TestDb) {
@@ -125,26 +138,31 @@ both_engines! {
         assert_eq!(reason(admin.api_keys.rotate_api_key(rotate(8 * 86_400)).await), "INVALID_FIELD");
     }
 
-    async fn a_keys_new_text_is_for_those_who_may_do_what_the_key_may(db: TestDb) {
+    /// A key ends with its time and with its revocation, and leaves nothing that goes on.
+    async fn no_key_makes_rotates_or_ends_keys(db: TestDb) {
         let cluster = Cluster::start(&db, 1).await;
         let mut admin = admin_of(&cluster, "ada@example.com").await;
-        let wide = key(&mut admin, &["auth.api_keys.manage", "job.jobs.submit"]).await;
-        let narrow = key(&mut admin, &["auth.api_keys.manage"]).await;
-        let (wide_id, narrow_id) = (wide.api_key.unwrap().api_key_id, narrow.api_key.unwrap().api_key_id);
-        let rotate = |id: &str| RotateApiKeyRequest { api_key_id: id.into(), overlap_seconds: 60 };
-        let mut as_narrow = cluster.at(0).as_subject(&narrow.text).await;
-        assert_eq!(reason(as_narrow.api_keys.rotate_api_key(rotate(&wide_id)).await), "PERMISSION_TOO_HIGH");
-        // The refusal changed nothing.
-        let listed = admin.api_keys.list_api_keys(ListApiKeysRequest {}).await.unwrap().into_inner().api_keys;
-        assert!(listed.iter().any(|key| key.api_key_id == wide_id && key.hint == hint_of(&wide.text, &wide_id)));
-        cluster.at(0).exchange(&wide.text, audience::JOB).await.unwrap();
-        as_narrow.api_keys.rotate_api_key(rotate(&narrow_id)).await.unwrap();
-        let mut as_wide = cluster.at(0).as_subject(&wide.text).await;
-        let narrow = as_wide.api_keys.rotate_api_key(rotate(&narrow_id)).await.unwrap().into_inner();
-        admin.api_keys.rotate_api_key(rotate(&wide_id)).await.unwrap();
-        // To end a key takes no more than the right to manage keys.
-        let mut as_narrow = cluster.at(0).as_subject(&narrow.text).await;
-        as_narrow.api_keys.revoke_api_key(RevokeApiKeyRequest { api_key_id: wide_id }).await.unwrap();
+        let short = CreateApiKeyRequest { name: "short".into(), lifetime_seconds: 3_600, permissions: vec!["job.jobs.read".into()] };
+        let made = admin.api_keys.create_api_key(short).await.unwrap().into_inner();
+        let id = made.api_key.unwrap().api_key_id;
+        // As it was made when keys could still have the permission.
+        run_tx!(db.db(), "test.widen", |tx| { tx.execute(&WIDEN, params![]).await }).unwrap();
+        let exchanged = cluster.at(0).exchange(&made.text, audience::AUTH).await.unwrap();
+        assert!(!claims(&exchanged.access_token).to_string().contains("api_keys.manage"), "the token says so still");
+        let mut as_key = cluster.at(0).as_subject(&made.text).await;
+        let who = as_key.accounts.who_am_i(WhoAmIRequest {}).await.unwrap().into_inner();
+        assert_eq!(who.permissions, ["job.jobs.read"]);
+        let child = CreateApiKeyRequest { name: "child".into(), lifetime_seconds: 365 * 86_400, ..CreateApiKeyRequest::default() };
+        assert_eq!(reason(as_key.api_keys.create_api_key(child).await), "PERMISSION_DENIED");
+        let rotate = RotateApiKeyRequest { api_key_id: id.clone(), overlap_seconds: 0 };
+        assert_eq!(reason(as_key.api_keys.rotate_api_key(rotate.clone()).await), "PERMISSION_DENIED");
+        let revoke = RevokeApiKeyRequest { api_key_id: id };
+        assert_eq!(reason(as_key.api_keys.revoke_api_key(revoke.clone()).await), "PERMISSION_DENIED");
+        // People manage it as before.
+        let rotated = admin.api_keys.rotate_api_key(rotate).await.unwrap().into_inner();
+        assert_eq!(rotated.api_key.unwrap().permissions, ["job.jobs.read"]);
+        cluster.at(0).exchange(&rotated.text, audience::JOB).await.unwrap();
+        admin.api_keys.revoke_api_key(revoke).await.unwrap();
     }
 
     async fn a_revoked_key_ends_everywhere(db: TestDb) {

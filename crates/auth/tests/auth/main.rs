@@ -6,6 +6,7 @@ mod audit;
 mod bootstrap;
 mod dump;
 mod figures;
+mod many_sessions;
 mod members;
 mod purge;
 mod refresh;

@@ -5,8 +5,9 @@ use gatehouse_client::audience;
 use gatehouse_core::Environment;
 use gatehouse_db::{params, run_tx, sql};
 use gatehouse_proto::auth::v1::{
-    AddMemberRequest, CreateApiKeyRequest, GetTenantRequest, ListApiKeysRequest, ListMembersRequest,
-    ListTenantsRequest, RemoveMemberRequest, RotateApiKeyRequest, SetMemberRoleRequest, WhoAmIRequest,
+    AddMemberRequest, CreateApiKeyRequest, CreateTenantRequest, GetTenantRequest, ListApiKeysRequest,
+    ListMembersRequest, ListTenantsRequest, RemoveMemberRequest, RotateApiKeyRequest, SetMemberRoleRequest,
+    WhoAmIRequest,
 };
 use gatehouse_testkit::{TestDb, both_engines, eventually};
 
@@ -160,14 +161,10 @@ both_engines! {
         let cluster = Cluster::start(&db, 2).await;
         let (_, mut staff) = staffed(&cluster).await;
         let person = staff[1].1.clone();
-        let owners = key(&mut staff[0].2, &["auth.api_keys.manage"]).await;
-        let wide = key(&mut staff[1].2, &["auth.api_keys.manage", "auth.tenants.read"]).await;
+        let owners = key(&mut staff[0].2, &["auth.members.read"]).await;
+        let wide = key(&mut staff[1].2, &["auth.members.read", "auth.tenants.read"]).await;
         let narrow = key(&mut staff[1].2, &["auth.tenants.read"]).await;
-        let mut as_wide = cluster.at(0).as_subject(&wide.1).await;
-        let (wide_child, narrow_child) = (
-            key(&mut as_wide, &["auth.api_keys.manage"]).await,
-            key(&mut as_wide, &["auth.tenants.read"]).await,
-        );
+        let as_wide = cluster.at(0).as_subject(&wide.1).await;
         let as_narrow = cluster.at(1).as_subject(&narrow.1).await;
         let works = async |key: &(String, String)| match cluster.at(1).exchange(&key.1, audience::AUTH).await {
             Ok(_) => true,
@@ -184,21 +181,21 @@ both_engines! {
             .await;
         };
 
-        // A viewer may read the tenant, but not manage keys.
+        // A viewer may read the tenant, but not who is in it.
         staff[0].2.tenants.set_member_role(set(&person, "viewer")).await.unwrap();
-        assert!(!works(&wide).await && !works(&wide_child).await, "keys outlived their maker's role");
-        assert!(works(&narrow).await && works(&narrow_child).await, "the new role allows as much");
+        assert!(!works(&wide).await, "a key outlived their maker's role");
+        assert!(works(&narrow).await, "the new role allows as much");
         ends(&as_wide).await;
         assert!(as_narrow.accounts.clone().who_am_i(WhoAmIRequest {}).await.is_ok());
 
         staff[0].2.tenants.remove_member(RemoveMemberRequest { person_id: person.clone() }).await.unwrap();
-        assert!(!works(&narrow).await && !works(&narrow_child).await, "keys outlived their maker's membership");
+        assert!(!works(&narrow).await, "a key outlived their maker's membership");
         ends(&as_narrow).await;
         assert!(works(&owners).await, "another's key");
 
         let told = events(&db).await.into_iter().filter(|event| event.action == "auth.api_keys.revoke");
         let mut told: Vec<_> = told.map(|event| (event.target, event.actor, event.subject_id)).collect();
-        let mut expected = [wide, wide_child, narrow, narrow_child]
+        let mut expected = [wide, narrow]
             .map(|(id, _)| (format!("api_key/{id}"), staff[0].1.clone(), person.clone()));
         told.sort();
         expected.sort();
@@ -239,6 +236,42 @@ both_engines! {
         assert!(!is_live(&present) && !is_live(&previous), "a removed admin kept a text that works");
         assert!(!works(&previous_now.text).await, "a key ends as a whole");
         assert!(works(&untouched.1).await && works(&over_now.text).await);
+    }
+
+    /// On the bound, of many at once one more is made at most.
+    async fn a_person_makes_no_more_tenants_than_allowed(db: TestDb) {
+        let cluster = Cluster::start_with(&db, 2, |config| config.max_tenants_per_person = 3).await;
+        cluster.at(0).register("ada@example.com", "One").await;
+        let ada = owner_again(&cluster, 0, "ada@example.com").await;
+        let elsewhere = owner_again(&cluster, 1, "ada@example.com").await;
+        let create = |place: usize| {
+            let mut ada = if place.is_multiple_of(2) { ada.clone() } else { elsewhere.clone() };
+            tokio::spawn(async move { ada.tenants.create_tenant(CreateTenantRequest { name: format!("{place}") }).await })
+        };
+        let mut made = 0;
+        for attempt in (0..8).map(create).collect::<Vec<_>>() {
+            match attempt.await.unwrap() {
+                Ok(_) => made += 1,
+                error => assert_eq!(reason(error), "TOO_MANY_TENANTS"),
+            }
+        }
+        assert_eq!(made, 2);
+        let listed = ada.tenants.clone().list_tenants(ListTenantsRequest {}).await.unwrap().into_inner().tenants;
+        assert_eq!(listed.len(), 3);
+    }
+
+    /// Keys that have ended are nothing to end: however many someone made, removing them costs the same.
+    async fn keys_that_ran_out_are_left_alone_when_their_maker_goes(db: TestDb) {
+        let cluster = Cluster::start(&db, 1).await;
+        let (_, mut staff) = staffed(&cluster).await;
+        let short = CreateApiKeyRequest { name: "short".into(), lifetime_seconds: 1, permissions: vec!["auth.tenants.read".into()] };
+        staff[1].2.api_keys.create_api_key(short).await.unwrap();
+        let live = key(&mut staff[1].2, &["auth.tenants.read"]).await;
+        cluster.clock.advance(std::time::Duration::from_secs(1));
+        let admin = staff[1].1.clone();
+        staff[0].2.tenants.remove_member(RemoveMemberRequest { person_id: admin }).await.unwrap();
+        let told = events(&db).await.into_iter().filter(|event| event.action == "auth.api_keys.revoke");
+        assert_eq!(told.map(|event| event.target).collect::<Vec<_>>(), [format!("api_key/{}", live.0)]);
     }
 
     async fn members_come_in_pages_and_tenants_are_apart(db: TestDb) {

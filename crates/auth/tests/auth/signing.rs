@@ -83,10 +83,12 @@ both_engines! {
         let new = gatehouse_auth::key_file::rotate(&cluster.config.key_file, gatehouse_core::Environment::Dev, &cluster.clock, &Entropy::system()).unwrap();
         let mut token = tokens.refresh_token;
         cluster.clock.advance(Duration::from_secs(601));
-        // Both replicas read the file within seconds; until then they go on with the old key.
+        // Both replicas read the file within seconds; until then they go on with the old key. Bob signs in, since nobody
+        // has sessions without end.
+        cluster.at(0).register("bob@example.com", "").await;
         let seen = eventually(PATIENCE, || async {
             cluster.clock.advance(Duration::from_secs(1));
-            Some(cluster.at(0).sign_in("ada@example.com").await.refresh_token).filter(|token| token.contains(new.as_str()))
+            Some(cluster.at(0).sign_in("bob@example.com").await.refresh_token).filter(|token| token.contains(new.as_str()))
         })
         .await;
         eventually(PATIENCE, || async { cluster.at(1).refresh(&seen).await.is_ok() }).await;

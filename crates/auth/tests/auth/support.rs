@@ -135,11 +135,13 @@ fn clients(secret_file: &std::path::Path) -> Vec<ClientConfig> {
             "gateway",
             &[
                 "auth.tokens.exchange",
+                "auth.tokens.impersonate",
                 "auth.revocations.watch",
                 "auth.origin.assert",
                 "auth.tokens.introspect",
             ],
         ),
+        client("reporter", &["auth.tokens.exchange"]),
         client("worker", &["job.jobs.work:optimize:*", "job.jobs.read", "auth.revocations.watch"]),
     ]
 }

@@ -7,7 +7,8 @@ use gatehouse_client::audience;
 use gatehouse_db::{params, run_tx, sql};
 use gatehouse_proto::auth::v1::token_service_client::TokenServiceClient;
 use gatehouse_proto::auth::v1::{
-    ExchangeTokenRequest, GetJwksRequest, IntrospectTokenRequest, IssueTokenRequest, RevokeTokenRequest,
+    CreateApiKeyRequest, ExchangeTokenRequest, GetJwksRequest, IntrospectTokenRequest, IssueTokenRequest,
+    RevokeTokenRequest,
 };
 use gatehouse_service::revocations::Staleness;
 use gatehouse_service::{KeySet, Revocations, Verifier};
@@ -138,6 +139,31 @@ both_engines! {
         assert_eq!(reason(worker.exchange_token(request.clone()).await), "PERMISSION_DENIED");
         let person = replica.exchange(&request.subject_token, audience::AUTH).await.unwrap().access_token;
         assert_eq!(reason(TokenServiceClient::new(replica.with(&person)).exchange_token(request).await), "PERMISSION_DENIED");
+    }
+
+    /// RFC 8693, section 1.1: whoever acts for a person is named beside them, and only the gateway lets a person speak.
+    async fn no_client_but_the_gateway_speaks_as_the_person(db: TestDb) {
+        let cluster = Cluster::start(&db, 1).await;
+        let replica = cluster.at(0);
+        replica.register("ada@example.com", "Engines").await;
+        let tokens = replica.sign_in("ada@example.com").await;
+        let mut ada = replica.as_subject(&tokens.access_token).await;
+        let key = CreateApiKeyRequest { name: "ci".into(), ..CreateApiKeyRequest::default() };
+        let key = ada.api_keys.create_api_key(key).await.unwrap().into_inner().text;
+        let reporter = replica.client_token("reporter", audience::AUTH).await;
+        let mut reporter = TokenServiceClient::new(replica.with(&reporter));
+        for subject_token in [tokens.access_token, key] {
+            let ask = |act_for_subject| ExchangeTokenRequest {
+                subject_token: subject_token.clone(), audience: audience::TOKEN_BROKER.into(), act_for_subject,
+            };
+            assert_eq!(reason(reporter.exchange_token(ask(false)).await), "IMPERSONATION_DENIED");
+            let answer = reporter.exchange_token(ask(true)).await.unwrap().into_inner();
+            let said = claims(&answer.access_token);
+            assert_eq!((&said["act"], &said["client_id"]), (&json!({ "sub": "client:reporter" }), &json!("reporter")));
+            let answer = replica.as_gateway().await.exchange_token(ask(false)).await.unwrap().into_inner();
+            let said = claims(&answer.access_token);
+            assert_eq!((said.get("act"), &said["client_id"]), (None, &json!("gateway")));
+        }
     }
 
     async fn clients_get_tokens_by_their_credentials(db: TestDb) {

@@ -25,7 +25,7 @@ pub(crate) async fn measure(session: &Session, run: &mut Run) -> Result<()> {
         held(session, run, key, refresh(session, engine)).await?;
     }
     let person = session.people(Engine::Postgres, 1).await?.swap_remove(0);
-    held(session, run, "auth.sign-in", sign_in(session, &person)).await?;
+    held(session, run, "auth.sign-in", sign_in(session)).await?;
     session.limit("raw.ed25519-sign", run).await?;
     held(session, run, "auth.verify", verify(session, &person)).await?;
     held(session, run, "auth.exchange", exchange(session, &person)).await
@@ -91,9 +91,11 @@ impl Caller for SignerIn {
     }
 }
 
-async fn sign_in(session: &Session, person: &Person) -> Result<Sample> {
+async fn sign_in(session: &Session) -> Result<Sample> {
     let cluster = session.cluster(Engine::Postgres)?;
-    let callers = (0..SIGNING_IN).map(|_| SignerIn::new(cluster, person)).collect::<Result<_>>()?;
+    // Their own people: who signs in so often ends sessions that others need.
+    let people = Person::several(cluster, SIGNING_IN).await?;
+    let callers = people.iter().map(|person| SignerIn::new(cluster, person)).collect::<Result<_>>()?;
     Ok(drive(callers, session.times, session.processes()).await?.0)
 }
 
@@ -139,7 +141,7 @@ impl Caller for Exchanger {
         let request = ExchangeTokenRequest {
             subject_token: self.subject.clone(),
             audience: audience::JOB.into(),
-            act_for_subject: false,
+            act_for_subject: true,
         };
         self.tokens.exchange_token(request).await?;
         Ok(1)

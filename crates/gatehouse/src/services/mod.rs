@@ -65,6 +65,7 @@ impl Service {
         let permissions: &[&str] = match self {
             Self::Gateway => &[
                 "auth.tokens.exchange",
+                "auth.tokens.impersonate",
                 "auth.tokens.introspect",
                 "auth.origin.assert",
                 "auth.revocations.watch",

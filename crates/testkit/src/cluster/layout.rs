@@ -42,7 +42,10 @@ pub const CLIENTS: [(&str, &str); 6] = [
     ("token-broker", r#""auth.revocations.watch", "audit.events.append""#),
     ("job", r#""auth.revocations.watch", "audit.events.append""#),
     ("audit", r#""auth.revocations.watch""#),
-    ("gateway", r#""auth.tokens.exchange", "auth.origin.assert", "auth.revocations.watch""#),
+    (
+        "gateway",
+        r#""auth.tokens.exchange", "auth.tokens.impersonate", "auth.origin.assert", "auth.revocations.watch""#,
+    ),
     ("optimizer", r#""job.jobs.work:optimize:*""#),
 ];
 

@@ -265,6 +265,7 @@ impl Broker {
                 let connection = read_tx!(self.db, "token_broker.tokens.find", |tx| {
                     connections::find_live(tx, tenant, person, upstream).await
                 })?;
+                // Whoever obtained the token, where that is not what the person themself calls through.
                 let asker = caller.client().map_or(Asker::Person, |client| Asker::Client(client.to_owned()));
                 (connection, person, asker, None)
             }

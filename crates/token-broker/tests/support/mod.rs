@@ -222,6 +222,13 @@ impl World {
         }))
     }
 
+    /// A token that a service obtained for a person without being named as the one who acts.
+    pub(crate) fn unnamed_token(&self, person: &Person, client: &str) -> String {
+        self.token(&json!({
+            "sub": person.id.to_string(), "tid": person.tenant, "sid": person.session, "client_id": client,
+        }))
+    }
+
     pub(crate) fn client_token(&self, client: &str) -> String {
         self.token(&json!({ "sub": format!("client:{client}") }))
     }

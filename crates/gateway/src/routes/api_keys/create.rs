@@ -27,7 +27,7 @@ pub(super) struct CreateApiKeyBody {
     /// 1 to 100 characters.
     name: String,
     /// Permission names; absent takes those of the role `member` that the caller also holds. What only a signed-in person
-    /// can do, such as `auth.members.manage`, is refused.
+    /// can do, such as `auth.members.manage` and `auth.api_keys.manage`, is refused.
     #[serde(default)]
     permissions: Vec<String>,
     /// At most a year; absent takes 90 days.

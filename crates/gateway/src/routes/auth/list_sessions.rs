@@ -42,7 +42,7 @@ pub(super) struct SessionView {
     current: bool,
 }
 
-/// The caller's live sessions, newest first, at most 100.
+/// The caller's live sessions, newest first.
 #[utoipa::path(get, path = "/v1/auth/sessions", operation_id = "listSessions", tag = "auth", responses((status = 200, body = SessionList, description = "The sessions")))]
 async fn handle(context: Context) -> Result<HttpResponse> {
     let answer = context
