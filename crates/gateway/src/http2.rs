@@ -72,9 +72,10 @@ where
     S::Error: Into<Response<BoxBody>>,
     B: MessageBody + 'static,
 {
-    // Who comes while the process leaves was sent here by someone who does not know yet, and gets its answer.
-    let came_late = leaving.is_cancelled();
-    let told_at = if came_late { &stopping } else { &leaving };
+    // Who comes while the process leaves was sent here by someone who does not know yet, and is served until it stops. Told
+    // to go right after its first answer, a client with more to ask would fail: clients try again elsewhere what they
+    // could not send over a connection that they have used before, and not over a new one.
+    let told_at = if leaving.is_cancelled() { &stopping } else { &leaving };
     let mut builder = Builder::new();
     builder.initial_window_size(WINDOWS.0).initial_connection_window_size(WINDOWS.1);
     // A byte can stand for a whole header that was sent before (RFC 7541): without a bound of its own a head of half a
@@ -107,10 +108,6 @@ where
                     }
                     drop(at_work);
                 });
-                if came_late && !told {
-                    (told, idle_since) = (true, Instant::now());
-                    http2.graceful_shutdown();
-                }
             }
             () = told_at.cancelled(), if !told => {
                 (told, idle_since) = (true, Instant::now());
