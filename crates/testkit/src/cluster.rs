@@ -40,18 +40,19 @@ fn says_why(end_of_log: &str) -> bool {
 }
 
 /// Ends what is left when the test process is gone: it reads `+id` and `-id`, and kills at the end of its input. `$1` is
-/// the cluster's folder, which goes too.
+/// the cluster's folder, which goes too, unless it was told to `keep` it.
 const WATCHER: &str = r#"
 trap '' INT TERM HUP
-ids=
+ids= keep=
 while read -r word; do
   id=${word#?}
   case $word in
+    keep) keep=1 ;;
     +*) ids="$ids $id" ;;
     -*) left=; for other in $ids; do [ "$other" = "$id" ] || left="$left $other"; done; ids=$left ;;
   esac
 done
-[ -z "$ids" ] || { kill -KILL $ids 2>/dev/null; rm -rf "$1"; }
+[ -z "$ids" ] || { kill -KILL $ids 2>/dev/null; [ -n "$keep" ] || rm -rf "$1"; }
 "#;
 
 /// A running cluster.
@@ -325,7 +326,8 @@ impl Cluster {
         for node in self.nodes.values_mut().filter(|node| !node.is_ending) {
             let id = node.id();
             if let Some(status) = node.has_ended()? {
-                let ran = node.started_at.map(|at| at.elapsed()).unwrap_or_default();
+                // Whoever looks may have been held up for long since.
+                let ran = node.seen_at.zip(node.started_at).map(|(seen, at)| seen - at).unwrap_or_default();
                 let (name, end) = (&node.name, node.end_of_log());
                 let gave_up = status.code() == Some(GAVE_UP) && ran < LONGEST_START && says_why(&end);
                 if !gave_up || !excused(node) {
@@ -419,6 +421,7 @@ impl Cluster {
         if let Some(folder) = &mut self.folder {
             folder.disable_cleanup(true);
         }
+        self.watcher.keep();
         self.folder().to_owned()
     }
 }
@@ -455,6 +458,12 @@ impl Watcher {
             .spawn()?;
         let input = child.stdin.take();
         Ok(Self { child, input })
+    }
+
+    fn keep(&mut self) {
+        if let Some(input) = &mut self.input {
+            let _ = writeln!(input, "keep");
+        }
     }
 
     fn tell(&mut self, sign: char, id: u32) {

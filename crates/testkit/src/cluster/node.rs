@@ -34,6 +34,8 @@ pub struct Node {
     pub(super) child: Option<Child>,
     /// When it was last started.
     pub started_at: Option<Instant>,
+    /// When it was last seen running.
+    pub(super) seen_at: Option<Instant>,
     /// Whether it was told to end.
     pub(super) is_ending: bool,
 }
@@ -68,6 +70,7 @@ impl Node {
         self.child = Some(child);
         self.is_ending = false;
         self.started_at = Some(Instant::now());
+        self.seen_at = self.started_at;
         self.starts += 1;
         Ok(id)
     }
@@ -90,6 +93,8 @@ impl Node {
         let status = child.try_wait()?;
         if status.is_some() {
             self.child = None;
+        } else {
+            self.seen_at = Some(Instant::now());
         }
         Ok(status)
     }
