@@ -4,8 +4,9 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use gatehouse_core::Secret;
+use gatehouse_core::{Result, Secret};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use tonic::body::Body;
@@ -39,6 +40,15 @@ impl Authorized {
     #[must_use]
     pub fn with_token(channel: Channel, token: Secret<String>) -> Self {
         Self { channel, credential: Credential::Bearer(token) }
+    }
+
+    /// How long a stream that is opened now can go on before it should be opened again with a newer token; `None` if it
+    /// gets no newer one.
+    pub(crate) async fn fades_in(&self) -> Result<Option<Duration>> {
+        match &self.credential {
+            Credential::Client(tokens, audience) => tokens.fades_in(audience).await,
+            Credential::None | Credential::Bearer(_) => Ok(None),
+        }
     }
 
     /// Calls without a credential, for public methods.

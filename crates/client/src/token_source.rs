@@ -78,6 +78,20 @@ impl TokenSource {
         }
     }
 
+    /// How long a stream that is opened now can go on before it should be opened again: well after a newer token is to be
+    /// had, and before the service has to end it because its own has ended. `None` if there is no newer one, as while auth
+    /// is away.
+    ///
+    /// # Errors
+    /// As [`TokenSource::token`].
+    pub(crate) async fn fades_in(&self, audience: &'static str) -> Result<Option<Duration>> {
+        self.token(audience).await?;
+        let slot = self.slot(audience);
+        let held = slot.lock().await;
+        let fades_at = held.as_ref().map(|held| held.expires_at.minus(part_of_life(held, 10)));
+        Ok(fades_at.map(|at| at.since(self.0.clock.now())).filter(|left| !left.is_zero()))
+    }
+
     /// Forgets the token for `audience`, after the service refused it.
     pub async fn forget(&self, audience: &'static str) {
         *self.slot(audience).lock().await = None;
@@ -106,6 +120,9 @@ impl TokenSource {
 }
 
 fn renewal(held: &Held) -> Timestamp {
-    let life = held.expires_at.since(held.fetched_at);
-    held.expires_at.minus(life.checked_div(5).unwrap_or(Duration::ZERO))
+    held.expires_at.minus(part_of_life(held, 5))
+}
+
+fn part_of_life(held: &Held, divisor: u32) -> Duration {
+    held.expires_at.since(held.fetched_at).checked_div(divisor).unwrap_or(Duration::ZERO)
 }

@@ -2,9 +2,10 @@
 //!
 //! A worker keeps one stream to the service. On it it grants credits and gets leases, at most as many as it may do
 //! at once; it tells events and ends each lease with a result, a failure, or by giving it back. Every write names
-//! the lease's epoch, so what a worker writes after it lost a lease is refused. When the stream breaks, the worker
-//! connects again, takes its session up and sends what was not yet acknowledged; if that does not succeed within
-//! the lease's time, it stops its jobs itself, because others may have begun them.
+//! the lease's epoch, so what a worker writes after it lost a lease is refused. Before the stream's token ends, the
+//! worker opens the stream again with the next one, and its jobs go on. When the stream breaks, the worker connects
+//! again, takes its session up and sends what was not yet acknowledged; if that does not succeed within the lease's
+//! time, it stops its jobs itself, because others may have begun them.
 //!
 //! ```no_run
 //! use gatehouse_client::worker::{Failure, LeasedJob, Worker, WorkerConfig};

@@ -54,6 +54,8 @@ struct Link {
     goodbye: Goodbye,
     /// Whether the service said that it goes away.
     closing: bool,
+    /// When the stream is to be opened again, because its token ends soon after.
+    renew_at: Option<Instant>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -75,6 +77,8 @@ enum Ended {
     Broken,
     /// The service goes away.
     Moved,
+    /// The stream's token ends soon.
+    Renewed,
 }
 
 impl Session {
@@ -122,11 +126,15 @@ impl Session {
                         "connected to the job service"
                     );
                     self.welcome(&mut link, welcome);
-                    self.connected.send_replace(true);
+                    self.tell_connected(true);
                     let ended = self.serve(&mut link, &shutdown).await;
-                    self.connected.send_replace(false);
+                    self.tell_connected(matches!(ended, Ended::Renewed));
                     match ended {
                         Ended::Drained => return Ok(()),
+                        Ended::Renewed => {
+                            tracing::debug!("the stream's token ends soon; going on with a new one");
+                            continue;
+                        }
                         Ended::Broken => {
                             tracing::warn!("the stream to the job service broke; connecting again");
                         }
@@ -146,10 +154,18 @@ impl Session {
                     self.leases.lose_all();
                     return Err(error);
                 }
-                Err(error) => tracing::warn!(%error, "the job service did not take the worker; trying again"),
+                Err(error) => {
+                    self.tell_connected(false);
+                    tracing::warn!(%error, "the job service did not take the worker; trying again");
+                }
             }
             self.wait(&shutdown).await;
         }
+    }
+
+    /// Only a change is heard of.
+    fn tell_connected(&self, connected: bool) {
+        self.connected.send_if_modified(|before| std::mem::replace(before, connected) != connected);
     }
 
     async fn connect(&self) -> Result<(Link, WorkWelcome)> {
@@ -167,13 +183,16 @@ impl Session {
                 "The job service did not answer in time.",
             )
         };
+        // Asked before the call takes its token, which is this one or a newer one.
+        let fades_in = timeout(HELLO_TIMEOUT, self.channel.fades_in()).await.map_err(late)??;
+        let renew_at = fades_in.map(|left| Instant::now() + left);
         let open = client.work(UnboundedReceiverStream::new(requests));
         let mut incoming =
             timeout(HELLO_TIMEOUT, open).await.map_err(late)?.map_err(from_status)?.into_inner();
         let first = timeout(HELLO_TIMEOUT, incoming.message()).await.map_err(late)?.map_err(from_status)?;
         match first.and_then(|answer| answer.message) {
             Some(Answer::Welcome(welcome)) => Ok((
-                Link { outgoing, incoming, granted: 0, goodbye: Goodbye::Unsaid, closing: false },
+                Link { outgoing, incoming, granted: 0, goodbye: Goodbye::Unsaid, closing: false, renew_at },
                 welcome,
             )),
             _ => Err(gatehouse_core::Error::unavailable(
@@ -228,6 +247,9 @@ impl Session {
             if link.closing {
                 return Ended::Moved;
             }
+            if link.goodbye == Goodbye::Answered && self.drain_by.is_none() {
+                return Ended::Renewed;
+            }
             tokio::select! {
                 answer = link.incoming.message() => match answer {
                     Ok(Some(WorkResponse { message: Some(answer) })) => self.answer(link, answer),
@@ -247,6 +269,11 @@ impl Session {
                 _ = heartbeat.tick() => link.send(Message::Heartbeat(WorkHeartbeat {})),
                 () = shutdown.cancelled(), if self.drain_by.is_none() => self.drain(),
                 () = until(self.drain_by) => {},
+                // The leases stay; the service only hands out no more of them on this stream.
+                () = until(link.renew_at), if link.goodbye == Goodbye::Unsaid => {
+                    link.goodbye = Goodbye::Said;
+                    link.send(Message::Goodbye(WorkGoodbye {}));
+                },
             }
         }
     }
