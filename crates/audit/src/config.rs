@@ -2,18 +2,23 @@
 
 use std::path::PathBuf;
 
-use gatehouse_core::Environment;
+use gatehouse_core::{Environment, Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::names::LogId;
+use crate::domain::note::VerifierKey;
+
+/// Most verifier keys that are accepted besides that of the key file.
+const MAX_ACCEPTED_KEYS: usize = 16;
 
 /// The audit service.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Where the logs' names begin, a host and perhaps a path, without scheme, spaces and `+`: checkpoints of the log
-    /// `default` have the origin `<origin>/<environment>/audit/default`. Changing it begins new names for old logs.
+    /// `default` have the origin `<origin>/<environment>/audit/default`. Changing it begins new names for old logs: then
+    /// `accepted_verifier_keys` has to name the verifier key under its old name.
     pub origin: String,
     /// How long the log `default` is kept, days, 1 to 36500.
     pub retention_days: u32,
@@ -24,8 +29,13 @@ pub struct Config {
     /// outside what is backed up with it: a restored backup must not bring shredded keys back. Replicas share it.
     pub subject_keys_dir: PathBuf,
     /// File with the Ed25519 seed that checkpoints are signed with, 64 hexadecimal digits. In dev it is made if
-    /// missing.
+    /// missing while the logs are empty. Logs that were signed with another key keep the service from starting, unless
+    /// `accepted_verifier_keys` names that one.
     pub checkpoint_key_file: PathBuf,
+    /// Verifier keys (`name+hash+base64`) of the keys that checkpoints were signed with before, after the file or `origin`
+    /// was changed on purpose, at most 16. The key under one log's name counts for every log. The next checkpoints are
+    /// signed with the key in the file; see the page on the audit log.
+    pub accepted_verifier_keys: Vec<String>,
     /// How often a checkpoint is signed if the log grew, milliseconds, 100 to 86400000.
     pub checkpoint_interval_ms: u64,
     /// How often entries that are past their time are removed, milliseconds, 1000 to 86400000.
@@ -56,6 +66,7 @@ impl Default for Config {
             logs: Vec::new(),
             subject_keys_dir: PathBuf::from("audit-keys"),
             checkpoint_key_file: PathBuf::from("audit-checkpoint.key"),
+            accepted_verifier_keys: Vec::new(),
             checkpoint_interval_ms: 60_000,
             prune_interval_ms: 3_600_000,
             max_prune: 1_000,
@@ -90,6 +101,16 @@ impl Config {
             }
             seen.push(&log.name);
         }
+        if self.accepted_verifier_keys.len() > MAX_ACCEPTED_KEYS {
+            problems.push(format!("accepted_verifier_keys: must be at most {MAX_ACCEPTED_KEYS}"));
+        }
+        for key in &self.accepted_verifier_keys {
+            if !key.parse::<VerifierKey>().is_ok_and(|key| key.name().contains('/')) {
+                problems.push(format!(
+                    "accepted_verifier_keys: {key:?} is no verifier key (name+hash+base64) of a log, as ListLogs gives it"
+                ));
+            }
+        }
         let mut within = |name: &str, value: u64, from: u64, to: u64| {
             if !(from..=to).contains(&value) {
                 problems.push(format!("{name}: must be from {from} to {to}"));
@@ -114,6 +135,14 @@ impl Config {
         std::iter::once(default).chain(self.logs.iter().cloned()).collect()
     }
 
+    /// The accepted verifier keys, under the names that they have for `log`.
+    pub(crate) fn accepted_keys(&self, log: &LogId) -> Result<Vec<VerifierKey>> {
+        let named = |text: &String| text.parse::<VerifierKey>().and_then(|key| key.of_log(log));
+        self.accepted_verifier_keys.iter().map(named).collect::<Result<_, _>>().map_err(|error| {
+            Error::failed_precondition("CONFIG_INVALID", format!("audit.accepted_verifier_keys: {error}"))
+        })
+    }
+
     /// The C2SP origin of `log`'s checkpoints, which is also the name of its key.
     #[must_use]
     pub fn origin_of(&self, environment: Environment, log: &LogId) -> String {
@@ -133,5 +162,8 @@ mod tests {
         let logs = vec![log("default", 1), log("Long", 1), log("x", 0)];
         let config = Config { logs, origin: "https://x".into(), max_group: 0, ..Config::default() };
         assert_eq!(config.validate(Environment::Dev).len(), 5);
+        let key = "a/default+14bbabcd+AeA=".to_owned();
+        let problems = Config { accepted_verifier_keys: vec![key; 17], ..Config::default() };
+        assert_eq!(problems.validate(Environment::Dev).len(), 18);
     }
 }

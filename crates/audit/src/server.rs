@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gatehouse_core::{Clock, Entropy, Environment, Result};
-use gatehouse_db::{Db, Migrations, migrations};
+use gatehouse_db::{Db, Migrations, migrations, read_tx};
 use gatehouse_proto::audit::v1::audit_service_server::AuditServiceServer;
 use gatehouse_service::grpc::GrpcConfig;
 use gatehouse_service::{AccessLayer, GrpcServer, Lifecycle, Readiness, Verifier, reply};
@@ -15,6 +15,7 @@ use crate::app::{App, Parts};
 use crate::grpc::Audit;
 use crate::keys::SubjectKeys;
 use crate::signing::CheckpointSeed;
+use crate::store::heads;
 
 /// The tables of this service.
 pub const MIGRATIONS: Migrations = migrations![
@@ -47,13 +48,14 @@ pub struct Deps {
 /// `deps.lifecycle` stops.
 ///
 /// # Errors
-/// A key folder or key file that can't be used, a method without an access rule, or a database that is away.
+/// A key folder or key file that can't be used, a checkpoint key that is not the one of the logs, a method without an access rule, or a database that is away.
 pub async fn build(config: &Config, grpc: GrpcConfig, deps: Deps, listener: TcpListener) -> Result<()> {
     let Deps { db, verifier, clock, entropy, environment, lifecycle, readiness } = deps;
     let access = AccessLayer::new(&[PACKAGE], verifier, clock.clone(), entropy.clone())?;
+    let has_entries = read_tx!(db, "audit.any_begun", |tx| { heads::any_begun(tx).await })?;
     let parts = Parts {
         keys: SubjectKeys::open(&config.subject_keys_dir, entropy.clone())?,
-        seed: CheckpointSeed::load(&config.checkpoint_key_file, environment, &entropy)?,
+        seed: CheckpointSeed::load(&config.checkpoint_key_file, environment, has_entries, &entropy)?,
         db,
         clock,
         entropy,

@@ -15,15 +15,15 @@ use crate::domain::note::SignerKey;
 pub struct CheckpointSeed(Secret<[u8; 32]>);
 
 impl CheckpointSeed {
-    /// The seed in `file`; in dev it is made if missing. As with the other keys, the group may read it, which is how a
+    /// The seed in `file`; in dev it is made if missing, unless there are entries that it must have signed. As with the other keys, the group may read it, which is how a
     /// secret is mounted for a pod, and nobody else may.
     ///
     /// # Errors
     /// `CHECKPOINT_KEY_MISSING`, `CHECKPOINT_KEY_UNREADABLE`, `CHECKPOINT_KEY_INVALID`, `CHECKPOINT_KEY_EXPOSED` or, in dev,
     /// `CHECKPOINT_KEY_NOT_MADE`, saying what to do.
-    pub fn load(file: &Path, environment: Environment, entropy: &Entropy) -> Result<Self> {
+    pub fn load(file: &Path, environment: Environment, has_entries: bool, entropy: &Entropy) -> Result<Self> {
         let at = file.display();
-        if environment == Environment::Dev && !file.exists() {
+        if environment == Environment::Dev && !has_entries && !file.exists() {
             create(file, entropy).map_err(|error| {
                 let text = format!(
                     "audit.checkpoint_key_file: {at} can't be written: {error}. Name a file in a folder that this \
@@ -43,12 +43,18 @@ impl CheckpointSeed {
         let text = match fs::read_to_string(file) {
             Ok(text) => Zeroizing::new(text),
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Err(Error::failed_precondition(
-                    "CHECKPOINT_KEY_MISSING",
+                let text = if has_entries {
+                    format!(
+                        "audit.checkpoint_key_file: {at} is not there, and the logs in the database are signed with it. \
+                         Restore it from a backup: a new key does not continue them. If it is lost, see \"Another key\" in \
+                         docs/audit-log.md."
+                    )
+                } else {
                     format!(
                         "audit.checkpoint_key_file: {at} is not there. Make it: (umask 077; openssl rand -hex 32 > {at})"
-                    ),
-                ));
+                    )
+                };
+                return Err(Error::failed_precondition("CHECKPOINT_KEY_MISSING", text));
             }
             // What is in it may be the only copy of the key: nobody should be led to write a new one over it.
             Err(error) if error.kind() != ErrorKind::InvalidData => {
@@ -115,7 +121,13 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("key");
         let entropy = Entropy::system();
-        let load = |environment| CheckpointSeed::load(&file, environment, &entropy);
+        let load = |environment| CheckpointSeed::load(&file, environment, false, &entropy);
+        let beside_entries =
+            CheckpointSeed::load(&file, Environment::Dev, true, &entropy).expect_err("missing");
+        assert!(
+            beside_entries.reason() == "CHECKPOINT_KEY_MISSING"
+                && !beside_entries.to_string().contains("Make it")
+        );
         assert_eq!(load(Environment::Prod).expect_err("missing").reason(), "CHECKPOINT_KEY_MISSING");
         let made = load(Environment::Dev).expect("made");
         let read = load(Environment::Prod).expect("read");
@@ -147,7 +159,8 @@ mod tests {
         assert_eq!(unreadable.reason(), "CHECKPOINT_KEY_UNREADABLE");
         assert!(!unreadable.to_string().contains("hexadecimal"), "{unreadable}");
         let nowhere = file.join("no/folder/key");
-        let unmade = CheckpointSeed::load(&nowhere, Environment::Dev, &entropy).expect_err("no folder");
+        let unmade =
+            CheckpointSeed::load(&nowhere, Environment::Dev, false, &entropy).expect_err("no folder");
         assert_eq!(unmade.reason(), "CHECKPOINT_KEY_NOT_MADE");
     }
 }

@@ -66,11 +66,12 @@ impl From<&Report> for ExitCode {
 pub struct Trust {
     /// Checkpoints that were kept elsewhere: the whole content of each file.
     pub checkpoints: Vec<String>,
-    /// The log's verifier key, `name+hash+base64`, kept elsewhere. Without it the signatures of `checkpoints` are not
-    /// looked at: they are believed because they were kept. That a prefix was pruned is believed with the key only.
-    pub key: Option<VerifierKey>,
+    /// The log's verifier key, `name+hash+base64`, kept elsewhere; several where it was changed, and any of them counts.
+    /// Without one the signatures of `checkpoints` are not looked at: they are believed because they were kept. That a
+    /// prefix was pruned is believed with a key only.
+    pub keys: Vec<VerifierKey>,
     /// The origins that a checkpoint of the log may have, where the configuration says; empty where it doesn't. Looked at
-    /// without `key` only: the key has a name of its own.
+    /// without `keys` only: a key has a name of its own.
     pub origins: Vec<String>,
     /// Whether the configuration names the log: then the service made it when it started, and it has to be there.
     pub configured: bool,
@@ -98,15 +99,11 @@ impl Trust {
     pub fn about(&self, log: &str) -> Result<Self> {
         let named = self.checkpoints.iter().map(|note| Ok((log_of(note)?, note)));
         let named = named.collect::<Result<Vec<_>>>()?;
-        let key = match &self.key {
-            Some(key) => Some(match key.name().rsplit_once('/') {
-                Some((before, _)) => key.renamed(&format!("{before}/{log}")).map_err(Error::internal)?,
-                None => key.clone(),
-            }),
-            None => None,
-        };
+        let id = log_id(log)?;
+        let keys = self.keys.iter().map(|key| key.of_log(&id).map_err(Error::internal));
+        let keys = keys.collect::<Result<Vec<_>>>()?;
         let own = named.into_iter().filter(|(name, _)| name == log).map(|(_, note)| note.clone());
-        Ok(Self { checkpoints: own.collect(), key, ..self.clone() })
+        Ok(Self { checkpoints: own.collect(), keys, ..self.clone() })
     }
 
     /// The checkpoints, of this log and with good signatures where the key is known.
@@ -121,11 +118,12 @@ impl Trust {
                 if found != log.as_str() {
                     return Err(unusable(format!("it is of the log {found}, not of {log}")));
                 }
-                let checkpoint = match &self.key {
-                    Some(key) => Checkpoint::open(note, key).map_err(unusable)?,
-                    None => Checkpoint::read_unsigned(note).map_err(unusable)?,
+                let checkpoint = if self.keys.is_empty() {
+                    Checkpoint::read_unsigned(note).map_err(unusable)?
+                } else {
+                    Checkpoint::open_by_any(note, &self.keys).map_err(unusable)?.0
                 };
-                if self.key.is_none() && !self.origins.is_empty() && !self.origins.contains(&checkpoint.origin) {
+                if self.keys.is_empty() && !self.origins.is_empty() && !self.origins.contains(&checkpoint.origin) {
                     return Err(unusable(format!(
                         "it is of {:?}, and audit.origin makes this log {}. It is of another installation or \
                          environment; if audit.origin was changed since, give the verifier key under its old name too",
@@ -209,7 +207,7 @@ pub async fn verify_database(db: &Db, name: &str, trust: &Trust) -> Result<Repor
         first_chain: head.first_chain,
         frontier: tree.frontier(head.first_seq).ok(),
         pruned_note: head.pruned_note.as_deref().unwrap_or_default(),
-        key: trust.key.as_ref(),
+        keys: &trust.keys,
         retention: trust.retention,
     };
     let mut verifier = start.verifier(&log)?;
@@ -218,7 +216,7 @@ pub async fn verify_database(db: &Db, name: &str, trust: &Trust) -> Result<Repor
             .and_then(|ranges| hashes(&tree, &ranges).ok());
         verifier.trust(checkpoint, proof.as_deref());
     }
-    compare_stored_checkpoints(db, &log, trust.key.as_ref(), head.size, &mut verifier).await?;
+    compare_stored_checkpoints(db, &log, &trust.keys, head.size, &mut verifier).await?;
     let findings = entries::verify(db, &log, &head, &mut verifier, trust.subjects.as_ref()).await?;
     let mut report = verifier.finish(Some(StoredHead { size: head.size, chain: head.chain }));
     report.persons = findings.persons();
@@ -309,7 +307,7 @@ where
         first_chain: head.first_chain,
         frontier: head.frontier.clone(),
         pruned_note: &header.pruned_note,
-        key: trust.key.as_ref(),
+        keys: &trust.keys,
         retention: trust.retention,
     };
     let mut verifier = start.verifier(&log)?;
@@ -381,7 +379,7 @@ struct Start<'a> {
     first_chain: Digest,
     frontier: Option<Frontier>,
     pruned_note: &'a str,
-    key: Option<&'a VerifierKey>,
+    keys: &'a [VerifierKey],
     retention: Option<Retention>,
 }
 
@@ -399,12 +397,12 @@ impl Start<'_> {
         if self.first == 0 {
             return Ok(LogVerifier::new(log.clone(), retention, None));
         }
-        let statement = match self.key {
-            Some(key) => key
-                .renamed(&pruned_origin(key.name()))
-                .map_err(Error::internal)
-                .and_then(|key| Pruned::open(self.pruned_note, &key).map_err(Error::internal)),
-            None => Pruned::read_unsigned(self.pruned_note).map_err(Error::internal),
+        let statement = if self.keys.is_empty() {
+            Pruned::read_unsigned(self.pruned_note)
+        } else {
+            let keys = self.keys.iter().map(|key| key.renamed(&pruned_origin(key.name())));
+            let keys = keys.collect::<Result<Vec<_>, _>>().map_err(Error::internal)?;
+            Pruned::open_by_any(self.pruned_note, &keys)
         };
         let stated = statement
             .ok()
@@ -414,7 +412,7 @@ impl Start<'_> {
             let days = Duration::from_secs(u64::from(retention.days) * 86_400);
             *last_recorded > retention.now.minus(days)
         });
-        let signed = stated.is_some() && self.key.is_some() && too_soon.is_none();
+        let signed = stated.is_some() && !self.keys.is_empty() && too_soon.is_none();
         let pruned = PrunedPrefix { chain: self.first_chain, frontier, signed };
         let mut verifier = LogVerifier::new(log.clone(), retention, Some(pruned));
         match (stated, last_recorded) {
@@ -443,18 +441,20 @@ impl Start<'_> {
 async fn compare_stored_checkpoints(
     db: &Db,
     log: &LogId,
-    key: Option<&VerifierKey>,
+    keys: &[VerifierKey],
     size: u64,
     verifier: &mut LogVerifier,
 ) -> Result<()> {
-    let Some(key) = key else { return Ok(()) };
+    if keys.is_empty() {
+        return Ok(());
+    }
     let mut from = 0;
     loop {
         let page = read_tx!(db, "verify.checkpoints", |tx| { checkpoints::list(tx, log, from, PAGE).await })?;
         let Some((last, _)) = page.last() else { return Ok(()) };
         from = last + 1;
         for (stored_size, note) in &page {
-            match Checkpoint::open(note, key) {
+            match Checkpoint::open_by_any(note, keys).map(|(checkpoint, _)| checkpoint) {
                 // One that was signed after the head was read is for the next time.
                 Ok(checkpoint) if checkpoint.size > size && *stored_size == checkpoint.size => {
                     let now = read_tx!(db, "verify.head", |tx| { heads::lookup(tx, log).await })?;

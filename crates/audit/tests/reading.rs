@@ -368,7 +368,7 @@ both_engines! {
             let exported = verify_export(&mut operator, "default", trust).await.unwrap();
             assert_eq!(exported.verdict, report.verdict);
             // Without the key nobody can tell a pruned front from one that was removed.
-            let keyless = Trust { key: None, ..trust.clone() };
+            let keyless = Trust { keys: Vec::new(), ..trust.clone() };
             let report = world.verify(&keyless).await;
             assert_eq!(report.verdict, Verdict::PrefixNotProven { proven: Some(proven) });
             assert_eq!(ExitCode::from(&report), ExitCode::NotProven);

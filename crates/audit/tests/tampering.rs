@@ -261,7 +261,7 @@ both_engines! {
         let (leaf, _) = scene.stored(7).await;
         let chain = *Digest::of_chain(&leaf).as_bytes();
         scene.run(&[(&HEAD_TO_EIGHT, params![chain]), (&DELETE_ROWS_OF_TAIL, params![])]).await;
-        let found = scene.world.verify(&Trust { key: None, ..Trust::default() }).await;
+        let found = scene.world.verify(&Trust::default()).await;
         assert_ne!(ExitCode::from(&found), ExitCode::Verified);
         let report = scene.world.verify(&scene.trust).await;
         let missing = Fault::Missing { known_size: SIZE };
@@ -308,7 +308,7 @@ both_engines! {
         let with_key = scene.world.verify(&scene.trust).await;
         let removed = Verdict::Broken { entry: 0, up_to: None, fault: Fault::PrefixRemoved };
         assert_eq!(with_key.verdict, removed);
-        let keyless = Trust { key: None, ..scene.trust.clone() };
+        let keyless = Trust { keys: Vec::new(), ..scene.trust.clone() };
         for (trust, proven) in [(&keyless, Some(SIZE)), (&Trust::default(), None)] {
             let report = scene.world.verify(trust).await;
             assert_eq!(report.verdict, Verdict::PrefixNotProven { proven });
@@ -461,7 +461,7 @@ both_engines! {
         let origins = vec!["gatehouse.test/dev/audit/default".to_owned()];
         let trust = |note: &String, origins: &[String]| Trust {
             checkpoints: vec![note.clone()],
-            key: None,
+            keys: Vec::new(),
             origins: origins.to_vec(),
             ..scene.trust.clone()
         };
@@ -488,7 +488,7 @@ both_engines! {
         let report = scene.world.verify(&both.about("default").unwrap()).await;
         assert_eq!(report.verdict, Verdict::Verified { proven: SIZE });
         let long = both.about("long").unwrap();
-        assert_eq!((long.checkpoints.len(), long.key.unwrap().name()), (1, "gatehouse.test/dev/audit/long"));
+        assert_eq!((long.checkpoints.len(), long.keys[0].name()), (1, "gatehouse.test/dev/audit/long"));
         scene.replica.stop().await;
     }
 

@@ -30,12 +30,12 @@ pub(crate) struct VerifyArgs {
     /// Checkpoint that was kept elsewhere; may be given several times. It says itself which log it is of
     #[arg(long, value_name = "FILE")]
     checkpoint: Vec<PathBuf>,
-    /// Key that checkpoints must be signed with, `name+hash+base64`, kept elsewhere
-    #[arg(long, value_name = "KEY", conflicts_with = "verifier_key_file")]
-    verifier_key: Option<String>,
-    /// File that holds this key
+    /// Key that checkpoints must be signed with, `name+hash+base64`, kept elsewhere; several where it was changed
+    #[arg(long, value_name = "KEY")]
+    verifier_key: Vec<String>,
+    /// File that holds such a key
     #[arg(long, value_name = "FILE")]
-    verifier_key_file: Option<PathBuf>,
+    verifier_key_file: Vec<PathBuf>,
     /// One JSON object for each log
     #[arg(long)]
     json: bool,
@@ -199,21 +199,20 @@ fn trust(args: &VerifyArgs) -> anyhow::Result<Trust> {
                 .with_context(|| format!("the checkpoint {} can't be read", path.display()))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let key = match (&args.verifier_key, &args.verifier_key_file) {
-        (Some(text), _) => Some((text.clone(), "--verifier-key".to_owned())),
-        (None, Some(path)) => {
-            let text = std::fs::read_to_string(path)
-                .with_context(|| format!("the verifier key {} can't be read", path.display()))?;
-            Some((text, path.display().to_string()))
-        }
-        (None, None) => None,
-    };
-    let key = key
-        .map(|(text, from)| {
-            text.trim().parse::<VerifierKey>().map_err(|error| anyhow::anyhow!("{from}: {error}"))
-        })
-        .transpose()?;
-    Ok(Trust { checkpoints, key, ..Trust::default() })
+    let mut keys = Vec::new();
+    for text in &args.verifier_key {
+        keys.push(verifier_key(text).context("--verifier-key")?);
+    }
+    for path in &args.verifier_key_file {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("the verifier key {} can't be read", path.display()))?;
+        keys.push(verifier_key(&text).with_context(|| path.display().to_string())?);
+    }
+    Ok(Trust { checkpoints, keys, ..Trust::default() })
+}
+
+fn verifier_key(text: &str) -> anyhow::Result<VerifierKey> {
+    Ok(text.trim().parse()?)
 }
 
 /// What is broken outdoes what could not be read: a log that can't be read must not hide it.

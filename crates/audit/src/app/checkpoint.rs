@@ -1,12 +1,14 @@
 //! Signing what a log is now.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use gatehouse_core::{Error, Result};
 use gatehouse_db::{read_tx, run_tx};
 
 use super::{App, Log};
-use crate::domain::checkpoint::Checkpoint;
+use crate::domain::checkpoint::{Checkpoint, CheckpointError};
+use crate::domain::note::NoteError;
 use crate::domain::tiles::tiles_of;
 use crate::sequencer::damaged;
 use crate::store::heads::Head;
@@ -17,6 +19,12 @@ use crate::store::{checkpoints, heads, tiles};
 pub(crate) struct Signed {
     pub(crate) size: u64,
     pub(crate) note: String,
+}
+
+/// What stands in the table, once something was put there.
+fn kept_as_stored(kept: Option<(u64, String)>) -> Result<Signed> {
+    let (size, note) = kept.ok_or_else(|| Error::internal("a checkpoint vanished while it was stored"))?;
+    Ok(Signed { size, note })
 }
 
 impl App {
@@ -57,7 +65,7 @@ impl App {
             Ok((head, tiles::load(tx, &log.id, &needed).await?, newest))
         })?;
         if let Some((size, note)) = newest {
-            let signed = Checkpoint::open(&note, &log.signer.verifier()).map_err(|error| {
+            let (signed, by) = Checkpoint::open_by_any(&note, &log.accepted).map_err(|error| {
                 Error::internal(format!("the stored checkpoint of size {size} of {}: {error}", log.id))
             })?;
             let extends = signed.size == size
@@ -71,7 +79,13 @@ impl App {
                 )));
             }
             if size == head.size {
-                return Ok(Signed { size, note });
+                // Under another name it would be the checkpoint of another log.
+                let of_before = *by != log.signer.verifier() && signed.origin == log.origin;
+                return if of_before {
+                    self.countersign(log, size, &note).await
+                } else {
+                    Ok(Signed { size, note })
+                };
             }
         }
         let root = tree.range(0, head.size).map_err(damaged)?;
@@ -82,8 +96,44 @@ impl App {
             checkpoints::add(tx, &log.id, head.size, now, &note).await?;
             checkpoints::lookup(tx, &log.id, head.size).await
         })?;
-        let (size, note) =
-            kept.ok_or_else(|| Error::internal("a checkpoint vanished while it was stored"))?;
-        Ok(Signed { size, note })
+        kept_as_stored(kept)
+    }
+
+    /// The checkpoint of `size`, which a key of before signed, with a signature of the present one behind it: one note for
+    /// a size, for whoever has either key.
+    async fn countersign(&self, log: &Log, size: u64, note: &str) -> Result<Signed> {
+        let countersigned = log.signer.countersign(note).map_err(Error::internal)?;
+        tracing::info!(log = %log.id, size, "the newest checkpoint was countersigned with another key");
+        let kept = run_tx!(self.db, "audit.countersign", |tx| {
+            checkpoints::countersign(tx, &log.id, size, note, &countersigned).await?;
+            checkpoints::lookup(tx, &log.id, size).await
+        })?;
+        kept_as_stored(kept)
+    }
+
+    /// Refuses a key that the log was not signed with, unless the configuration names the one that signed it.
+    ///
+    /// # Errors
+    /// `CHECKPOINT_KEY_REPLACED`.
+    pub(crate) async fn check_key(&self, log: &Log, file: &Path) -> Result<()> {
+        let newest =
+            read_tx!(self.db, "audit.checkpoint", |tx| { checkpoints::lookup_newest(tx, &log.id).await })?;
+        let Some((size, note)) = newest else { return Ok(()) };
+        match Checkpoint::open_by_any(&note, &log.accepted) {
+            Err(CheckpointError::Note(NoteError::NotSigned)) => Err(Error::failed_precondition(
+                "CHECKPOINT_KEY_REPLACED",
+                format!(
+                    "audit.checkpoint_key_file: {} is not the key that the log {} is signed with, under the name {}. \
+                     Restore it from a backup, or the database that belongs to it. If the key, audit.origin or GATEHOUSE_ENV \
+                     was changed on purpose, name the verifier key of before in audit.accepted_verifier_keys. \
+                     (The newest checkpoint is of {size} entries.)",
+                    file.display(),
+                    log.id,
+                    log.origin,
+                ),
+            )),
+            // One that was tampered with says nothing of the key: signing refuses it, and verification tells.
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 }

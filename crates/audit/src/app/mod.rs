@@ -17,7 +17,7 @@ use gatehouse_service::Lifecycle;
 
 use crate::Config;
 use crate::domain::names::{LogId, RetentionClass};
-use crate::domain::note::SignerKey;
+use crate::domain::note::{SignerKey, VerifierKey};
 use crate::keys::SubjectKeys;
 use crate::sequencer::Sequencer;
 use crate::signing::CheckpointSeed;
@@ -47,8 +47,12 @@ pub(crate) struct Log {
     pub(crate) days: u32,
     pub(crate) origin: String,
     pub(crate) signer: SignerKey,
+    /// What checkpoints may be signed with: the signer's key first, then those of before.
+    pub(crate) accepted: Vec<VerifierKey>,
     /// Signs what was pruned: the same seed under a name of its own, so that no checkpoint passes for it.
     pub(crate) prune_signer: SignerKey,
+    /// As `accepted`, for what was pruned.
+    pub(crate) prune_accepted: Vec<VerifierKey>,
     pub(crate) sequencer: Sequencer,
 }
 
@@ -65,7 +69,8 @@ pub(crate) struct Parts {
 }
 
 impl App {
-    /// The app with the logs of `config`, whose beginnings are made where they are missing.
+    /// The app with the logs of `config`, whose beginnings are made where they are missing. Logs that another key signed
+    /// are refused.
     pub(crate) async fn new(config: &Config, parts: Parts) -> Result<Self> {
         let Parts { db, clock, entropy, environment, lifecycle, keys, seed } = parts;
         let mut logs = BTreeMap::new();
@@ -73,11 +78,19 @@ impl App {
             let id = LogId::new(each.name.as_str()).map_err(Error::internal)?;
             let origin = config.origin_of(environment, &id);
             run_tx!(db, "audit.begin_log", |tx| { heads::add(tx, &id).await })?;
+            let (signer, prune_signer) = (seed.signer(&origin)?, seed.signer(&pruned_origin(&origin))?);
+            let former = config.accepted_keys(&id)?;
+            let former_pruned = former
+                .iter()
+                .map(|key| key.renamed(&pruned_origin(key.name())).map_err(Error::internal))
+                .collect::<Result<Vec<_>>>()?;
             let log = Log {
+                accepted: std::iter::once(signer.verifier()).chain(former).collect(),
+                prune_accepted: std::iter::once(prune_signer.verifier()).chain(former_pruned).collect(),
+                signer,
+                prune_signer,
                 retention: RetentionClass::new(each.name.as_str()).map_err(Error::internal)?,
                 days: each.days,
-                signer: seed.signer(&origin)?,
-                prune_signer: seed.signer(&pruned_origin(&origin))?,
                 sequencer: Sequencer::new(
                     id.clone(),
                     db.clone(),
@@ -93,7 +106,11 @@ impl App {
             logs.insert(each.name, log);
         }
         let max_prune = config.max_prune.into();
-        Ok(Self { db, clock, entropy, environment, lifecycle, keys, max_prune, logs: Arc::new(logs) })
+        let app = Self { db, clock, entropy, environment, lifecycle, keys, max_prune, logs: Arc::new(logs) };
+        for log in app.logs() {
+            app.check_key(log, &config.checkpoint_key_file).await?;
+        }
+        Ok(app)
     }
 
     /// Every log, by name.

@@ -91,6 +91,7 @@ impl App {
         let cutoff = self.clock.now().minus(Duration::from_secs(u64::from(log.days) * 86_400));
         let locked = heads::lock(tx, &log.id).await?;
         let Some(gone) = self.past_their_time(tx, log, &locked, cutoff).await? else {
+            self.countersign_pruned(tx, log, &locked).await?;
             return Ok(Part { first: locked.first_seq, more: false });
         };
         compare_with_tree(tx, log, locked.first_seq, &gone).await?;
@@ -105,6 +106,21 @@ impl App {
             return Err(Error::internal("the log's lock was lost while it was pruned").into());
         }
         Ok(Part { first, more: first - locked.first_seq == self.max_prune })
+    }
+
+    /// Signs the statement of what was pruned with the present key too, where one of before signed it. It was checked.
+    async fn countersign_pruned(&self, tx: &mut Tx, log: &Log, locked: &Head) -> gatehouse_db::Result<()> {
+        let Some(note) = locked.pruned_note.as_deref() else { return Ok(()) };
+        let named = Pruned::read_unsigned(note)
+            .is_ok_and(|statement| statement.checkpoint.origin == pruned_origin(&log.origin));
+        if !named || Pruned::open(note, &log.prune_signer.verifier()).is_ok() {
+            return Ok(());
+        }
+        let note = log.prune_signer.countersign(note).map_err(Error::internal)?;
+        if !heads::prune(tx, &log.id, locked, locked.first_seq, locked.first_chain, &note).await? {
+            return Err(Error::internal("the log's lock was lost while its statement was signed").into());
+        }
+        Ok(())
     }
 
     /// The entries at the front that are past their time, by what their leaves say, each verified; `None` if there are
@@ -181,10 +197,9 @@ fn check_beginning(log: &Log, locked: &Head, front: &Frontier) -> Result<()> {
         };
     }
     let note = locked.pruned_note.as_deref().unwrap_or_default();
-    let stated =
-        Pruned::open(note, &log.prune_signer.verifier()).is_ok_and(|Pruned { checkpoint, .. }| {
-            checkpoint.size == locked.first_seq && checkpoint.root == front.root()
-        });
+    let stated = Pruned::open_by_any(note, &log.prune_accepted).is_ok_and(|Pruned { checkpoint, .. }| {
+        checkpoint.size == locked.first_seq && checkpoint.root == front.root()
+    });
     if stated {
         Ok(())
     } else {

@@ -85,6 +85,23 @@ impl Checkpoint {
         }
     }
 
+    /// Reads a checkpoint that one of `keys` signed, and says which. If none did, the error is the one that says most:
+    /// that of a key which a line claims to be by.
+    pub fn open_by_any<'a>(
+        note: &str,
+        keys: impl IntoIterator<Item = &'a VerifierKey>,
+    ) -> Result<(Self, &'a VerifierKey), CheckpointError> {
+        let mut refused = CheckpointError::Note(NoteError::NotSigned);
+        for key in keys {
+            match Self::open(note, key) {
+                Ok(checkpoint) => return Ok((checkpoint, key)),
+                Err(CheckpointError::Note(NoteError::NotSigned)) => {}
+                Err(error) => refused = error,
+            }
+        }
+        Err(refused)
+    }
+
     /// Reads a checkpoint without looking at its signatures: for one that its holder trusts because they kept it
     /// themselves.
     pub fn read_unsigned(note: &str) -> Result<Self, CheckpointError> {

@@ -9,6 +9,7 @@ use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use gatehouse_core::{Entropy, Secret};
 
 use super::digest::Digest;
+use super::names::LogId;
 
 /// The signature type of Ed25519 keys.
 const ED25519: u8 = 0x01;
@@ -68,6 +69,14 @@ impl VerifierKey {
     /// The same key under another name.
     pub fn renamed(&self, name: &str) -> Result<Self, NoteError> {
         Ok(Self { name: checked_name(name)?.to_owned(), key: self.key })
+    }
+
+    /// The same key as that of `log`: every log of an installation is signed with one seed, under its own name.
+    pub fn of_log(&self, log: &LogId) -> Result<Self, NoteError> {
+        match self.name.rsplit_once('/') {
+            Some((before, _)) => self.renamed(&format!("{before}/{log}")),
+            None => Ok(self.clone()),
+        }
     }
 
     /// The text of `note` if this key signed it. Lines by other keys are ignored; a line that claims to be by
@@ -138,6 +147,16 @@ impl SignerKey {
     #[must_use]
     pub fn verifier(&self) -> VerifierKey {
         VerifierKey { name: self.name.clone(), key: self.key.verifying_key() }
+    }
+
+    /// `note` with a line by this key behind those that it has: what it says stays the same.
+    pub fn countersign(&self, note: &str) -> Result<String, NoteError> {
+        let (text, lines) = split(note)?;
+        if lines.len() >= MAX_SIGNATURES {
+            return Err(NoteError::Malformed);
+        }
+        let own = self.sign(text)?;
+        Ok(format!("{note}{}", own.get(text.len() + 1..).unwrap_or_default()))
     }
 
     /// `text` as a note signed by this key. Text must be non-empty, end with a newline and have no control
@@ -230,6 +249,19 @@ mod tests {
         assert_eq!(key.open(&format!("{note}{GO_SIGNATURE}")), Ok(GO_TEXT));
         let wrong = format!("{GO_TEXT}x\n\n{GO_SIGNATURE}");
         assert_eq!(key.open(&wrong), Err(NoteError::WrongSignature));
+    }
+
+    #[test]
+    fn a_countersigned_note_reads_by_both_keys() {
+        let other = SignerKey::generate("PeterNeumann", &Entropy::seeded(1)).expect("a valid name");
+        let note = other.countersign(&go_signer().sign(GO_TEXT).expect("valid text")).expect("a note");
+        for key in [go_signer().verifier(), other.verifier()] {
+            assert_eq!(key.open(&note), Ok(GO_TEXT));
+        }
+        assert_eq!(note.lines().count(), 5);
+        assert_eq!(other.countersign("no note"), Err(NoteError::Malformed));
+        let full = format!("{GO_TEXT}\n{}", GO_SIGNATURE.repeat(MAX_SIGNATURES));
+        assert_eq!(other.countersign(&full), Err(NoteError::Malformed));
     }
 
     #[test]

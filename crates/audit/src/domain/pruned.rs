@@ -68,6 +68,15 @@ impl Pruned {
         key.open(note)?.parse()
     }
 
+    /// Reads a statement that one of `keys` signed.
+    pub fn open_by_any<'a>(
+        note: &str,
+        keys: impl IntoIterator<Item = &'a VerifierKey>,
+    ) -> Result<Self, CheckpointError> {
+        let (_, key) = Checkpoint::open_by_any(note, keys)?;
+        key.open(note)?.parse()
+    }
+
     /// Reads a statement without looking at its signatures.
     pub fn read_unsigned(note: &str) -> Result<Self, CheckpointError> {
         text_of(note).parse()

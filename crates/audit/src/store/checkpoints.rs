@@ -10,6 +10,8 @@ sql! {
     /// A checkpoint; nothing if this size has one.
     pub(crate) ADD_CHECKPOINT = "INSERT INTO audit_checkpoints (log, size, signed_at, note) VALUES ($1, $2, $3, $4)
         ON CONFLICT (log, size) DO NOTHING";
+    /// The same checkpoint with one more signature, unless somebody else changed it since.
+    pub(crate) COUNTERSIGN = "UPDATE audit_checkpoints SET note = $4 WHERE log = $1 AND size = $2 AND note = $3";
     /// The newest.
     pub(crate) NEWEST = "SELECT size, note FROM audit_checkpoints WHERE log = $1 ORDER BY size DESC LIMIT 1";
     /// That of one size.
@@ -24,6 +26,17 @@ fn checkpoint(row: &Row) -> Result<(u64, String)> {
 
 pub(crate) async fn add(tx: &mut Tx, log: &LogId, size: u64, at: Timestamp, note: &str) -> Result<()> {
     tx.execute(&ADD_CHECKPOINT, params![log.as_str(), stored(size), at, note]).await.map(drop)
+}
+
+/// Puts `countersigned` in the place of `note`, unless that is there no more.
+pub(crate) async fn countersign(
+    tx: &mut Tx,
+    log: &LogId,
+    size: u64,
+    note: &str,
+    countersigned: &str,
+) -> Result<()> {
+    tx.execute(&COUNTERSIGN, params![log.as_str(), stored(size), note, countersigned]).await.map(drop)
 }
 
 /// Size and note of the newest.

@@ -21,6 +21,8 @@ sql! {
     pub(crate) COUNT_HEADS = "SELECT COUNT(*) AS heads FROM audit_heads WHERE log = $1";
     /// Every log that has a head.
     pub(crate) HEADS = "SELECT log FROM audit_heads ORDER BY log";
+    /// Whether any log has an entry, or had one.
+    pub(crate) COUNT_BEGUN = "SELECT COUNT(*) AS begun FROM audit_heads WHERE size > 0";
     /// Every log that any table knows of: whoever deletes its head leaves rows, or has to find all of them.
     pub(crate) NAMES = "SELECT log FROM audit_heads UNION SELECT log FROM audit_events UNION SELECT log FROM audit_logs
         UNION SELECT log FROM audit_tiles UNION SELECT log FROM audit_checkpoints";
@@ -76,6 +78,11 @@ pub(crate) async fn count(tx: &mut Tx, log: &LogId) -> Result<i64> {
 /// The names of all logs that have a head, whether or not this process serves them.
 pub(crate) async fn names(tx: &mut Tx) -> Result<Vec<String>> {
     tx.fetch_all(&HEADS, params![]).await?.iter().map(|row| row.get("log")).collect()
+}
+
+/// Whether any log has an entry, or had one.
+pub(crate) async fn any_begun(tx: &mut Tx) -> Result<bool> {
+    Ok(tx.fetch_one(&COUNT_BEGUN, params![]).await?.get::<i64>("begun")? > 0)
 }
 
 /// The names of all logs that have a head or a row in any other table.

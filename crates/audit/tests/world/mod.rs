@@ -15,7 +15,7 @@ use gatehouse_audit::verify_log::{Trust, verify_database};
 use gatehouse_audit::{Config, Deps, build};
 use gatehouse_client::{Authorized, ChannelConfig, channel};
 use gatehouse_core::ids::{EventId, PersonId, TenantId};
-use gatehouse_core::{Clock, Entropy, Environment, Secret};
+use gatehouse_core::{Clock, Entropy, Environment, Result, Secret};
 use gatehouse_db::Db;
 use gatehouse_proto::audit::v1::audit_service_client::AuditServiceClient;
 use gatehouse_proto::audit::v1::{
@@ -77,6 +77,15 @@ impl World {
     }
 
     pub async fn replica_on(&self, db: Db, address: SocketAddr) -> Replica {
+        self.try_replica_on(db, address).await.unwrap()
+    }
+
+    /// A replica, or why it did not start.
+    pub async fn try_replica(&self) -> Result<Replica> {
+        self.try_replica_on(self.db.another_replica().await, ([127, 0, 0, 1], 0).into()).await
+    }
+
+    async fn try_replica_on(&self, db: Db, address: SocketAddr) -> Result<Replica> {
         let keys = KeySet::default();
         let x = URL_SAFE_NO_PAD.encode(self.issuer.verifying_key().as_bytes());
         keys.replace(&format!(
@@ -99,8 +108,8 @@ impl World {
         };
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
-        build(&self.config, GrpcConfig::default(), deps, listener).await.unwrap();
-        Replica { address, lifecycle }
+        build(&self.config, GrpcConfig::default(), deps, listener).await?;
+        Ok(Replica { address, lifecycle })
     }
 
     /// A replica in another runtime, which can be torn down with all its tasks and connections, as a crash does.
@@ -223,8 +232,8 @@ impl World {
     pub async fn keep_checkpoint(&self, replica: &Replica) -> Trust {
         let request = GetCheckpointRequest { log: String::new(), fresh: true };
         let answer = self.operator(replica).get_checkpoint(request).await.unwrap().into_inner();
-        let key = Some(answer.verifier_key.parse().unwrap());
-        Trust { checkpoints: vec![answer.checkpoint], key, configured: true, ..Trust::default() }
+        let keys = vec![answer.verifier_key.parse().unwrap()];
+        Trust { checkpoints: vec![answer.checkpoint], keys, configured: true, ..Trust::default() }
     }
 }
 
