@@ -102,16 +102,17 @@ impl Process {
             _ = self.signals.recv() => {}
             () = stopping.cancelled() => {}
         }
+        self.finish(stages, limit).await
+    }
+
+    /// Drains now, the `stages` in their order and then what else there is.
+    pub(crate) async fn finish(self, stages: &[Lifecycle], limit: Duration) -> anyhow::Result<ExitCode> {
+        self.lifecycle.leave();
         let began = Instant::now();
         for (number, stage) in stages.iter().enumerate() {
             stage.drain(share(limit, began.elapsed(), stages.len() - number)).await;
         }
         self.finish_within(limit, limit.saturating_sub(began.elapsed())).await
-    }
-
-    /// Drains now.
-    pub(crate) async fn finish(self, limit: Duration) -> anyhow::Result<ExitCode> {
-        self.finish_within(limit, limit).await
     }
 
     /// Drains what is left of a drain that has a `limit`.

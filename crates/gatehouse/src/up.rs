@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::Args;
 use gatehouse_auth::config::ClientConfig;
-use gatehouse_client::ChannelConfig;
+use gatehouse_client::{ChannelConfig, TokenSource, audience};
 use gatehouse_core::{Entropy, Environment};
 use gatehouse_db::DatabaseUrl;
 use gatehouse_service::{Doorbell, Lifecycle, grpc};
@@ -27,6 +27,9 @@ use first_admin::FirstAdmin;
 
 /// How long the services may take to be ready before the start counts as failed.
 const READY_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a start that is to stop may go on, so that it can stop in order.
+const SETTLE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Where `up` serves HTTPS, with a certificate of its own, unless told otherwise.
 const DEV_TLS_ADDRESS: &str = "127.0.0.1:8443";
@@ -78,7 +81,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         "the section tls is for services in processes of their own; `gatehouse up` is one process and needs none. Leave it out."
     );
     let own_callback = config.token_broker.callback_url.is_empty();
-    settle(&mut config, &folder, args.free_ports)?;
+    let to_make = settle(&mut config, &folder, args.free_ports);
     let problems = config.validate(environment, &Service::ALL);
     if !problems.is_empty() {
         anyhow::bail!(gatehouse_service::config::ConfigError(problems));
@@ -91,13 +94,16 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let mut process = Process::start("gatehouse", &config, environment).await?;
     let limit = Duration::from_secs(config.drain_timeout_s);
     let stages = Stages::of(&process.lifecycle);
-    let started =
-        Box::pin(start(&args.config, config, listeners, &process, &stages, &folder, environment)).await;
+    let started = async {
+        to_make.make(&folder)?;
+        Box::pin(start(&args.config, config, listeners, &process, &stages, &folder, environment)).await
+    };
+    let started = started.await;
     let started = match started {
         Ok(started) => started,
         // What was begun ends in order; the first failure is the one to tell.
         Err(error) => {
-            let _ = process.finish(limit).await;
+            let _ = process.finish(&stages.in_order(), limit).await;
             return Err(error);
         }
     };
@@ -106,19 +112,28 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         ready = tokio::time::timeout(READY_LIMIT, process.readiness.wait()) => ready.is_ok(),
         signal = process.signals.recv() => {
             tracing::info!(signal, "stopping before everything was ready");
-            return process.finish(limit).await;
+            // What the parts need of each other to end in order, they get by the end of the start.
+            let settled = async {
+                process.readiness.wait().await;
+                started.auth_tokens.token(audience::AUDIT).await
+            };
+            tokio::select! {
+                _ = tokio::time::timeout(SETTLE_LIMIT, settled) => {}
+                _ = process.signals.recv() => {}
+            }
+            return process.finish(&stages.in_order(), limit).await;
         }
     };
     if !ready {
         let waiting: Vec<_> =
             process.readiness.unmet().into_iter().map(|(name, why)| format!("{name}: {why}")).collect();
-        let _ = process.finish(limit).await;
+        let _ = process.finish(&stages.in_order(), limit).await;
         anyhow::bail!("not ready after {} s: {}", READY_LIMIT.as_secs(), waiting.join("; "));
     }
     let text = text(&args, &started, process.probes_address, &folder, began.elapsed());
     if let Err(error) = say!("{text}").map_err(anyhow::Error::from).and_then(|()| first_admin::shown(&folder))
     {
-        let _ = process.finish(limit).await;
+        let _ = process.finish(&stages.in_order(), limit).await;
         return Err(error);
     }
     let code = process.run_until_signal(Duration::ZERO, &stages.in_order(), limit).await;
@@ -126,11 +141,29 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     code
 }
 
+/// What is to be made in the data folder before the services start: the rest they make themselves.
+#[derive(Default)]
+struct ToMake {
+    folders: Vec<&'static str>,
+    secrets: Vec<String>,
+}
+
+impl ToMake {
+    fn make(&self, folder: &DataFolder) -> anyhow::Result<()> {
+        for name in &self.folders {
+            folder.folder(name)?;
+        }
+        for name in &self.secrets {
+            folder.secret_file(name, &Entropy::system())?;
+        }
+        Ok(())
+    }
+}
+
 /// What `up` fills in where the configuration says nothing: everything below the data folder, and a client with its
-/// own secret for each service.
-fn settle(config: &mut Config, folder: &DataFolder, free_ports: bool) -> anyhow::Result<()> {
-    let entropy = Entropy::system();
-    folder.folder("keys")?;
+/// own secret for each service. Nothing is made yet: a start that is refused leaves nothing behind.
+fn settle(config: &mut Config, folder: &DataFolder, free_ports: bool) -> ToMake {
+    let mut to_make = ToMake { folders: vec!["keys"], secrets: Vec::new() };
     let databases = &mut config.databases;
     for (database, name) in [
         (&mut databases.auth, "auth"),
@@ -139,7 +172,8 @@ fn settle(config: &mut Config, folder: &DataFolder, free_ports: bool) -> anyhow:
         (&mut databases.audit, "audit"),
     ] {
         if database.url.to_string().is_empty() {
-            let file = folder.folder(name)?.join(format!("{name}.db"));
+            to_make.folders.push(name);
+            let file = folder.path(name).join(format!("{name}.db"));
             database.url = DatabaseUrl::sqlite(&file);
         }
     }
@@ -148,20 +182,23 @@ fn settle(config: &mut Config, folder: &DataFolder, free_ports: bool) -> anyhow:
     }
     let defaults = Config::default();
     if config.secrets.embedded.folder == defaults.secrets.embedded.folder {
-        config.secrets.embedded.folder = folder.folder("secrets")?;
+        to_make.folders.push("secrets");
+        config.secrets.embedded.folder = folder.path("secrets");
         config.secrets.embedded.key_file = folder.path("keys/secrets.json");
     }
     if config.audit.subject_keys_dir == defaults.audit.subject_keys_dir {
-        config.audit.subject_keys_dir = folder.folder("keys/audit-subjects")?;
+        to_make.folders.push("keys/audit-subjects");
+        config.audit.subject_keys_dir = folder.path("keys/audit-subjects");
         config.audit.checkpoint_key_file = folder.path("keys/audit-checkpoint.key");
     }
     for service in Service::ALL {
         if config.auth.clients.iter().all(|client| client.name != service.name()) {
             config.auth.clients.push(ClientConfig {
                 name: service.name().to_owned(),
-                secret_file: folder.secret_file(&client_secret(service), &entropy)?,
+                secret_file: folder.path(&client_secret(service)),
                 permissions: service.permissions(),
             });
+            to_make.secrets.push(client_secret(service));
         }
     }
     // The worker dies with the process, so its jobs need not wait long for another.
@@ -192,7 +229,7 @@ fn settle(config: &mut Config, folder: &DataFolder, free_ports: bool) -> anyhow:
     if config.token_broker.callback_url.is_empty() {
         config.token_broker.callback_url = callback(&config.gateway.address);
     }
-    Ok(())
+    to_make
 }
 
 /// Names the files that [`run`] would make, for a check that makes none.
@@ -251,6 +288,8 @@ struct Started {
     gateway: SocketAddr,
     https: Option<SocketAddr>,
     first_admin: Option<FirstAdmin>,
+    /// With these auth sends its audit events. It issues them itself: whoever has none by its stop gets none.
+    auth_tokens: TokenSource,
 }
 
 /// The parts of the process in the order in which they stop: whoever calls before whoever is called. Stopped all at
@@ -306,6 +345,7 @@ async fn start(
         runtime(Service::TokenBroker)?,
         runtime(Service::Gateway)?,
     );
+    let auth_tokens = auth.tokens.clone();
     // Each opens its own files; the slowest decides.
     let (auth, (), (), (), gateway) = tokio::try_join!(
         services::start_auth(&auth, listeners.auth),
@@ -326,7 +366,7 @@ async fn start(
         services::start_optimizer(&worker);
     });
     let first_admin = first_admin::to_show(&auth.app, folder).await?;
-    Ok(Started { gateway: gateway.address(), https: gateway.https_address(), first_admin })
+    Ok(Started { gateway: gateway.address(), https: gateway.https_address(), first_admin, auth_tokens })
 }
 
 /// What the person who started it is told.

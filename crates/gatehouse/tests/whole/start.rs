@@ -4,9 +4,11 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use gatehouse_testkit::eventually;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use reqwest::Method;
 use serde_json::json;
 
@@ -57,6 +59,10 @@ async fn a_port_in_use_is_named_and_nothing_is_begun() {
         }
     }
     assert_eq!(databases(place.path()), Vec::<PathBuf>::new());
+    let mut made: Vec<_> =
+        fs::read_dir(place.path().join("data")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    made.retain(|name| name != "lock" && name != "certificate");
+    assert!(made.is_empty(), "{made:?}");
     drop(taken);
     let gatehouse = Gatehouse::start(place.path()).await;
     assert!(gatehouse.ready["first_admin"]["password"].is_string(), "the failed starts used the admin up");
@@ -276,6 +282,31 @@ async fn a_stop_drains_and_the_next_start_goes_on() {
     let (status, _) = answer(second.request(Method::POST, "/v1/auth/sign-in").json(&sign_in)).await;
     assert_eq!(status, 200, "the first admin's password no longer holds");
     assert!(second.stop().await.success());
+}
+
+/// Then too the parts end one after the other: what they tell the audit service arrives.
+#[tokio::test]
+async fn a_stop_before_everything_is_ready_leaves_no_event_behind() {
+    let place = folder();
+    for number in 0..4 {
+        let log = place.path().join(format!("log-{number}"));
+        let mut child = program()
+            .args(["up", "--free-ports", "--data"])
+            .arg(place.path().join(format!("data-{number}")))
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let told = || fs::read_to_string(&log).unwrap();
+        eventually(PATIENCE, || async { told().contains("serving gRPC") }).await;
+        let id = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap());
+        kill(id, Signal::SIGTERM).unwrap();
+        let status = tokio::time::timeout(PATIENCE, child.wait()).await.expect("it ends in time").unwrap();
+        assert!(status.success(), "{status}: {}", told());
+        for left in ["were not taken", "are left in the outbox"] {
+            assert!(!told().contains(left), "{left}: {}", told());
+        }
+    }
 }
 
 #[tokio::test]
