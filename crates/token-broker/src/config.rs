@@ -34,6 +34,10 @@ pub struct Config {
     pub sweep_ms: u64,
     /// Live connections of one person in one tenant at most, 1 to 1000. Default: 50.
     pub max_connections: u32,
+    /// Consents that one person may have open at a time in one tenant, 1 to 1000. Default: 20.
+    pub max_open_consents: u32,
+    /// Offline grants of one person that may stand at a time in one tenant, 1 to 1000. Default: 200.
+    pub max_offline_grants: u32,
     /// The upstreams with which people connect by OAuth, by name (`a-z 0-9 -`, up to 64).
     pub upstreams: BTreeMap<String, Upstream>,
     /// The upstreams that take one API key from us whoever acts, by name.
@@ -49,6 +53,8 @@ impl Default for Config {
             wait_ms: 8_000,
             sweep_ms: 5_000,
             max_connections: 50,
+            max_open_consents: 20,
+            max_offline_grants: 200,
             upstreams: BTreeMap::new(),
             static_keys: BTreeMap::new(),
         }
@@ -151,6 +157,8 @@ impl Config {
             ("wait_ms", self.wait_ms, 100, 25_000),
             ("sweep_ms", self.sweep_ms, 100, 60_000),
             ("max_connections", self.max_connections.into(), 1, 1_000),
+            ("max_open_consents", self.max_open_consents.into(), 1, 1_000),
+            ("max_offline_grants", self.max_offline_grants.into(), 1, 1_000),
         ];
         for (name, value, least, most) in ranges {
             if !(least..=most).contains(&value) {
@@ -327,6 +335,23 @@ mod tests {
         assert!(address_problem("http://id.example.com/token", Environment::Dev).is_some());
         for wrong in ["", "ftp://a/b", "https://u:p@a/b", "https://a/b#c", "/token"] {
             assert_eq!(plain(wrong), 1, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn every_bound_has_bounds() {
+        type Set = fn(&mut Config, u32);
+        let bounds: [(&str, Set); 3] = [
+            ("max_connections", |config, most| config.max_connections = most),
+            ("max_open_consents", |config, most| config.max_open_consents = most),
+            ("max_offline_grants", |config, most| config.max_offline_grants = most),
+        ];
+        for (name, set) in bounds {
+            for (value, wrong) in [(0, true), (1, false), (1_000, false), (1_001, true)] {
+                let problems = problems(|config, _| set(config, value));
+                let expected = wrong.then(|| format!("{name} must be from 1 to 1000"));
+                assert_eq!(problems, Vec::from_iter(expected), "{name} = {value}");
+            }
         }
     }
 
