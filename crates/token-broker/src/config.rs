@@ -30,6 +30,10 @@ pub struct Config {
     /// come again, and the renewal goes on. Shorter than `peers.token_broker.request_timeout_ms` of the gateway, which
     /// otherwise gives up first. Default: 8000.
     pub wait_ms: u64,
+    /// From when on a caller's `min_remaining_seconds` is reason to renew a token, percent of the token's own life, 10 to 90;
+    /// in dev from 0, which lets every call that asks for more than the upstream gives cause a renewal. A younger token is
+    /// given as it is. Default: 50.
+    pub renew_after_percent: u32,
     /// How often interrupted work is looked for, milliseconds, 100 to 60000. Default: 5000.
     pub sweep_ms: u64,
     /// Live connections of one person in one tenant at most, 1 to 1000. Default: 50.
@@ -51,6 +55,7 @@ impl Default for Config {
             authorization_seconds: 600,
             lease_ms: 30_000,
             wait_ms: 8_000,
+            renew_after_percent: 50,
             sweep_ms: 5_000,
             max_connections: 50,
             max_open_consents: 20,
@@ -155,6 +160,12 @@ impl Config {
             ("authorization_seconds", self.authorization_seconds, 60, 3_600),
             ("lease_ms", self.lease_ms, 1_000, 120_000),
             ("wait_ms", self.wait_ms, 100, 25_000),
+            (
+                "renew_after_percent",
+                self.renew_after_percent.into(),
+                if environment.is_dev() { 0 } else { 10 },
+                90,
+            ),
             ("sweep_ms", self.sweep_ms, 100, 60_000),
             ("max_connections", self.max_connections.into(), 1, 1_000),
             ("max_open_consents", self.max_open_consents.into(), 1, 1_000),
@@ -352,6 +363,19 @@ mod tests {
                 let expected = wrong.then(|| format!("{name} must be from 1 to 1000"));
                 assert_eq!(problems, Vec::from_iter(expected), "{name} = {value}");
             }
+        }
+    }
+
+    #[test]
+    fn a_wish_may_renew_every_time_in_dev_only() {
+        for (percent, in_prod, in_dev) in [(0, 1, 0), (9, 1, 0), (10, 0, 0), (90, 0, 0), (91, 1, 1)] {
+            let config = Config { renew_after_percent: percent, ..working() };
+            let problems = |environment| config.validate(environment).len();
+            assert_eq!(
+                (problems(Environment::Prod), problems(Environment::Dev)),
+                (in_prod, in_dev),
+                "{percent}"
+            );
         }
     }
 

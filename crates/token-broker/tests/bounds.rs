@@ -12,7 +12,7 @@ use gatehouse_proto::token_broker::v1 as pb;
 use gatehouse_testkit::oauth_provider::Rotation;
 use gatehouse_testkit::{TestDb, both_engines};
 use gatehouse_token_broker::Steps;
-use support::{Client, Person, Replica, UPSTREAM, World, consent, reason};
+use support::{Client, LIFE, Person, Replica, UPSTREAM, World, consent, reason};
 
 /// Calls at once, half of them at each replica.
 const AT_ONCE: usize = 12;
@@ -57,6 +57,16 @@ where
 
 fn begin(upstream: &str) -> pb::BeginConnectionRequest {
     pb::BeginConnectionRequest { upstream: upstream.into(), scopes: vec![] }
+}
+
+/// A token that is to live for as long as may be asked for, which is longer than the provider's do.
+async fn longest_lived(client: &mut Client) -> Result<pb::GetAccessTokenResponse, Error> {
+    let request = pb::GetAccessTokenRequest {
+        upstream: UPSTREAM.into(),
+        min_remaining_seconds: 600,
+        ..Default::default()
+    };
+    client.get_access_token(request).await.map(tonic::Response::into_inner).map_err(from_status)
 }
 
 both_engines! {
@@ -133,5 +143,49 @@ both_engines! {
         for replica in replicas {
             replica.stop().await;
         }
+    }
+
+    /// Whoever asks for a token that lives longer than the upstream makes any gets what there is: a renewal at each call would
+    /// be theirs to cause.
+    async fn a_wish_renews_a_token_no_more_often_than_its_life_asks_for(db: TestDb) {
+        let world = world(db).await;
+        let (replicas, person) = (two(&world).await, Person::new());
+        world.connect(&replicas[0], &person).await.unwrap();
+        let token = world.person_token(&person);
+        let mut given = longest_lived(&mut replicas[0].client(&token)).await.unwrap();
+        for half_lives in 0..3 {
+            for call in 0..6 {
+                let again = longest_lived(&mut replicas[call % 2].client(&token)).await.unwrap();
+                assert_eq!(again, given, "a token that is young was renewed");
+            }
+            assert_eq!(world.provider.counters().refresh_attempts, half_lives);
+            world.clock.advance(LIFE / 2);
+            let all = let_in(&world, &replicas, &person, "", |_, mut client| async move {
+                longest_lived(&mut client).await.map(drop)
+            });
+            assert_eq!(all.await, AT_ONCE);
+            assert_eq!(world.provider.counters().refresh_attempts, half_lives + 1, "one renewal does for all of them");
+            given = longest_lived(&mut replicas[0].client(&token)).await.unwrap();
+            assert_eq!(given.expires_at, world.clock.now().plus(LIFE).as_micros());
+        }
+        for replica in replicas {
+            replica.stop().await;
+        }
+    }
+
+    /// Where the configuration says so, a wish counts in full: for those who measure renewals, or disturb them.
+    async fn a_wish_may_be_made_to_count_at_once(db: TestDb) {
+        let mut world = world(db).await;
+        world.config.renew_after_percent = 0;
+        let ([one, other], person) = (two(&world).await, Person::new());
+        world.connect(&one, &person).await.unwrap();
+        let token = world.person_token(&person);
+        for call in 1..=4 {
+            let replica = if call % 2 == 0 { &one } else { &other };
+            longest_lived(&mut replica.client(&token)).await.unwrap();
+            assert_eq!(world.provider.counters().refresh_attempts, call);
+        }
+        one.stop().await;
+        other.stop().await;
     }
 }
