@@ -14,7 +14,7 @@ pub(super) fn route() -> Route {
     Route::new::<__path_handle>(
         Access::Caller(Service::TokenBroker),
         &["/gatehouse.token_broker.v1.TokenBrokerService/GetAccessToken"],
-        LimitClass::Token,
+        LimitClass::UpstreamToken,
         handler!(handle),
     )
 }
