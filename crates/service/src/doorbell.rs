@@ -29,10 +29,12 @@ struct Inner {
     outgoing: Option<Outgoing>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Outgoing {
     topics: Mutex<BTreeSet<String>>,
     wake: Notify,
+    // Goes with each ring, so that this process does not hear its own a second time: each would be another look.
+    origin: String,
 }
 
 /// Where Redis is.
@@ -106,7 +108,9 @@ impl Doorbell {
             )
             .caused_by(error)
         })?;
-        let bell = Self(Arc::new(Inner { outgoing: Some(Outgoing::default()), ..Inner::default() }));
+        let origin = format!("{:032x}", u128::from_le_bytes(entropy.bytes()));
+        let outgoing = Outgoing { topics: Mutex::default(), wake: Notify::new(), origin };
+        let bell = Self(Arc::new(Inner { outgoing: Some(outgoing), ..Inner::default() }));
         let prefix = format!("gatehouse:{environment}:bell:");
         let backoff = || Backoff::new(Duration::from_millis(50), Duration::from_secs(2), entropy.clone());
         lifecycle.spawn(listen(
@@ -165,6 +169,7 @@ async fn listen(
     mut backoff: Backoff,
     stopping: tokio_util::sync::CancellationToken,
 ) {
+    let own = bell.0.outgoing.as_ref().map_or("", |outgoing| &outgoing.origin);
     loop {
         let session = async {
             let mut subscription = address.client()?.get_async_pubsub().await?;
@@ -173,6 +178,10 @@ async fn listen(
             bell.ring_all();
             let mut messages = subscription.into_on_message();
             while let Some(message) = messages.next().await {
+                // Its own rings were heard when they were rung.
+                if message.get_payload_bytes() == own.as_bytes() {
+                    continue;
+                }
                 if let Some(topic) = message.get_channel_name().strip_prefix(&prefix) {
                     bell.ring_here(topic);
                 }
@@ -207,7 +216,7 @@ async fn tell(
         let topics = std::mem::take(&mut *outgoing.topics.lock().unwrap_or_else(PoisonError::into_inner));
         let mut rings = redis::pipe();
         for topic in &topics {
-            rings.publish(format!("{prefix}{topic}"), "").ignore();
+            rings.publish(format!("{prefix}{topic}"), &outgoing.origin).ignore();
         }
         let told = async {
             let mut live = match connection.take() {

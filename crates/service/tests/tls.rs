@@ -171,6 +171,15 @@ async fn doorbells_ring_through_an_encrypted_redis() {
     })
     .await;
     bell.rung().await;
+    // Its own ring does not come back to whoever rang: what `there` rings later, on the same connection, comes first.
+    let (mut own, mut later) = (here.subscribe("own"), here.subscribe("later"));
+    let mut heard = there.subscribe("own");
+    here.ring("own");
+    own.rung().await;
+    heard.rung().await;
+    there.ring("later");
+    later.rung().await;
+    assert!(tokio::time::timeout(Duration::ZERO, own.rung()).await.is_err(), "heard twice");
     // Whoever is not vouched for rings nowhere else.
     std::fs::write(place.path().join("other.crt"), Authority::new().certificate()).unwrap();
     let stranger = RedisAddress { ca_file: Some(place.path().join("other.crt")), ..address.clone() };

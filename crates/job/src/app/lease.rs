@@ -99,10 +99,9 @@ impl App {
         })?)
     }
 
-    /// Leases at most `wanted` jobs to a worker; `None` if its session is over or has a newer stream.
-    pub(crate) async fn claim(&self, worker: &WorkerSession, wanted: u32) -> Result<Option<Vec<Lease>>> {
+    /// Leases at most `limit` jobs to a worker; `None` if its session is over or has a newer stream.
+    pub(crate) async fn claim(&self, worker: &WorkerSession, limit: u32) -> Result<Option<Vec<Lease>>> {
         let (now, expires_at) = self.session_times();
-        let limit = wanted.min(self.0.config.lease_batch);
         let leases = run_tx!(self.0.db, "job.claim", |tx| {
             // Also locks the session: the sweeper can't take it for dead meanwhile.
             if !sessions::extend(tx, worker.session, now, expires_at).await? {

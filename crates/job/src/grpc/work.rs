@@ -78,6 +78,9 @@ struct Work {
     answers: mpsc::Sender<Result<WorkResponse, Status>>,
     leases: HashMap<(JobId, i64), Known>,
     credit: u32,
+    /// The last look at the queue may have left jobs there: it got as many as it asked for, or there was none yet. Else
+    /// there is no reason to look until the queue's bell rings.
+    queue_holds_more: bool,
     /// Said goodbye, or the service stops: gets no more leases.
     leaving: bool,
     welcome: Option<WorkWelcome>,
@@ -124,7 +127,17 @@ impl Work {
                 ((held.job, held.epoch), known)
             })
             .collect();
-        Self { app, worker, name, answers, leases, credit: 0, leaving: false, welcome: Some(welcome) }
+        Self {
+            app,
+            worker,
+            name,
+            answers,
+            leases,
+            credit: 0,
+            queue_holds_more: true,
+            leaving: false,
+            welcome: Some(welcome),
+        }
     }
 
     async fn run(mut self, mut incoming: Streaming<WorkRequest>) {
@@ -157,19 +170,16 @@ impl Work {
         loop {
             tokio::select! {
                 message = incoming.message() => match message {
-                    Ok(Some(first)) => {
-                        self.take(first, incoming).await?;
-                        if self.may_dispatch() {
-                            self.dispatch().await?;
-                        }
-                    }
+                    Ok(Some(first)) => self.take(first, incoming).await?,
                     Ok(None) => return Ok(()),
                     Err(status) => {
                         tracing::debug!(code = ?status.code(), "a worker's stream broke");
                         return Ok(());
                     }
                 },
+                // A ring that comes while there is no credit is still there to be heard when there is.
                 () = queue.rung(), if self.may_dispatch() => self.dispatch().await?,
+                () = std::future::ready(()), if self.may_dispatch() && self.queue_holds_more => self.dispatch().await?,
                 () = own_bell.rung() => self.reconcile().await?,
                 _ = poll.tick() => {
                     if self.may_dispatch() {
@@ -305,11 +315,13 @@ impl Work {
 
     /// Hands out leases for the credit that there is.
     async fn dispatch(&mut self) -> Result<(), Over> {
-        let leases = match self.app.claim(&self.worker, self.credit).await {
+        let wanted = self.credit.min(self.app.config().lease_batch);
+        let leases = match self.app.claim(&self.worker, wanted).await {
             Ok(Some(leases)) => leases,
             Ok(None) => return self.fail(&session_over()).await,
             Err(error) => return self.fail(&error).await,
         };
+        self.queue_holds_more = leases.len() >= usize::try_from(wanted).unwrap_or(usize::MAX);
         for lease in leases {
             self.credit = self.credit.saturating_sub(1);
             let known =

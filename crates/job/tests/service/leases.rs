@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gatehouse_core::ids::TenantId;
-use gatehouse_core::{Entropy, ErrorCode};
+use gatehouse_core::{Clock, Entropy, ErrorCode};
 use gatehouse_job::{Config, MIGRATIONS};
 use gatehouse_proto::job::v1::work_finish::Outcome;
 use gatehouse_proto::job::v1::work_request::Message;
@@ -30,6 +30,16 @@ async fn lost(worker: &mut RawWorker, lease: &WorkLease) {
     }
 }
 
+async fn next_lease(worker: &mut RawWorker) -> WorkLease {
+    loop {
+        match worker.answer().await.unwrap() {
+            Answer::Lease(lease) => return lease,
+            Answer::Ack(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 async fn ack(worker: &mut RawWorker) -> WorkAck {
     match worker.answer().await.unwrap() {
         Answer::Ack(ack) => ack,
@@ -39,6 +49,49 @@ async fn ack(worker: &mut RawWorker) -> WorkAck {
 
 both_engines! {
     migrations: MIGRATIONS;
+
+    /// No look by the clock, so each lease must have come by the queue's bell, or by what the last look left there.
+    async fn every_job_is_handed_out_without_a_look_by_the_clock(db: TestDb) {
+        let config = Config { poll_interval_ms: 60_000, lease_ttl_ms: 600_000, lease_batch: 2, ..config() };
+        let service = Service::start_with(&db, config, Clock::system(), "127.0.0.1:0").await;
+        let owner = service.owner();
+        let started = std::time::Instant::now();
+        let mut jobs = Vec::new();
+        for steps in 1..=3 {
+            jobs.push(owner.submit_count(steps).await);
+        }
+        let mut worker = service.raw_worker(COUNT, ANY, "").await.unwrap();
+        let mut done = Vec::new();
+        // What waited before the worker came; then what came while it had no credit.
+        for round in 0..5 {
+            let lease = worker.lease().await;
+            if round >= 2 {
+                jobs.push(owner.submit_count(1).await);
+            }
+            worker.finish(&lease, 1, Outcome::ResultJson("1".into()));
+            assert_eq!(ack(&mut worker).await.job_id, lease.job_id);
+            done.push(lease.job_id);
+        }
+        // More credit than one look may take.
+        for _ in 0..3 {
+            jobs.push(owner.submit_count(1).await);
+        }
+        worker.send(Message::Credit(WorkCredit { leases: 5 }));
+        // What is given back may be the same worker's again.
+        let back = next_lease(&mut worker).await;
+        worker.send(Message::Release(WorkRelease { job_id: back.job_id, epoch: back.epoch }));
+        let mut held = Vec::new();
+        for _ in 0..4 {
+            held.push(next_lease(&mut worker).await);
+        }
+        done.extend(held.into_iter().map(|lease| lease.job_id));
+        done.sort_unstable();
+        jobs.sort_unstable();
+        assert_eq!(done, jobs);
+        assert!(started.elapsed() < Duration::from_secs(45), "a job waited for the clock");
+        drop(worker);
+        service.stop().await;
+    }
 
     /// Two replicas; the zombie is connected to one, its successor to the other.
     async fn a_zombie_writes_nothing(db: TestDb) {
