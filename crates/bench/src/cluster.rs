@@ -352,6 +352,8 @@ fn write_config(
     )?;
     let secret = folder.join("provider.secret");
     std::fs::write(&secret, provider_options().client_secret)?;
+    // Each call that asks for more than the provider gives is a refresh: that is what is measured.
+    writeln!(text, "token_broker.renew_after_percent = 0")?;
     writeln!(text, "token_broker.callback_url = \"http://127.0.0.1:{gateway}/v1/connections/callback\"")?;
     writeln!(
         text,

@@ -14,7 +14,7 @@ pub(super) fn route() -> Route {
     Route::new::<__path_handle>(
         Access::Caller(Service::TokenBroker),
         &["/gatehouse.token_broker.v1.TokenBrokerService/GetAccessToken"],
-        LimitClass::Token,
+        LimitClass::UpstreamToken,
         handler!(handle),
     )
 }
@@ -27,8 +27,8 @@ pub(super) struct UpstreamTokenBody {
     /// the caller may have.
     #[serde(default)]
     scopes: Vec<String>,
-    /// How long a token must still live to be given without renewal, at most 600; absent takes 60. One fresh from the
-    /// upstream is given however short its life is.
+    /// How long a token should still live, seconds, at most 600; absent takes 60. One that ends sooner is renewed first,
+    /// unless it is young: less than half of its own life old (the share is configuration). See `expires_in`.
     #[serde(default)]
     min_remaining_seconds: i32,
 }
