@@ -326,6 +326,10 @@ mod tests {
             "cors_allowed_origins:",
         );
         wrong(|config| config.require_auth = false, "require_auth:");
+        wrong(|config| config.max_connections = 15, "max_connections:");
+        wrong(|config| config.max_connections_per_address = 0, "max_connections_per_address:");
+        wrong(|config| config.keep_alive_s = 0, "keep_alive_s:");
+        wrong(|config| config.first_request_timeout_s = 601, "first_request_timeout_s:");
         wrong(|config| config.sse.queue_maxsize = 0, "sse.queue_maxsize:");
         wrong(|config| config.sse.max_streams_per_caller = 0, "sse.max_streams_per_caller:");
         wrong(|config| config.sse.max_streams_per_tenant = 1_000_001, "sse.max_streams_per_tenant:");
