@@ -334,6 +334,7 @@ fn write_config(
         }
     }
     // Everything comes from one address and asks as often as it can: the limits are counted, and never reached.
+    writeln!(text, "gateway.max_connections = 20000\ngateway.max_connections_per_address = 20000")?;
     let most = "{ capacity = 1000000000, interval_s = 1000 }";
     writeln!(
         text,

@@ -31,7 +31,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::Connection;
-use crate::server::{FIRST_REQUEST_WITHIN, KEEP_ALIVE};
+use crate::server::Patience;
 
 /// What a client may send before it is read: for one request, and for all of a connection.
 const WINDOWS: (u32, u32) = (1024 * 1024, 2 * 1024 * 1024);
@@ -63,6 +63,7 @@ pub(crate) async fn serve<T, S, B>(
     app: Rc<S>,
     connection: Connection,
     max_header_list_bytes: u32,
+    patience: Patience,
     Leaving { leaving, stopping }: Leaving,
 ) -> Result<(), h2_03::Error>
 where
@@ -83,11 +84,11 @@ where
     builder.max_header_list_size(max_header_list_bytes);
     let mut http2 = tokio::select! {
         made = builder.handshake(Lingering { io, until: None }) => made?,
-        () = tokio::time::sleep(FIRST_REQUEST_WITHIN) => return Ok(()),
+        () = tokio::time::sleep(patience.first_request) => return Ok(()),
         // What it has sent by then is read, and it is told.
         () = long_after(&stopping) => return Ok(()),
     };
-    let mut silent = std::pin::pin!(silence(http2.ping_pong()));
+    let mut silent = std::pin::pin!(silence(http2.ping_pong(), patience.keep_alive));
     // Each request that is at work or on its way back holds one more.
     let at_work = Rc::new(());
     let (mut told, mut idle_since) = (false, Instant::now());
@@ -134,11 +135,11 @@ async fn long_after(stopping: &CancellationToken) {
 }
 
 /// Ends when the client of an otherwise quiet connection is found gone.
-async fn silence(pings: Option<PingPong>) {
+async fn silence(pings: Option<PingPong>, keep_alive: Duration) {
     let Some(mut pings) = pings else { return std::future::pending().await };
     loop {
-        tokio::time::sleep(KEEP_ALIVE).await;
-        let answered = tokio::time::timeout(KEEP_ALIVE, pings.ping(Ping::opaque())).await;
+        tokio::time::sleep(keep_alive).await;
+        let answered = tokio::time::timeout(keep_alive, pings.ping(Ping::opaque())).await;
         if !matches!(answered, Ok(Ok(_))) {
             return;
         }
