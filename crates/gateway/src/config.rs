@@ -42,9 +42,12 @@ pub struct Config {
     /// from twice `max_uri_bytes` to 1048576; longer ones are answered with 431. Over HTTP/1.1 it is 131072 bytes and 96
     /// headers.
     pub max_header_list_bytes: u32,
-    /// Most requests at a time over one HTTP/2 connection, 1 to 100000; more are refused, and a client with twice as
-    /// many is cut off. A proxy in front may need more than a client.
-    pub max_requests_per_connection: usize,
+    /// Most requests at a time over one HTTP/2 connection, at work or with an answer that has not left, 1 to 100000.
+    /// Clients are told; more are refused. A proxy in front may need more than a client.
+    pub max_requests_per_connection: u32,
+    /// How long a connection may be without a request, seconds, 1 to 3600. Over HTTP/2 its client is told to go, and
+    /// the connection is closed; one whose client does not answer a ping for as long is closed with its requests.
+    pub keep_alive_s: u64,
     /// Networks in CIDR form, those of the proxies in front, whose word on a request's client is believed: the header
     /// `trusted_proxy_header`. Behind one that is not named here, or that passes on TCP only, all clients have its address
     /// and share the limits of one.
@@ -85,6 +88,7 @@ impl Default for Config {
             max_query_value_bytes: 6144,
             max_header_list_bytes: 32 * 1024,
             max_requests_per_connection: 256,
+            keep_alive_s: 75,
             trusted_proxies: Vec::new(),
             trusted_proxy_header: ProxyHeader::default(),
             cors_allowed_origins: Vec::new(),
@@ -170,7 +174,8 @@ impl Config {
         bounds("max_query_value_bytes", self.max_query_value_bytes as u64, 16, 65_536);
         let least = 2 * self.max_uri_bytes as u64;
         bounds("max_header_list_bytes", self.max_header_list_bytes.into(), least, 1 << 20);
-        bounds("max_requests_per_connection", self.max_requests_per_connection as u64, 1, 100_000);
+        bounds("max_requests_per_connection", self.max_requests_per_connection.into(), 1, 100_000);
+        bounds("keep_alive_s", self.keep_alive_s, 1, 3600);
         bounds("exchange_cache_seconds", self.exchange_cache_seconds, 1, 60);
         bounds("exchange_cache_entries", self.exchange_cache_entries as u64, 16, 1_000_000);
         bounds("drain_timeout_s", self.drain_timeout_s, 1, 600);
@@ -306,6 +311,8 @@ mod tests {
             "cors_allowed_origins:",
         );
         wrong(|config| config.require_auth = false, "require_auth:");
+        wrong(|config| config.max_requests_per_connection = 0, "max_requests_per_connection:");
+        wrong(|config| config.keep_alive_s = 0, "keep_alive_s:");
         wrong(|config| config.sse.queue_maxsize = 0, "sse.queue_maxsize:");
         wrong(|config| config.sse.max_streams_per_caller = 0, "sse.max_streams_per_caller:");
         wrong(|config| config.sse.max_streams_per_tenant = 1_000_001, "sse.max_streams_per_tenant:");

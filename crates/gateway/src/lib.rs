@@ -41,6 +41,7 @@ mod telemetry;
 mod time;
 pub mod tls;
 mod upstream;
+mod wire;
 
 mod reference;
 

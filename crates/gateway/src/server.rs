@@ -28,12 +28,10 @@ use crate::config::Config;
 use crate::connection::Connection;
 use crate::edge;
 use crate::gateway::{Deps, Gateway};
-use crate::http2::Leaving;
+use crate::http2::{Bounds, Leaving};
 use crate::https::{Accepted, Https};
 use crate::tls;
 
-/// How long a connection may be without a request; over HTTP/2, without a sign of life.
-pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// How long the first request of a connection may take to come.
 pub(crate) const FIRST_REQUEST_WITHIN: Duration = Duration::from_secs(10);
 
@@ -89,7 +87,8 @@ pub fn build(config: Config, deps: Deps, listeners: Listeners) -> Result<Running
     let stuck_after = Duration::from_secs(config.sse.backpressure_fail_timeout_s).max(Duration::from_secs(5));
     // A place in the queue is given up first; then a reader has as long again to take why.
     let untaken_after = 2 * Duration::from_secs(config.sse.backpressure_fail_timeout_s);
-    let (most, max_header_list_bytes) = (config.max_requests_per_connection, config.max_header_list_bytes);
+    let (most, bounds) = (config.max_requests_per_connection as usize, Bounds::new(&config));
+    let keep_alive = Duration::from_secs(config.keep_alive_s);
     let gateway = Gateway::new(config, deps)?;
     let trusted = gateway.trusted_proxies.clone();
     let app = move || {
@@ -113,7 +112,7 @@ pub fn build(config: Config, deps: Deps, listeners: Listeners) -> Result<Running
     let (on_connect, stopping, application) = (connection.clone(), lifecycle.stopping(), app.clone());
     let clear = move || {
         let on_connect = on_connect.clone();
-        http1(&stopping)
+        http1(&stopping, keep_alive)
             .on_connect_ext(move |io: &TcpStream, data| {
                 data.insert(on_connect(io));
             })
@@ -130,7 +129,7 @@ pub fn build(config: Config, deps: Deps, listeners: Listeners) -> Result<Running
         let encrypted = move || {
             let (acceptor, leaving) = (Acceptor::new(config.clone()), leaving.clone());
             let (on_connect, connection) = (connection.clone(), connection.clone());
-            let http1 = http1(&leaving.stopping)
+            let http1 = http1(&leaving.stopping, keep_alive)
                 .on_connect_ext(move |io: &TlsStream<TcpStream>, data| {
                     data.insert(on_connect(io));
                 })
@@ -150,7 +149,7 @@ pub fn build(config: Config, deps: Deps, listeners: Listeners) -> Result<Running
                         http1,
                         app,
                         connection,
-                        max_header_list_bytes,
+                        bounds,
                         leaving,
                         body: PhantomData,
                     })
@@ -175,7 +174,7 @@ pub fn build(config: Config, deps: Deps, listeners: Listeners) -> Result<Running
 }
 
 /// What serves HTTP/1.1 over connections of one kind.
-fn http1<T, S>(stopping: &CancellationToken) -> HttpServiceBuilder<T, S>
+fn http1<T, S>(stopping: &CancellationToken, keep_alive: Duration) -> HttpServiceBuilder<T, S>
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
     S: ServiceFactory<Request, Config = ()>,
@@ -186,7 +185,7 @@ where
     let stopping = stopping.clone();
     HttpServiceBuilder::default()
         .graceful_shutdown_signal(move || stopping.clone().cancelled_owned())
-        .keep_alive(KEEP_ALIVE)
+        .keep_alive(keep_alive)
         .client_request_timeout(FIRST_REQUEST_WITHIN)
         .client_disconnect_timeout(Duration::from_secs(2))
         // An event goes out when it happens, whether or not the one before it was acknowledged.
