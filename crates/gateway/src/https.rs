@@ -14,7 +14,7 @@ use futures_util::future::LocalBoxFuture;
 
 use crate::doors::when_ready;
 use crate::heads::Patient;
-use crate::http2::{self, Leaving};
+use crate::http2::{self, Bounds, Leaving};
 use crate::server::Patience;
 
 /// What HTTP/1.1 is served with: a connection, its protocol, its peer.
@@ -27,7 +27,7 @@ pub(crate) struct Https<H1, App, C, B> {
     pub(crate) app: Rc<App>,
     /// What is to be known of a connection from its first moment.
     pub(crate) connection: C,
-    pub(crate) max_header_list_bytes: u32,
+    pub(crate) bounds: Bounds,
     pub(crate) patience: Patience,
     pub(crate) leaving: Leaving,
     /// What answers carry.
@@ -59,7 +59,7 @@ where
         let accepting = self.acceptor.call(socket);
         let (http1, app) = (Rc::clone(&self.http1), Rc::clone(&self.app));
         let (connection, leaving) = (self.connection.clone(), self.leaving.clone());
-        let (most, patience) = (self.max_header_list_bytes, self.patience);
+        let (bounds, patience) = (self.bounds, self.patience);
         Box::pin(async move {
             let stream = accepting.await.map_err(|error| tracing::debug!(?error, "no TLS"))?;
             if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
@@ -68,7 +68,7 @@ where
                 return served.map_err(|error| tracing::debug!(?error, "a connection ended"));
             }
             let connection = connection(&stream);
-            let served = http2::serve(stream, peer, app, connection, most, patience, leaving).await;
+            let served = http2::serve(stream, peer, app, connection, bounds, leaving).await;
             served.map_err(|error| tracing::debug!(%error, "an HTTP/2 connection ended"))
         })
     }

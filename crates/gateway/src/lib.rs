@@ -43,6 +43,7 @@ mod telemetry;
 mod time;
 pub mod tls;
 mod upstream;
+mod wire;
 
 mod reference;
 

@@ -30,7 +30,7 @@ use crate::doors::{Door, Doors, when_ready};
 use crate::edge;
 use crate::gateway::{Deps, Gateway};
 use crate::heads::Patient;
-use crate::http2::Leaving;
+use crate::http2::{Bounds, Leaving};
 use crate::https::{Accepted, Https};
 use crate::tls;
 
@@ -104,8 +104,8 @@ pub fn build(config: Config, deps: Deps, listeners: Listeners) -> Result<Running
     let stuck_after = Duration::from_secs(config.sse.backpressure_fail_timeout_s).max(Duration::from_secs(5));
     // A place in the queue is given up first; then a reader has as long again to take why.
     let untaken_after = 2 * Duration::from_secs(config.sse.backpressure_fail_timeout_s);
-    let (most, max_header_list_bytes) = (config.max_requests_per_connection, config.max_header_list_bytes);
-    let patience = Patience::of(&config);
+    let (most, patience) = (config.max_requests_per_connection as usize, Patience::of(&config));
+    let bounds = Bounds::new(&config, patience);
     let gateway = Gateway::new(config, deps)?;
     let trusted = gateway.trusted_proxies.clone();
     let doors = Doors::new(&gateway.config, trusted.clone());
@@ -173,7 +173,7 @@ pub fn build(config: Config, deps: Deps, listeners: Listeners) -> Result<Running
                         http1,
                         app,
                         connection,
-                        max_header_list_bytes,
+                        bounds,
                         patience,
                         leaving,
                         body: PhantomData,
