@@ -9,6 +9,7 @@ use gatehouse_db::{Db, read_tx};
 use gatehouse_proto::auth::v1::{Revocation, RevocationKind};
 use gatehouse_service::{Doorbell, Lifecycle, Revocations};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::store::revocations::{self as store, Entry, Revoked};
 
@@ -31,10 +32,27 @@ struct Shared {
     db: Db,
     clock: Clock,
     entries: RwLock<BTreeMap<i64, Entry>>,
-    /// Each reading, with the highest sequence that it covers; absent before the first.
-    read: watch::Sender<Option<i64>>,
+    /// Each reading; absent before the first.
+    read: watch::Sender<Option<Reading>>,
     /// What this process itself verifies tokens with.
     own: Revocations,
+}
+
+/// One reading of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    /// The highest sequence that it covers.
+    pub sequence: i64,
+    /// No later than its snapshot: what was committed since is not in it.
+    began: Instant,
+}
+
+impl Reading {
+    /// How old it is by now.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.began.elapsed()
+    }
 }
 
 impl RevocationLog {
@@ -69,7 +87,7 @@ impl RevocationLog {
 
     /// Changes with each reading of the table, whether or not it brought anything.
     #[must_use]
-    pub fn subscribe(&self) -> watch::Receiver<Option<i64>> {
+    pub fn subscribe(&self) -> watch::Receiver<Option<Reading>> {
         self.0.read.subscribe()
     }
 
@@ -89,9 +107,9 @@ impl RevocationLog {
 
     async fn read(&self) -> Result<()> {
         let shared = &self.0;
-        let mut known = shared.read.borrow().unwrap_or(0);
+        let mut known = shared.read.borrow().map_or(0, |reading| reading.sequence);
         loop {
-            let now = shared.clock.now();
+            let (now, began) = (shared.clock.now(), Instant::now());
             let (entries, last) = read_tx!(shared.db, "auth.revocation.list", |tx| {
                 Ok((store::list(tx, known, now, BATCH).await?, store::last_sequence(tx).await?))
             })?;
@@ -104,9 +122,10 @@ impl RevocationLog {
                 held.extend(entries.into_iter().map(|entry| (entry.sequence, entry)));
                 held.retain(|_, entry| entry.expires_at > now);
             }
-            shared.own.apply(&news, known, whole);
+            let reading = Reading { sequence: known, began };
+            shared.own.apply_aged(&news, known, whole, reading.age());
             if whole {
-                shared.read.send_replace(Some(known));
+                shared.read.send_replace(Some(reading));
                 return Ok(());
             }
         }

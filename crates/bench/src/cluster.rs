@@ -334,6 +334,7 @@ fn write_config(
         }
     }
     // Everything comes from one address and asks as often as it can: the limits are counted, and never reached.
+    writeln!(text, "gateway.max_connections = 20000\ngateway.max_connections_per_address = 20000")?;
     let most = "{ capacity = 1000000000, interval_s = 1000 }";
     writeln!(
         text,
@@ -352,6 +353,8 @@ fn write_config(
     )?;
     let secret = folder.join("provider.secret");
     std::fs::write(&secret, provider_options().client_secret)?;
+    // Each call that asks for more than the provider gives is a refresh: that is what is measured.
+    writeln!(text, "token_broker.renew_after_percent = 0")?;
     writeln!(text, "token_broker.callback_url = \"http://127.0.0.1:{gateway}/v1/connections/callback\"")?;
     writeln!(
         text,

@@ -33,6 +33,11 @@ const NEEDS: Needs = Needs {
 };
 const BEGIN: &str = "<!-- counts: written by `make bench-counts`, do not edit -->";
 const END: &str = "<!-- end of counts -->";
+/// After an operation: it is not over before its event is in the log.
+const BEHIND: Duration = Duration::from_secs(1);
+/// How long PostgreSQL's processes may keep their counts of syncs to themselves: once a second while they are busy, and
+/// after ten seconds without anything to do. Statements and the log's end are everybody's at once.
+const SYNCS_KNOWN: Duration = Duration::from_secs(12);
 
 /// Sums since the server started.
 #[derive(Clone, Debug, Default)]
@@ -40,8 +45,6 @@ struct Sums {
     /// Calls by text.
     statements: BTreeMap<String, f64>,
     wal_bytes: f64,
-    wal_syncs: f64,
-    commits: f64,
     redis: BTreeMap<String, f64>,
 }
 
@@ -139,33 +142,37 @@ impl Watch {
             caller.call().await?;
         }
         // What the warm-up left to the background.
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let before = self.sums().await?;
+        tokio::time::sleep(SYNCS_KNOWN).await;
+        let (before, syncs) = (self.sums().await?, self.syncs().await?);
         for _ in 0..operations {
             caller.call().await?;
         }
-        // The operation is not over before its event is in the log.
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        tell(text, name, f64::from(operations), &before, &self.sums().await?);
+        tokio::time::sleep(BEHIND).await;
+        let after = self.sums().await?;
+        tokio::time::sleep(SYNCS_KNOWN).await;
+        let syncs = self.syncs().await? - syncs;
+        tell(text, name, f64::from(operations), (&before, &after), syncs);
         Ok(())
     }
 
-    async fn sums(&self) -> Result<Sums> {
-        // Counters of other backends reach the views a moment later.
-        sqlx::query("SELECT pg_stat_force_next_flush()").execute(&self.pool).await?;
+    /// Syncs of the log.
+    async fn syncs(&self) -> Result<f64> {
         let version: i32 = sqlx::query("SELECT current_setting('server_version_num')::INT AS version")
             .fetch_one(&self.pool)
             .await?
             .get("version");
-        // Since 18 the writes of the log are counted with all others.
-        let wal = if version >= 180_000 {
-            "SELECT wal_bytes::FLOAT8 AS bytes, (SELECT SUM(fsyncs)::FLOAT8 FROM pg_stat_io WHERE object = 'wal') AS syncs FROM pg_stat_wal"
+        // Since 18 they are counted with all other writes.
+        let syncs = if version >= 180_000 {
+            "SELECT SUM(fsyncs)::FLOAT8 AS syncs FROM pg_stat_io WHERE object = 'wal'"
         } else {
-            "SELECT wal_bytes::FLOAT8 AS bytes, wal_sync::FLOAT8 AS syncs FROM pg_stat_wal"
+            "SELECT wal_sync::FLOAT8 AS syncs FROM pg_stat_wal"
         };
-        let wal = sqlx::query(wal).fetch_one(&self.pool).await?;
-        let commits = "SELECT SUM(xact_commit)::FLOAT8 AS commits FROM pg_stat_database";
-        let commits = sqlx::query(commits).fetch_one(&self.pool).await?.get("commits");
+        Ok(sqlx::query(syncs).fetch_one(&self.pool).await?.get("syncs"))
+    }
+
+    async fn sums(&self) -> Result<Sums> {
+        let end = "SELECT (pg_current_wal_insert_lsn() - '0/0')::FLOAT8 AS bytes";
+        let wal_bytes = sqlx::query(end).fetch_one(&self.pool).await?.get("bytes");
         let calls = "SELECT query, SUM(calls)::FLOAT8 AS calls FROM pg_stat_statements GROUP BY query";
         let calls = sqlx::query(calls).fetch_all(&self.pool).await?;
         let statements = calls.iter().map(|row| (short(row.get("query")), row.get("calls"))).fold(
@@ -182,7 +189,7 @@ impl Watch {
             .filter_map(|line| line.strip_prefix("cmdstat_")?.split_once(":calls="))
             .filter_map(|(name, rest)| Some((name.to_owned(), rest.split(',').next()?.parse().ok()?)))
             .collect();
-        Ok(Sums { statements, wal_bytes: wal.get("bytes"), wal_syncs: wal.get("syncs"), commits, redis })
+        Ok(Sums { statements, wal_bytes, redis })
     }
 }
 
@@ -192,7 +199,7 @@ fn short(query: &str) -> String {
     if line.chars().count() <= 100 { line } else { line.chars().take(99).chain(['…']).collect() }
 }
 
-fn tell(text: &mut String, name: &str, operations: f64, before: &Sums, after: &Sums) {
+fn tell(text: &mut String, name: &str, operations: f64, (before, after): (&Sums, &Sums), syncs: f64) {
     let each = |before: f64, after: f64| (after - before) / operations;
     let grown = |before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>| {
         let mut grown: Vec<(String, f64)> = after
@@ -205,13 +212,20 @@ fn tell(text: &mut String, name: &str, operations: f64, before: &Sums, after: &S
     };
     let statements = grown(&before.statements, &after.statements);
     let whole: f64 = statements.iter().map(|(_, calls)| calls).sum();
+    // Each transaction says how it begins.
+    let begun = |how: &str| {
+        let begins = statements.iter().filter(|(what, _)| what.starts_with("BEGIN") && what.ends_with(how));
+        begins.map(|(_, calls)| calls).sum::<f64>()
+    };
     let redis = grown(&before.redis, &after.redis);
     let redis: Vec<_> = redis.into_iter().map(|(what, calls)| format!("{what} {calls:.2}")).collect();
     let _ = writeln!(
         text,
-        "**{name}**: {whole:.1} statements, {:.2} commits, {:.2} syncs of the log, {:.0} bytes of log; Redis: {}\n",
-        each(before.commits, after.commits),
-        each(before.wal_syncs, after.wal_syncs),
+        "**{name}**: {whole:.1} statements in {:.2} transactions that write and {:.2} that read, {:.2} syncs of the log, \
+         {:.0} bytes of log; Redis: {}\n",
+        begun("READ WRITE"),
+        begun("READ ONLY"),
+        syncs / operations,
         each(before.wal_bytes, after.wal_bytes),
         if redis.is_empty() { "none".to_owned() } else { redis.join(", ") }
     );

@@ -51,7 +51,8 @@ pub(crate) async fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     let mut database = config.databases.audit;
     if let Some(data) = &args.data {
         let file = data.join("audit/audit.db");
-        anyhow::ensure!(file.exists(), "{} is no data folder: there is no audit log here", data.display());
+        let there = file.try_exists().with_context(|| format!("{} can't be looked into", data.display()))?;
+        anyhow::ensure!(there, "{} is no data folder: there is no audit log here", data.display());
         database.url = DatabaseUrl::sqlite(&file);
         if subject_keys == gatehouse_audit::Config::default().subject_keys_dir {
             subject_keys = data.join("keys/audit-subjects");

@@ -42,9 +42,22 @@ pub struct Config {
     /// from twice `max_uri_bytes` to 1048576; longer ones are answered with 431. Over HTTP/1.1 it is 131072 bytes and 96
     /// headers.
     pub max_header_list_bytes: u32,
-    /// Most requests at a time over one HTTP/2 connection, 1 to 100000; more are refused, and a client with twice as
-    /// many is cut off. A proxy in front may need more than a client.
-    pub max_requests_per_connection: usize,
+    /// Most connections of clients at a time, 16 to 1000000; one more is closed at once. Each is an open file: where the
+    /// process may not open so many and 512 for everything else (`ulimit -n`; the hard limit counts), they are fewer, and
+    /// a warning at start says how many.
+    pub max_connections: usize,
+    /// Most of them from one address (of IPv6, one /64), 1 to 1000000; one more is closed at once. The `trusted_proxies`
+    /// may have any number. Behind a proxy that is not named there all clients together have one address.
+    pub max_connections_per_address: usize,
+    /// Longest time that a connection may go without a request at work, seconds, 1 to 3600: for the whole head of the next
+    /// one to come, over HTTP/2 for any. Over HTTP/2 its client is told to go first, and one that does not answer a ping for
+    /// as long is cut off with its requests. A balancer in front should close its idle connections earlier.
+    pub keep_alive_s: u64,
+    /// Longest time for the head of a connection's first request to arrive, seconds, 1 to 600.
+    pub first_request_timeout_s: u64,
+    /// Most requests at a time over one HTTP/2 connection, at work or with an answer that has not left, 1 to 100000.
+    /// Clients are told; more are refused. A proxy in front may need more than a client.
+    pub max_requests_per_connection: u32,
     /// Networks in CIDR form, those of the proxies in front, whose word on a request's client is believed: the header
     /// `trusted_proxy_header`. Behind one that is not named here, or that passes on TCP only, all clients have its address
     /// and share the limits of one.
@@ -84,6 +97,10 @@ impl Default for Config {
             max_uri_bytes: 8192,
             max_query_value_bytes: 6144,
             max_header_list_bytes: 32 * 1024,
+            max_connections: 10_000,
+            max_connections_per_address: 256,
+            keep_alive_s: 75,
+            first_request_timeout_s: 10,
             max_requests_per_connection: 256,
             trusted_proxies: Vec::new(),
             trusted_proxy_header: ProxyHeader::default(),
@@ -170,7 +187,11 @@ impl Config {
         bounds("max_query_value_bytes", self.max_query_value_bytes as u64, 16, 65_536);
         let least = 2 * self.max_uri_bytes as u64;
         bounds("max_header_list_bytes", self.max_header_list_bytes.into(), least, 1 << 20);
-        bounds("max_requests_per_connection", self.max_requests_per_connection as u64, 1, 100_000);
+        bounds("max_connections", self.max_connections as u64, 16, 1_000_000);
+        bounds("max_connections_per_address", self.max_connections_per_address as u64, 1, 1_000_000);
+        bounds("keep_alive_s", self.keep_alive_s, 1, 3600);
+        bounds("first_request_timeout_s", self.first_request_timeout_s, 1, 600);
+        bounds("max_requests_per_connection", self.max_requests_per_connection.into(), 1, 100_000);
         bounds("exchange_cache_seconds", self.exchange_cache_seconds, 1, 60);
         bounds("exchange_cache_entries", self.exchange_cache_entries as u64, 16, 1_000_000);
         bounds("drain_timeout_s", self.drain_timeout_s, 1, 600);
@@ -306,6 +327,11 @@ mod tests {
             "cors_allowed_origins:",
         );
         wrong(|config| config.require_auth = false, "require_auth:");
+        wrong(|config| config.max_connections = 15, "max_connections:");
+        wrong(|config| config.max_connections_per_address = 0, "max_connections_per_address:");
+        wrong(|config| config.max_requests_per_connection = 0, "max_requests_per_connection:");
+        wrong(|config| config.keep_alive_s = 0, "keep_alive_s:");
+        wrong(|config| config.first_request_timeout_s = 601, "first_request_timeout_s:");
         wrong(|config| config.sse.queue_maxsize = 0, "sse.queue_maxsize:");
         wrong(|config| config.sse.max_streams_per_caller = 0, "sse.max_streams_per_caller:");
         wrong(|config| config.sse.max_streams_per_tenant = 1_000_001, "sse.max_streams_per_tenant:");

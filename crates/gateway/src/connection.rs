@@ -1,12 +1,11 @@
 //! What has to be known of a connection beyond its requests one by one.
 //!
 //! Invariants: nothing is done after a request or an answer that says `Connection: close` (RFC 9112, section 9.6); over
-//! one HTTP/2 connection no more requests are at work or on their way back than the bound; no answer waits for good
+//! one HTTP/2 connection no more requests are at work than the bound, those that were taken back included; no answer waits for good
 //! for a client that grants it no window (RFC 9113, section 5.2), with its memory.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::net::Shutdown;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{self, Poll, ready};
@@ -18,8 +17,8 @@ use actix_web::rt::net::TcpStream;
 use bytes::Bytes;
 use gatehouse_core::{Error, Result};
 use ipnet::IpNet;
-use socket2::{SockRef, Socket};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// A piece of an answer: what has to leave within the time that a client is given.
 const PIECE_BYTES: usize = 16 * 1024;
@@ -36,8 +35,8 @@ struct Shared {
     most: Option<usize>,
     /// How long a client may leave a piece of an answer lying.
     patience: Duration,
-    /// To end the connection with; only where ending it harms nobody but the client.
-    socket: Option<Socket>,
+    /// Ends the connection. None where that harms others than the client; HTTP/2 only.
+    cut: Option<CancellationToken>,
     /// Whether the last request has come.
     closing: Cell<bool>,
     open: Cell<usize>,
@@ -69,19 +68,12 @@ impl Connection {
                 !trusted.iter().any(|net| net.contains(&peer))
             })
         };
-        let socket = http2.map(|(socket, _)| socket).filter(of_client);
-        let socket = socket.and_then(|socket| match SockRef::from(socket).try_clone() {
-            Ok(socket) => Some(socket),
-            Err(error) => {
-                tracing::debug!(%error, "a connection can't be ended by force");
-                None
-            }
-        });
+        let cut = http2.map(|(socket, _)| socket).filter(of_client).map(|_| CancellationToken::new());
         Self(Rc::new(Shared {
             tls: tls.is_some(),
             most: http2.map(|_| most),
             patience,
-            socket,
+            cut,
             closing: Cell::new(false),
             open: Cell::new(0),
             answers: RefCell::default(),
@@ -118,21 +110,17 @@ impl Connection {
             ));
         }
         let Some(most) = self.0.most.filter(|most| open > *most) else { return Ok(()) };
-        if open > 2 * most {
-            self.cut_off("so many requests at a time");
-        }
         Err(Error::resource_exhausted(
             "TOO_MANY_REQUESTS",
             format!("At most {most} requests at a time go over one connection. Wait for some to end."),
         ))
     }
 
-    fn cut_off(&self, why: &str) {
-        if let Some(socket) = &self.0.socket {
-            tracing::info!(why, "a connection is cut off");
-            if let Err(error) = socket.shutdown(Shutdown::Both) {
-                tracing::debug!(%error, "the connection was gone already");
-            }
+    /// Ends when the connection is to.
+    pub(crate) async fn cut(&self) {
+        match &self.0.cut {
+            Some(cut) => cut.cancelled().await,
+            None => std::future::pending().await,
         }
     }
 
@@ -148,8 +136,9 @@ impl Connection {
     async fn watch(self) {
         loop {
             tokio::time::sleep(LOOK).await;
-            if self.is_stuck() {
-                self.cut_off("an answer was not taken");
+            if let Some(cut) = self.0.cut.as_ref().filter(|_| self.is_stuck()) {
+                tracing::info!("a connection is cut off: an answer was not taken");
+                cut.cancel();
                 break;
             }
             if self.0.answers.borrow().is_empty() {
@@ -168,7 +157,7 @@ impl Underway {
             return body;
         }
         connection.0.answers.borrow_mut().push(Rc::downgrade(&self.progress));
-        if connection.0.socket.is_some() && !connection.0.watched.replace(true) {
+        if connection.0.cut.is_some() && !connection.0.watched.replace(true) {
             actix_web::rt::spawn(connection.clone().watch());
         }
         BoxBody::new(Carried { body, rest: Bytes::new(), underway: self })

@@ -143,10 +143,12 @@ impl Context {
         let Some(value) = values.next() else { return Ok(None) };
         let visible = value.as_bytes().iter().all(|byte| (0x21..=0x7e).contains(byte));
         match value.to_str() {
-            Ok(text) if values.next().is_none() && visible && text.len() <= max => Ok(Some(text)),
+            Ok(text) if values.next().is_none() && visible && (1..=max).contains(&text.len()) => {
+                Ok(Some(text))
+            }
             _ => Err(Error::invalid_field(
                 name,
-                format!("one value of at most {max} visible ASCII characters is expected"),
+                format!("one value of 1 to {max} visible ASCII characters is expected"),
             )),
         }
     }

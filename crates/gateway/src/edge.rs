@@ -29,6 +29,7 @@ use crate::context::{Context, RequestInfo, Unread};
 use crate::credential;
 use crate::door::Admitted;
 use crate::gateway::Gateway;
+use crate::heads::Activity;
 use crate::limits::{Charge, Outcome};
 use crate::route::{Access, ErrorFormat, LimitClass, Route};
 use crate::sse::{OK_KEEP_ALIVE, SaysKeepAlive};
@@ -98,6 +99,7 @@ pub(crate) async fn surround<B: MessageBody + 'static>(
     let span = telemetry::request_span(&method, request.path(), &id, request.headers());
     gateway.metrics.began(&method);
 
+    let at_work = request.conn_data::<Activity>().map(Activity::begin);
     let (underway, begun) = connection.as_ref().map(Connection::begin).unzip();
     let http1 = request.version() < Version::HTTP_2;
     if let Some(connection) = &connection
@@ -162,9 +164,15 @@ pub(crate) async fn surround<B: MessageBody + 'static>(
         let client = client.ip.to_string();
         span.in_scope(|| tracing::info!(target: "gatehouse_gateway::access", route, status, took_ms, client, "answered"));
     }
-    Ok(response.map_body(|_, body| match underway {
-        Some(underway) => underway.carry(body.boxed()),
-        None => body.boxed(),
+    Ok(response.map_body(|_, body| {
+        let body = match underway {
+            Some(underway) => underway.carry(body.boxed()),
+            None => body.boxed(),
+        };
+        match at_work {
+            Some(at_work) => at_work.carry(body),
+            None => body,
+        }
     }))
 }
 

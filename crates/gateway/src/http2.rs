@@ -5,44 +5,117 @@
 //!
 //! Invariants: a process that leaves says so to each connection at once, in two steps (RFC 9113, section 6.8), so that
 //! what was sent before the client could know is answered; a connection without a request ends right after that, any
-//! other with its last answer; and an answer that was written is not lost because its connection was closed behind it.
+//! other with its last answer. A client is told what it may send, and what it may not is not kept: so many requests at
+//! a time, at work or with an answer that has not left ([`crate::wire`] has the rest of it), and so much of their
+//! bodies. Of a request that was taken back, nothing is kept for its client but what its handler still does.
 
+use std::cell::Cell;
 use std::error::Error as StdError;
-use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{self, Poll, ready};
 use std::time::{Duration, SystemTime};
 
-use actix_http::{BoxedPayloadStream, HttpMessage as _, Request, Response, ResponseHead};
+use actix_http::{BoxedPayloadStream, HttpMessage as _, Request, RequestHead, Response, ResponseHead};
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Payload, Service};
 use actix_web::error::PayloadError;
 use actix_web::http::header::{self, HeaderName, HeaderValue, HttpDate};
+use actix_web::http::uri::Authority;
 use actix_web::http::{Method, StatusCode};
 use bytes::Bytes;
 use futures_util::Stream;
 use gatehouse_core::Clock;
 use h2_03::server::{Builder, SendResponse};
 use h2_03::{Ping, PingPong, Reason, RecvStream};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Config;
 use crate::connection::Connection;
-use crate::server::{FIRST_REQUEST_WITHIN, KEEP_ALIVE};
+use crate::server::Patience;
+use crate::wire::{LINGER, WayOut, Wire};
 
-/// What a client may send before it is read: for one request, and for all of a connection.
-const WINDOWS: (u32, u32) = (1024 * 1024, 2 * 1024 * 1024);
 /// The largest piece of an answer that is handed over at a time.
 const PIECE_BYTES: usize = 16 * 1024;
+/// How much of one answer `h2` takes before it has left.
+const HANDED_OVER_BYTES: usize = 2 * PIECE_BYTES;
 /// For how long a client without a request may leave it open whether it knows that the connection ends.
 const UNANSWERED: Duration = Duration::from_secs(5);
-/// For how long a connection that has been closed from here is read, so that the other end can read to the end.
-const LINGER: Duration = Duration::from_secs(1);
-/// How often is looked whether a connection that should end can.
-const LOOK: Duration = Duration::from_secs(1);
+
+/// What one connection may hold.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    max_requests: u32,
+    max_header_list_bytes: u32,
+    /// What may be sent of a request's body before it is read.
+    request_window: u32,
+    /// The same of all of them.
+    connection_window: u32,
+    /// How long it may be without a request, and its client without a sign of life.
+    patience: Patience,
+}
+
+impl Bounds {
+    pub(crate) fn new(config: &Config, patience: Patience) -> Self {
+        let longest = u32::try_from(config.max_request_bytes).unwrap_or(u32::MAX);
+        // A longer body is read while it comes.
+        let request_window = longest.clamp(16 * 1024, 1024 * 1024);
+        Self {
+            max_requests: config.max_requests_per_connection,
+            max_header_list_bytes: config.max_header_list_bytes,
+            request_window,
+            // Less than 64 KiB can't be said.
+            connection_window: (4 * request_window).clamp(64 * 1024, 2 * 1024 * 1024),
+            patience,
+        }
+    }
+
+    fn builder(&self) -> Builder {
+        let mut builder = Builder::new();
+        builder
+            .initial_window_size(self.request_window)
+            .initial_connection_window_size(self.connection_window)
+            // A stream counts until its answer has gone to the socket or was taken back.
+            .max_concurrent_streams(self.max_requests)
+            .max_send_buffer_size(HANDED_OVER_BYTES)
+            // A byte can stand for a whole header that was sent before (RFC 7541): without a bound of its own a head of
+            // half a megabyte takes fifty, and is kept for as long as its body does not come.
+            .max_header_list_size(self.max_header_list_bytes);
+        builder
+    }
+}
+
+/// The requests of a connection that are at work or whose answers are on their way.
+struct Work {
+    open: Cell<usize>,
+    /// When there was something of the kind.
+    seen_at: Cell<Instant>,
+}
+
+impl Work {
+    fn is_none_since(&self) -> Option<Instant> {
+        (self.open.get() == 0).then(|| self.seen_at.get())
+    }
+}
+
+struct AtWork(Rc<Work>);
+
+impl AtWork {
+    fn begin(work: &Rc<Work>) -> Self {
+        work.open.set(work.open.get() + 1);
+        Self(Rc::clone(work))
+    }
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+        self.0.seen_at.set(Instant::now());
+    }
+}
 
 /// How a connection learns that its process goes away.
 #[derive(Clone, Debug)]
@@ -62,7 +135,7 @@ pub(crate) async fn serve<T, S, B>(
     peer: Option<SocketAddr>,
     app: Rc<S>,
     connection: Connection,
-    max_header_list_bytes: u32,
+    bounds: Bounds,
     Leaving { leaving, stopping }: Leaving,
 ) -> Result<(), h2_03::Error>
 where
@@ -76,28 +149,30 @@ where
     // to go right after its first answer, a client with more to ask would fail: clients try again elsewhere what they
     // could not send over a connection that they have used before, and not over a new one.
     let told_at = if leaving.is_cancelled() { &stopping } else { &leaving };
-    let mut builder = Builder::new();
-    builder.initial_window_size(WINDOWS.0).initial_connection_window_size(WINDOWS.1);
-    // A byte can stand for a whole header that was sent before (RFC 7541): without a bound of its own a head of half a
-    // megabyte takes fifty, and is kept for as long as its body does not come.
-    builder.max_header_list_size(max_header_list_bytes);
+    let way_out = WayOut::default();
     let mut http2 = tokio::select! {
-        made = builder.handshake(Lingering { io, until: None }) => made?,
-        () = tokio::time::sleep(FIRST_REQUEST_WITHIN) => return Ok(()),
+        made = bounds.builder().handshake(Wire::new(io, way_out.clone())) => made?,
+        () = tokio::time::sleep(bounds.patience.first_request) => return Ok(()),
         // What it has sent by then is read, and it is told.
         () = long_after(&stopping) => return Ok(()),
     };
-    let mut silent = std::pin::pin!(silence(http2.ping_pong()));
-    // Each request that is at work or on its way back holds one more.
-    let at_work = Rc::new(());
-    let (mut told, mut idle_since) = (false, Instant::now());
+    let mut silent = std::pin::pin!(silence(http2.ping_pong(), bounds.patience.keep_alive));
+    let work = Rc::new(Work { open: Cell::new(0), seen_at: Cell::new(Instant::now()) });
+    let mut look = std::pin::pin!(tokio::time::sleep(bounds.patience.keep_alive));
+    let mut told: Option<Instant> = None;
     loop {
-        tokio::select! {
+        let leaves = tokio::select! {
             accepted = http2.accept() => {
                 let Some(accepted) = accepted else { return Ok(()) };
-                let (request, reply) = accepted?;
+                let (request, mut reply) = accepted?;
+                if told.is_some_and(|told| told.elapsed() > UNANSWERED) {
+                    // It does not answer the ping after which it could send nothing any more.
+                    reply.send_reset(Reason::REFUSED_STREAM);
+                    continue;
+                }
+                way_out.took_request();
                 let (request, is_head) = request_of(request, peer, &connection);
-                let (answering, at_work) = (app.call(request), Rc::clone(&at_work));
+                let (answering, at_work) = (app.call(request), AtWork::begin(&work));
                 actix_web::rt::spawn(async move {
                     let sent = match answering.await {
                         Ok(response) => answer(response.into(), reply, is_head).await,
@@ -108,23 +183,35 @@ where
                     }
                     drop(at_work);
                 });
+                continue;
             }
-            () = told_at.cancelled(), if !told => {
-                (told, idle_since) = (true, Instant::now());
-                http2.graceful_shutdown();
-            }
-            () = tokio::time::sleep(LOOK), if told => {
-                if Rc::strong_count(&at_work) > 1 {
-                    idle_since = Instant::now();
-                } else if idle_since.elapsed() > UNANSWERED {
-                    // It does not even answer a ping.
-                    http2.abrupt_shutdown(Reason::NO_ERROR);
-                    let _ = tokio::time::timeout(LINGER, http2.accept()).await;
-                    return Ok(());
+            () = told_at.cancelled(), if told.is_none() => None,
+            () = &mut look => {
+                if way_out.is_full() {
+                    work.seen_at.set(Instant::now());
+                }
+                let patience = if told.is_some() { UNANSWERED } else { bounds.patience.keep_alive };
+                match work.is_none_since() {
+                    Some(since) if since.elapsed() >= patience => told.map(|_| Reason::NO_ERROR),
+                    since => {
+                        look.as_mut().reset(since.unwrap_or_else(Instant::now) + patience);
+                        continue;
+                    }
                 }
             }
+            () = connection.cut() => Some(Reason::ENHANCE_YOUR_CALM),
             () = &mut silent => return Ok(()),
-        }
+        };
+        let Some(reason) = leaves else {
+            told = Some(Instant::now());
+            work.seen_at.set(Instant::now());
+            look.as_mut().reset(Instant::now() + UNANSWERED);
+            http2.graceful_shutdown();
+            continue;
+        };
+        http2.abrupt_shutdown(reason);
+        let _ = tokio::time::timeout(LINGER, http2.accept()).await;
+        return Ok(());
     }
 }
 
@@ -134,11 +221,11 @@ async fn long_after(stopping: &CancellationToken) {
 }
 
 /// Ends when the client of an otherwise quiet connection is found gone.
-async fn silence(pings: Option<PingPong>) {
+async fn silence(pings: Option<PingPong>, keep_alive: Duration) {
     let Some(mut pings) = pings else { return std::future::pending().await };
     loop {
-        tokio::time::sleep(KEEP_ALIVE).await;
-        let answered = tokio::time::timeout(KEEP_ALIVE, pings.ping(Ping::opaque())).await;
+        tokio::time::sleep(keep_alive).await;
+        let answered = tokio::time::timeout(keep_alive, pings.ping(Ping::opaque())).await;
         if !matches!(answered, Ok(Ok(_))) {
             return;
         }
@@ -160,9 +247,22 @@ fn request_of(
     head.method = parts.method;
     head.version = parts.version;
     head.headers = parts.headers.into();
+    name_host(head);
     head.peer_addr = peer;
     request.extensions_mut().insert(connection.clone());
     (request, is_head)
+}
+
+/// The host of a request stands in `Host`, as it does over HTTP/1.1. One that says two different things (RFC 9113,
+/// section 8.3.1) has two such headers then, as it could over HTTP/1.1, and is refused for it.
+fn name_host(head: &mut RequestHead) {
+    let Some(authority) = head.uri.authority().map(Authority::as_str) else { return };
+    let same = |host: &HeaderValue| host.as_bytes().eq_ignore_ascii_case(authority.as_bytes());
+    if !head.headers.get_all(header::HOST).any(same)
+        && let Ok(host) = HeaderValue::from_str(authority)
+    {
+        head.headers.append(header::HOST, host);
+    }
 }
 
 /// The body of a request.
@@ -195,14 +295,27 @@ async fn answer<B: MessageBody>(
         return Ok(());
     }
     let mut body = std::pin::pin!(body);
-    while let Some(chunk) = std::future::poll_fn(|context| body.as_mut().poll_next(context)).await {
-        let mut chunk = chunk.map_err(Into::into)?;
+    loop {
+        // What a client took back, or can't get any more, may have nothing to say for a long time.
+        let next = std::future::poll_fn(|context| match stream.poll_reset(context) {
+            Poll::Ready(gone) => Poll::Ready(Err(gone)),
+            Poll::Pending => body.as_mut().poll_next(context).map(Ok),
+        });
+        let mut chunk = match next.await {
+            Ok(Some(chunk)) => chunk.map_err(Into::into)?,
+            Ok(None) => break,
+            Err(gone) => return gone.map(drop).map_err(Into::into),
+        };
         while !chunk.is_empty() {
             stream.reserve_capacity(chunk.len().min(PIECE_BYTES));
-            let Some(room) = std::future::poll_fn(|context| stream.poll_capacity(context)).await else {
-                return Ok(());
-            };
-            let piece = chunk.split_to(room?.min(chunk.len()));
+            if stream.capacity() == 0 {
+                match std::future::poll_fn(|context| stream.poll_capacity(context)).await {
+                    Some(room) => drop(room?),
+                    None => return Ok(()),
+                }
+                continue;
+            }
+            let piece = chunk.split_to(stream.capacity().min(chunk.len()).min(PIECE_BYTES));
             stream.send_data(piece, false)?;
         }
     }
@@ -242,68 +355,4 @@ fn head_of(head: &ResponseHead, size: BodySize) -> (http_02::Response<()>, BodyS
 fn now() -> SystemTime {
     let micros = u64::try_from(Clock::system().now().as_micros()).unwrap_or_default();
     SystemTime::UNIX_EPOCH + Duration::from_micros(micros)
-}
-
-/// A stream that is closed only once the other end has closed it too, or has had its time: closed with something unread
-/// (a word about windows, say), the kernel would take back what was sent and not yet read over there.
-struct Lingering<T> {
-    io: T,
-    /// Set when our end was closed.
-    until: Option<Pin<Box<Sleep>>>,
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for Lingering<T> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut task::Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(context, buffer)
-    }
-}
-
-impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<T> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut task::Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut task::Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(context, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if this.until.is_none() {
-            ready!(Pin::new(&mut this.io).poll_shutdown(context))?;
-        }
-        let until = this.until.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
-        let mut unread = [0; 1024];
-        loop {
-            if until.as_mut().poll(context).is_ready() {
-                return Poll::Ready(Ok(()));
-            }
-            let mut buffer = ReadBuf::new(&mut unread);
-            match ready!(Pin::new(&mut this.io).poll_read(context, &mut buffer)) {
-                Ok(()) if !buffer.filled().is_empty() => {}
-                // Closed, one way or the other.
-                _ => return Poll::Ready(Ok(())),
-            }
-        }
-    }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::rc::Rc;
-use std::task::{self, Poll, ready};
+use std::task::{self, Poll};
 
 use actix_http::{Protocol, Request, Response};
 use actix_tls::accept::rustls_0_23::{AcceptorService, TlsStream};
@@ -12,10 +12,13 @@ use actix_web::dev::Service;
 use actix_web::rt::net::TcpStream;
 use futures_util::future::LocalBoxFuture;
 
-use crate::http2::{self, Leaving};
+use crate::doors::when_ready;
+use crate::heads::Patient;
+use crate::http2::{self, Bounds, Leaving};
+use crate::server::Patience;
 
 /// What HTTP/1.1 is served with: a connection, its protocol, its peer.
-pub(crate) type Accepted = (TlsStream<TcpStream>, Protocol, Option<std::net::SocketAddr>);
+pub(crate) type Accepted<T> = (Patient<T>, Protocol, Option<std::net::SocketAddr>);
 
 /// Takes connections.
 pub(crate) struct Https<H1, App, C, B> {
@@ -24,7 +27,8 @@ pub(crate) struct Https<H1, App, C, B> {
     pub(crate) app: Rc<App>,
     /// What is to be known of a connection from its first moment.
     pub(crate) connection: C,
-    pub(crate) max_header_list_bytes: u32,
+    pub(crate) bounds: Bounds,
+    pub(crate) patience: Patience,
     pub(crate) leaving: Leaving,
     /// What answers carry.
     pub(crate) body: PhantomData<B>,
@@ -32,7 +36,7 @@ pub(crate) struct Https<H1, App, C, B> {
 
 impl<H1, App, C, B> Service<TcpStream> for Https<H1, App, C, B>
 where
-    H1: Service<Accepted, Response = ()> + 'static,
+    H1: Service<Accepted<TlsStream<TcpStream>>, Response = ()> + 'static,
     H1::Error: fmt::Debug,
     App: Service<Request> + 'static,
     App::Response: Into<Response<B>>,
@@ -44,28 +48,27 @@ where
     type Error = ();
     type Future = LocalBoxFuture<'static, Result<(), ()>>;
 
-    fn poll_ready(&self, context: &mut task::Context<'_>) -> Poll<Result<(), ()>> {
-        ready!(Service::<TcpStream>::poll_ready(&self.acceptor, context)).map_err(drop)?;
-        ready!(self.http1.poll_ready(context)).map_err(drop)?;
-        self.app.poll_ready(context).map_err(drop)
+    /// Always: handshakes are bounded as all connections are, and the acceptor's own bound, which would keep the worker
+    /// from every connection, is not asked.
+    fn poll_ready(&self, _: &mut task::Context<'_>) -> Poll<Result<(), ()>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&self, socket: TcpStream) -> Self::Future {
         let peer = socket.peer_addr().ok();
-        // An event goes out when it happens, whether or not the one before it was acknowledged.
-        let _ = socket.set_nodelay(true);
         let accepting = self.acceptor.call(socket);
         let (http1, app) = (Rc::clone(&self.http1), Rc::clone(&self.app));
         let (connection, leaving) = (self.connection.clone(), self.leaving.clone());
-        let most = self.max_header_list_bytes;
+        let (bounds, patience) = (self.bounds, self.patience);
         Box::pin(async move {
             let stream = accepting.await.map_err(|error| tracing::debug!(?error, "no TLS"))?;
             if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
-                let served = http1.call((stream, Protocol::Http1, peer)).await;
+                let io = Patient::new(stream, patience.keep_alive);
+                let served = when_ready(&*http1, (io, Protocol::Http1, peer)).await;
                 return served.map_err(|error| tracing::debug!(?error, "a connection ended"));
             }
             let connection = connection(&stream);
-            let served = http2::serve(stream, peer, app, connection, most, leaving).await;
+            let served = http2::serve(stream, peer, app, connection, bounds, leaving).await;
             served.map_err(|error| tracing::debug!(%error, "an HTTP/2 connection ended"))
         })
     }

@@ -22,9 +22,11 @@ mod context;
 mod credential;
 mod docs;
 mod door;
+mod doors;
 mod edge;
 mod frames;
 mod gateway;
+mod heads;
 mod http2;
 mod https;
 mod limits;
@@ -41,6 +43,7 @@ mod telemetry;
 mod time;
 pub mod tls;
 mod upstream;
+mod wire;
 
 mod reference;
 

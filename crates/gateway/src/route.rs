@@ -55,6 +55,7 @@ pub(crate) enum LimitClass {
     Write,
     SignIn,
     Token,
+    UpstreamToken,
     Submit,
     Stream,
 }
@@ -67,6 +68,7 @@ impl LimitClass {
             Self::Write => "write",
             Self::SignIn => "sign-in",
             Self::Token => "token",
+            Self::UpstreamToken => "upstream-token",
             Self::Submit => "job-create",
             Self::Stream => "stream",
         }

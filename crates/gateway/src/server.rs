@@ -11,8 +11,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_http::{HttpServiceBuilder, Request, Response};
-use actix_service::{Service, ServiceFactory, fn_factory, map_config};
+use actix_http::{HttpServiceBuilder, Protocol, Request, Response};
+use actix_service::{IntoService as _, Service, ServiceFactory, fn_factory, fn_service, map_config};
 use actix_tls::accept::rustls_0_23::{Acceptor, TlsStream};
 use actix_web::body::BoxBody;
 use actix_web::dev::{AppConfig, Server, ServerHandle};
@@ -26,16 +26,31 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::connection::Connection;
+use crate::doors::{Door, Doors, when_ready};
 use crate::edge;
 use crate::gateway::{Deps, Gateway};
-use crate::http2::Leaving;
+use crate::heads::Patient;
+use crate::http2::{Bounds, Leaving};
 use crate::https::{Accepted, Https};
 use crate::tls;
 
-/// How long a connection may be without a request; over HTTP/2, without a sign of life.
-pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// How long the first request of a connection may take to come.
-pub(crate) const FIRST_REQUEST_WITHIN: Duration = Duration::from_secs(10);
+/// How long connections may be without a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// How long one may be without a whole request after the first; over HTTP/2, without a sign of life.
+    pub(crate) keep_alive: Duration,
+    /// How long the first request may take to come.
+    pub(crate) first_request: Duration,
+}
+
+impl Patience {
+    fn of(config: &Config) -> Self {
+        Self {
+            keep_alive: Duration::from_secs(config.keep_alive_s),
+            first_request: Duration::from_secs(config.first_request_timeout_s),
+        }
+    }
+}
 
 /// Where the gateway listens: bound by the caller, so that a port in use is found before anything starts.
 #[derive(Debug)]
@@ -89,9 +104,11 @@ pub fn build(config: Config, deps: Deps, listeners: Listeners) -> Result<Running
     let stuck_after = Duration::from_secs(config.sse.backpressure_fail_timeout_s).max(Duration::from_secs(5));
     // A place in the queue is given up first; then a reader has as long again to take why.
     let untaken_after = 2 * Duration::from_secs(config.sse.backpressure_fail_timeout_s);
-    let (most, max_header_list_bytes) = (config.max_requests_per_connection, config.max_header_list_bytes);
+    let (most, patience) = (config.max_requests_per_connection as usize, Patience::of(&config));
+    let bounds = Bounds::new(&config, patience);
     let gateway = Gateway::new(config, deps)?;
     let trusted = gateway.trusted_proxies.clone();
+    let doors = Doors::new(&gateway.config, trusted.clone());
     let app = move || {
         let gateway = Arc::clone(&gateway);
         let (around, fallback) = (Arc::clone(&gateway), Arc::clone(&gateway));
@@ -107,18 +124,22 @@ pub fn build(config: Config, deps: Deps, listeners: Listeners) -> Result<Running
         tls::bound_stuck_writes(io, stuck_after);
         Connection::new(io, most, untaken_after, &trusted)
     };
-    let mut server = Server::build().workers(workers).disable_signals().shutdown_timeout(drain);
+    // The doors bound them: a worker that has as many as it may would leave the next one waiting.
+    let server = Server::build().workers(workers).max_concurrent_connections(usize::MAX);
+    let mut server = server.disable_signals().shutdown_timeout(drain);
     let leaving = Leaving { leaving: lifecycle.leaving(), stopping: lifecycle.stopping() };
     let address = listeners.http.local_addr().map_err(Error::internal)?;
     let (on_connect, stopping, application) = (connection.clone(), lifecycle.stopping(), app.clone());
+    let entrance = Arc::clone(&doors);
     let clear = move || {
-        let on_connect = on_connect.clone();
-        http1(&stopping)
-            .on_connect_ext(move |io: &TcpStream, data| {
-                data.insert(on_connect(io));
+        let (on_connect, doors) = (on_connect.clone(), Arc::clone(&entrance));
+        let http1 = http1(&stopping, patience)
+            .on_connect_ext(move |io: &Patient<TcpStream>, data| {
+                data.insert(on_connect(io.get_ref()));
+                data.insert(io.activity());
             })
-            .finish(application())
-            .tcp()
+            .finish(application());
+        in_the_clear(http1, doors, patience)
     };
     server = server.listen("http", listeners.http, clear).map_err(Error::internal)?;
     let mut tls_address = None;
@@ -130,30 +151,34 @@ pub fn build(config: Config, deps: Deps, listeners: Listeners) -> Result<Running
         let encrypted = move || {
             let (acceptor, leaving) = (Acceptor::new(config.clone()), leaving.clone());
             let (on_connect, connection) = (connection.clone(), connection.clone());
-            let http1 = http1(&leaving.stopping)
-                .on_connect_ext(move |io: &TlsStream<TcpStream>, data| {
-                    data.insert(on_connect(io));
+            let doors = Arc::clone(&doors);
+            let http1 = http1(&leaving.stopping, patience)
+                .on_connect_ext(move |io: &Patient<TlsStream<TcpStream>>, data| {
+                    data.insert(on_connect(io.get_ref()));
+                    data.insert(io.activity());
                 })
                 .finish(app());
             let app = app();
             fn_factory(move || {
                 let acceptor = ServiceFactory::<TcpStream>::new_service(&acceptor, ());
-                let http1 = ServiceFactory::<Accepted>::new_service(&http1, ());
+                let http1 = ServiceFactory::<Accepted<TlsStream<TcpStream>>>::new_service(&http1, ());
                 let app = ServiceFactory::<Request>::new_service(&app, ());
-                let (connection, leaving) = (connection.clone(), leaving.clone());
+                let (connection, leaving, doors) = (connection.clone(), leaving.clone(), Arc::clone(&doors));
                 let connection = move |io: &TlsStream<TcpStream>| connection(io);
                 async move {
                     let (acceptor, http1, app) =
                         (acceptor.await?, Rc::new(http1.await?), Rc::new(app.await?));
-                    Ok::<_, ()>(Https {
+                    let service = Https {
                         acceptor,
                         http1,
                         app,
                         connection,
-                        max_header_list_bytes,
+                        bounds,
+                        patience,
                         leaving,
                         body: PhantomData,
-                    })
+                    };
+                    Ok::<_, ()>(Door::new(doors, service))
                 }
             })
         };
@@ -174,8 +199,34 @@ pub fn build(config: Config, deps: Deps, listeners: Listeners) -> Result<Running
     Ok(RunningGateway { http: address, https: tls_address, handle })
 }
 
+/// What serves connections without TLS: `http1`, behind the doors.
+fn in_the_clear<H1>(
+    http1: H1,
+    doors: Arc<Doors>,
+    patience: Patience,
+) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = (), InitError = ()>
+where
+    H1: ServiceFactory<Accepted<TcpStream>, Config = (), Response = (), InitError = ()>,
+    H1::Error: Debug + 'static,
+    H1::Service: 'static,
+    H1::Future: 'static,
+{
+    fn_factory(move || {
+        let (made, doors) = (http1.new_service(()), Arc::clone(&doors));
+        async move {
+            let http1 = Rc::new(made.await?);
+            let serve = move |socket: TcpStream| {
+                let (http1, peer) = (Rc::clone(&http1), socket.peer_addr().ok());
+                let io = Patient::new(socket, patience.keep_alive);
+                async move { when_ready(&*http1, (io, Protocol::Http1, peer)).await }
+            };
+            Ok(Door::new(doors, fn_service(serve).into_service()))
+        }
+    })
+}
+
 /// What serves HTTP/1.1 over connections of one kind.
-fn http1<T, S>(stopping: &CancellationToken) -> HttpServiceBuilder<T, S>
+fn http1<T, S>(stopping: &CancellationToken, patience: Patience) -> HttpServiceBuilder<T, S>
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
     S: ServiceFactory<Request, Config = ()>,
@@ -186,9 +237,7 @@ where
     let stopping = stopping.clone();
     HttpServiceBuilder::default()
         .graceful_shutdown_signal(move || stopping.clone().cancelled_owned())
-        .keep_alive(KEEP_ALIVE)
-        .client_request_timeout(FIRST_REQUEST_WITHIN)
+        .keep_alive(patience.keep_alive)
+        .client_request_timeout(patience.first_request)
         .client_disconnect_timeout(Duration::from_secs(2))
-        // An event goes out when it happens, whether or not the one before it was acknowledged.
-        .tcp_nodelay(true)
 }

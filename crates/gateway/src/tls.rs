@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::fs;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -97,27 +97,36 @@ impl Identity {
     }
 
     /// The development certificate in `folder`, for localhost; made there on first use, its key readable by the
-    /// owner only. Never for anything but dev: nobody vouches for it.
+    /// owner only, and made anew if what is there can't be used. Never for anything but dev: nobody vouches for it.
     ///
     /// # Errors
-    /// `TLS_FILES` if the folder can't be written or holds broken files.
+    /// `TLS_FILES` if the folder can't be written.
     pub fn development(folder: &Path) -> Result<Self> {
         let (certificate, key) = (folder.join("localhost.pem"), folder.join("localhost-key.pem"));
-        if !certificate.exists() || !key.exists() {
-            let failed = |error: String| {
-                Error::failed_precondition(
-                    "TLS_FILES",
-                    format!("no development certificate could be made in {}: {error}", folder.display()),
-                )
-            };
-            let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
-            let made =
-                rcgen::generate_simple_self_signed(names).map_err(|error| failed(error.to_string()))?;
-            fs::create_dir_all(folder).map_err(|error| failed(error.to_string()))?;
-            write_private(&key, &made.signing_key.serialize_pem())
-                .map_err(|error| failed(error.to_string()))?;
-            fs::write(&certificate, made.cert.pem()).map_err(|error| failed(error.to_string()))?;
+        let usable = |identity: Self| identity.certified().map(|_| identity);
+        if certificate.exists() || key.exists() {
+            match Self::from_files(&certificate, &key).and_then(usable) {
+                Ok(identity) => return Ok(identity),
+                Err(error) => tracing::warn!(
+                    problem = error.message(),
+                    "the development certificate can't be used and is made anew; what trusts it has to trust the new one"
+                ),
+            }
         }
+        let failed = |error: String| {
+            Error::failed_precondition(
+                "TLS_FILES",
+                format!("no development certificate could be made in {}: {error}", folder.display()),
+            )
+        };
+        let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+        let made = rcgen::generate_simple_self_signed(names).map_err(|error| failed(error.to_string()))?;
+        let write = || {
+            fs::create_dir_all(folder)?;
+            write_whole(&key, &made.signing_key.serialize_pem(), 0o600)?;
+            write_whole(&certificate, &made.cert.pem(), 0o644)
+        };
+        write().map_err(|error| failed(error.to_string()))?;
         Self::from_files(&certificate, &key)
     }
 
@@ -141,9 +150,19 @@ impl Identity {
     }
 }
 
-fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())
+/// Writes a file that is there whole or not at all, whenever the process or the machine ends.
+fn write_whole(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
+    let unfinished = path.with_extension("pem.new");
+    // One that was left over may be readable by others.
+    if let Err(error) = fs::remove_file(&unfinished)
+        && error.kind() != ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&unfinished)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&unfinished, path)
 }
 
 /// Has the kernel end a connection whose peer takes nothing for `stuck_after`: no timer of ours runs while the
@@ -174,8 +193,32 @@ mod tests {
         let mode = fs::metadata(folder.path().join("localhost-key.pem")).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         second.into_server_config().expect("usable");
-        fs::write(folder.path().join("localhost.pem"), "nonsense").expect("written");
-        let error = Identity::development(folder.path()).expect_err("broken");
-        assert_eq!(error.reason(), "TLS_FILES");
+        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 2, "nothing is left over");
+    }
+
+    /// As a process that was killed while it made them leaves the files.
+    #[test]
+    fn a_development_certificate_that_cant_be_used_is_made_anew() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (certificate, key) =
+            (folder.path().join("localhost.pem"), folder.path().join("localhost-key.pem"));
+        let other = tempfile::tempdir().expect("a folder");
+        Identity::development(other.path()).expect("made");
+        let spoil: [&dyn Fn(); 5] = [
+            &|| fs::write(&certificate, "").expect("written"),
+            &|| fs::write(&key, "nonsense").expect("written"),
+            &|| fs::remove_file(&certificate).expect("removed"),
+            // Each is whole, but they are not a pair.
+            &|| fs::rename(other.path().join("localhost-key.pem"), &key).expect("moved"),
+            &|| fs::write(key.with_extension("pem.new"), "half").expect("written"),
+        ];
+        for (number, spoil) in spoil.iter().enumerate() {
+            Identity::development(folder.path()).expect("made");
+            spoil();
+            let anew = Identity::development(folder.path());
+            anew.and_then(Identity::into_server_config).unwrap_or_else(|error| panic!("{number}: {error:?}"));
+        }
+        let mode = fs::metadata(&key).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 }

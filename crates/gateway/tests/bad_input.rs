@@ -95,6 +95,38 @@ async fn wrong_json_is_refused_with_the_field_and_never_submitted() {
     assert_eq!(world.calls("SubmitJob"), 0);
 }
 
+/// Asking for nothing is not asking for everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_choice_is_none() {
+    let world = World::start().await;
+    let (token, _) = world.person(300);
+    for (path, body, field) in [
+        ("/v1/api-keys", json!({"name": "k", "permissions": []}), "permissions"),
+        ("/v1/api-keys", json!({"name": "k", "lifetime_seconds": 0}), "lifetime_seconds"),
+        ("/v1/api-keys", json!({"name": "k", "lifetime_seconds": -1}), "lifetime_seconds"),
+        ("/v1/connections", json!({"upstream": "demo", "scopes": []}), "scopes"),
+        ("/v1/connections/demo/token", json!({"scopes": []}), "scopes"),
+        (
+            "/v1/offline-grants",
+            json!({"connection_id": support::JOB, "client_id": "c", "scopes": []}),
+            "scopes",
+        ),
+    ] {
+        let what = format!("{path} {body}");
+        let answer = world.post(path).bearer_auth(&token).json(&body).send().await.unwrap();
+        let problem = problem(answer, 400, &what).await;
+        assert_eq!(
+            (&problem["reason"], &problem["errors"][0]["field"]),
+            (&json!("INVALID_FIELD"), &json!(field))
+        );
+    }
+    let good = json!({"objective": "x^2", "variables": [{"name": "x", "lower": -1, "upper": 1}]});
+    let answer = world.post("/optimize").bearer_auth(&token).header("idempotency-key", "").json(&good);
+    let problem = problem(answer.send().await.unwrap(), 400, "an empty idempotency key").await;
+    assert_eq!(problem["errors"][0]["field"], "idempotency-key");
+    assert_eq!(world.calls("SubmitJob"), 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_good_body_is_submitted_as_it_was_meant() {
     let world = World::start().await;

@@ -332,6 +332,42 @@ async fn a_limit_refuses_with_the_wait_and_charges_before_the_exchange() {
     assert_eq!(world.get("/healthz").send().await.unwrap().status(), 200);
 }
 
+/// As installed: who asks for upstream tokens in a loop is told to wait, for these alone and nobody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn upstream_tokens_are_limited_for_each_person_by_default() {
+    let world = World::start().await;
+    let ((token, _), (other, _)) = (world.person(300), world.person(300));
+    let ask = |token: &str, upstream: usize| {
+        world
+            .post(&format!("/v1/connections/upstream-{upstream}/token"))
+            .bearer_auth(token)
+            .json(&serde_json::json!({}))
+            .send()
+    };
+    let (began, mut given) = (std::time::Instant::now(), 0);
+    let refused = loop {
+        assert!(given < 1_000, "nobody ever said no");
+        // To whichever upstream.
+        let answer = ask(&token, given % 3).await.unwrap();
+        if answer.status() != 200 {
+            break answer;
+        }
+        given += 1;
+    };
+    assert_eq!(refused.status(), 429);
+    assert!(refused.headers().contains_key("retry-after"));
+    let problem: Value = refused.json().await.unwrap();
+    assert!(
+        problem["reason"] == "RATE_LIMITED" && problem["detail"].as_str().unwrap().contains("person"),
+        "{problem}"
+    );
+    // Two come back each second.
+    let came_back = usize::try_from(began.elapsed().as_secs()).unwrap() * 2 + 2;
+    assert!((120..=120 + came_back).contains(&given), "{given} were given in {:?}", began.elapsed());
+    assert_eq!(world.get("/v1/connections").bearer_auth(&token).send().await.unwrap().status(), 200);
+    assert_eq!(ask(&other, 0).await.unwrap().status(), 200);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_docs_page_needs_nothing_from_elsewhere() {
     let world = World::start().await;

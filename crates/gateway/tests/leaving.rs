@@ -1,10 +1,8 @@
 //! A gateway that leaves: every client is told in time to go elsewhere, none loses an answer, and the drain ends with
 //! the last request.
-#![expect(clippy::unwrap_used, reason = "a test may fail")]
 
 mod support;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -12,74 +10,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use gatehouse_proto::job::v1::JobEventType;
 use gatehouse_testkit::eventually;
-use h2::client::SendRequest;
-use h2::{Reason, RecvStream};
+use h2::RecvStream;
 use http::Request;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
+use support::http2::{Client, LIMIT, SOON, by_hand, frame, headers, literal, text, tls};
 use support::{JOB, World};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
-use tokio_rustls::client::TlsStream;
-
-/// Far less than a drain may take: what ends within this did not wait for its limit.
-const SOON: Duration = Duration::from_secs(4);
-const LIMIT: Duration = Duration::from_secs(20);
-
-async fn tls(world: &World, folder: &Path, protocol: &[u8]) -> TlsStream<TcpStream> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(folder.join("localhost.pem")).unwrap()).unwrap();
-    let mut tls = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    tls.alpn_protocols = vec![protocol.to_vec()];
-    let socket = TcpStream::connect(world.gateway.https_address().unwrap()).await.unwrap();
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(tls));
-    connector.connect(ServerName::try_from("localhost").unwrap(), socket).await.unwrap()
-}
-
-/// A connection of HTTP/2, and how it ended.
-struct Client {
-    requests: SendRequest<Bytes>,
-    connection: JoinHandle<Result<(), h2::Error>>,
-}
-
-impl Client {
-    async fn connect(world: &World, folder: &Path) -> Self {
-        let (requests, connection) = h2::client::handshake(tls(world, folder, b"h2").await).await.unwrap();
-        Self { requests, connection: tokio::spawn(connection) }
-    }
-
-    async fn get(&self, path: &str, token: &str) -> http::Response<RecvStream> {
-        let request = Request::get(format!("https://localhost{path}"))
-            .header("authorization", format!("Bearer {token}"))
-            .body(())
-            .unwrap();
-        self.requests.clone().ready().await.unwrap().send_request(request, true).unwrap().0.await.unwrap()
-    }
-
-    /// Waits until the gateway has said that nothing new may come.
-    async fn told_to_leave(&self) {
-        let told = eventually(SOON, || async { self.requests.clone().ready().await.err() }).await;
-        assert!(told.is_go_away() && told.is_remote(), "{told:?}");
-        assert_eq!(told.reason(), Some(Reason::NO_ERROR));
-    }
-
-    /// Waits until the connection has ended, and well.
-    async fn ends(self) {
-        tokio::time::timeout(SOON, self.connection).await.expect("still open").unwrap().unwrap();
-    }
-}
-
-async fn text(mut body: RecvStream, until: &str) -> String {
-    let mut text = String::new();
-    while !text.contains(until) {
-        let Some(chunk) = body.data().await else { break };
-        let chunk = chunk.unwrap();
-        body.flow_control().release_capacity(chunk.len()).unwrap();
-        text.push_str(std::str::from_utf8(&chunk).unwrap());
-    }
-    text
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_client_of_http_2_is_told_at_once_and_keeps_nobody() {
@@ -216,43 +152,6 @@ async fn an_idle_client_of_http_1_keeps_nobody() {
     unused.read_to_end(&mut rest).await.unwrap();
 }
 
-/// What came in by now, frame by frame: type, flags, stream, payload.
-async fn frame(stream: &mut TlsStream<TcpStream>) -> Option<(u8, u8, u32, Vec<u8>)> {
-    let mut head = [0; 9];
-    stream.read_exact(&mut head).await.ok()?;
-    let [a, b, c, kind, flags, id @ ..] = head;
-    let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
-    stream.read_exact(&mut payload).await.ok()?;
-    Some((kind, flags, u32::from_be_bytes(id), payload))
-}
-
-/// A connection of HTTP/2 on which nobody answers what has to be answered.
-async fn by_hand(world: &World, folder: &Path) -> TlsStream<TcpStream> {
-    let mut stream = tls(world, folder, b"h2").await;
-    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
-    assert_eq!(frame(&mut stream).await.unwrap().0, 4, "SETTINGS");
-    stream
-}
-
-/// A header whose name has a number in HPACK's table, as it is.
-fn literal(number: &[u8], value: &str) -> Vec<u8> {
-    let mut bytes = number.to_vec();
-    match value.len() {
-        short @ 0..127 => bytes.push(u8::try_from(short).unwrap()),
-        long => {
-            bytes.push(127);
-            let mut rest = long - 127;
-            while rest >= 128 {
-                bytes.push(u8::try_from(rest % 128 + 128).unwrap());
-                rest /= 128;
-            }
-            bytes.push(u8::try_from(rest).unwrap());
-        }
-    }
-    bytes.extend_from_slice(value.as_bytes());
-    bytes
-}
-
 /// An `EventSource` gives up for good on anything but 200.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_opens_an_event_stream_too_late_is_told_in_a_stream() {
@@ -263,14 +162,11 @@ async fn who_opens_an_event_stream_too_late_is_told_in_a_stream() {
     world.lifecycle.stop();
     while frame(&mut stream).await.expect("GOAWAY").0 != 7 {}
     // It was on its way when the gateway said that it goes.
-    let mut headers = vec![0x82, 0x87];
-    headers.extend(literal(&[0x01], "localhost"));
-    headers.extend(literal(&[0x04], &format!("/v1/jobs/{JOB}/events")));
-    headers.extend(literal(&[0x0f, 0x08], &format!("Bearer {token}")));
-    let mut bytes = u32::try_from(headers.len()).unwrap().to_be_bytes()[1..].to_vec();
-    bytes.extend([1, 0x05, 0, 0, 0, 1]);
-    bytes.extend(headers);
-    stream.write_all(&bytes).await.unwrap();
+    let mut fields = vec![0x82, 0x87];
+    fields.extend(literal(&[0x01], "localhost"));
+    fields.extend(literal(&[0x04], &format!("/v1/jobs/{JOB}/events")));
+    fields.extend(literal(&[0x0f, 0x08], &format!("Bearer {token}")));
+    stream.write_all(&headers(1, &fields)).await.unwrap();
     let mut seen = Vec::new();
     while seen.last().is_none_or(|(kind, _, flags, _): &(u8, _, u8, _)| *kind != 0 || flags & 1 == 0) {
         let (kind, flags, id, payload) = frame(&mut stream).await.expect("an answer");
@@ -302,6 +198,30 @@ async fn a_client_that_answers_nothing_keeps_nobody_for_long() {
     assert!(seen.iter().any(|(kind, _)| *kind == 6), "{seen:?}");
     drop(stream);
     assert!(drain.await.unwrap());
+}
+
+/// It stays for the ping that would end it, and has always something to ask.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_answers_no_ping_and_goes_on_asking_keeps_nobody_for_long() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::start_https(folder.path()).await;
+    let (mut reader, mut writer) = tokio::io::split(by_hand(&world, folder.path()).await);
+    tokio::spawn(async move { tokio::io::copy(&mut reader, &mut tokio::io::sink()).await });
+    let mut fields = vec![0x82, 0x87];
+    fields.extend(literal(&[0x01], "localhost"));
+    fields.extend(literal(&[0x04], "/healthz"));
+    let asking = tokio::spawn(async move {
+        for stream in (1..).step_by(2) {
+            if writer.write_all(&headers(stream, &fields)).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    });
+    let began = Instant::now();
+    assert!(world.lifecycle.drain(LIMIT).await, "it kept the gateway");
+    assert!(began.elapsed() + SOON < LIMIT, "{:?}", began.elapsed());
+    asking.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

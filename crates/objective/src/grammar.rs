@@ -226,6 +226,10 @@ impl<'a> Reader<'a> {
         if self.depth > MAX_DEPTH {
             return Err(self.error(format!("it is nested more than {MAX_DEPTH} deep")));
         }
+        self.bounded()
+    }
+
+    fn bounded(&self) -> Result<(), GrammarError> {
         if self.next > MAX_NODES * 3 {
             return Err(self.error("it has too many parts"));
         }
@@ -255,27 +259,22 @@ impl<'a> Reader<'a> {
     }
 
     fn sign(&mut self) -> Result<String, GrammarError> {
+        self.bounded()?;
+        let Token::Operator(sign @ ('+' | '-')) = self.peek() else { return self.power() };
+        self.take();
         self.deeper()?;
-        let written = match self.peek() {
-            Token::Operator('+') => {
-                self.take();
-                self.sign()?
-            }
-            Token::Operator('-') => {
-                self.take();
-                format!("(-{})", self.sign()?)
-            }
-            _ => self.power()?,
-        };
+        let signed = self.sign()?;
         self.depth -= 1;
-        Ok(written)
+        Ok(if sign == '-' { format!("(-{signed})") } else { signed })
     }
 
     fn power(&mut self) -> Result<String, GrammarError> {
         let base = self.atom()?;
         if self.peek() == Token::Operator('^') {
             self.take();
+            self.deeper()?;
             let exponent = self.sign()?;
+            self.depth -= 1;
             return Ok(format!("({base}^{exponent})"));
         }
         Ok(base)

@@ -176,8 +176,9 @@ mod tests {
         ] {
             assert!(Objective::parse(&text, &["x"]).is_err(), "{}… was accepted", &text[..20]);
         }
-        let within = MAX_DEPTH / 2 - 1;
+        let within = MAX_DEPTH - 1;
         assert!(Objective::parse(&nested("(", ")", within), &["x"]).is_ok());
+        assert!(Objective::parse(&nested("(", ")", MAX_DEPTH), &["x"]).is_err());
         let wide = format!("{}x", "(x-1e308)^2+".repeat(250));
         let objective = Objective::parse(&wide, &["x"]).unwrap();
         assert_eq!(objective.value_at(&[0.0]), None);

@@ -29,6 +29,13 @@ impl QuotaConfig {
         Self { capacity, interval_s }
     }
 
+    /// Whether requests come back more slowly than with `other`, whatever may come at once.
+    #[must_use]
+    pub fn is_slower_than(self, other: Self) -> bool {
+        u128::from(self.capacity) * u128::from(other.interval_s)
+            < u128::from(other.capacity) * u128::from(self.interval_s)
+    }
+
     /// The checked quota.
     ///
     /// # Errors

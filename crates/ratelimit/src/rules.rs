@@ -95,8 +95,9 @@ pub struct Rules {
     /// is not written is as for all others.
     pub routes: BTreeMap<String, QuotaConfig>,
     /// Classes of endpoints with stricter limits for each address and person. Default: `job-create` 30 in 60 s
-    /// for each address, `sign-in` 20 in 60 s for each address. What is not written here stays: a class loses its limits
-    /// by an empty table only (`sign-in = {}`; `classes = {}` frees all).
+    /// for each address, `sign-in` 20 in 60 s for each address, `upstream-token` 120 in 60 s for each person, over all
+    /// upstreams. A tenant's own limit for each person counts instead where it is stricter. What is not written here stays:
+    /// a class loses its limits by an empty table only (`sign-in = {}`; `classes = {}` frees all).
     pub classes: BTreeMap<String, ClassRules>,
     /// Tenants with limits of their own, by their id.
     #[schemars(with = "BTreeMap<String, TenantRules>")]
@@ -127,7 +128,7 @@ pub struct TenantRules {
 
 impl Default for Rules {
     fn default() -> Self {
-        let class = |capacity| ClassRules { ip: Some(QuotaConfig::new(capacity, 60)), person: None };
+        let quota = |capacity| Some(QuotaConfig::new(capacity, 60));
         Self {
             capacity: 100_000,
             interval_s: 60,
@@ -136,7 +137,12 @@ impl Default for Rules {
             api_key: QuotaConfig::new(10, 1),
             tenant: QuotaConfig::new(6000, 60),
             routes: BTreeMap::new(),
-            classes: [("job-create".to_owned(), class(30)), ("sign-in".to_owned(), class(20))].into(),
+            classes: [
+                ("job-create".to_owned(), ClassRules { ip: quota(30), person: None }),
+                ("sign-in".to_owned(), ClassRules { ip: quota(20), person: None }),
+                ("upstream-token".to_owned(), ClassRules { ip: None, person: quota(120) }),
+            ]
+            .into(),
             tenants: BTreeMap::new(),
         }
     }
@@ -219,12 +225,16 @@ impl Rules {
         if let Some(person) = subjects.person {
             let of_class = class.and_then(|(name, rules)| Some((rules.person?, format!("{person}|{name}"))));
             // Within a tenant of its own limits, a person's bucket is that tenant's.
-            let of_tenant = || {
-                let (quota, id) = tenant.and_then(|tenant| tenant.person).zip(subjects.tenant)?;
-                Some((quota, format!("{person}|{id}")))
+            let of_tenant = tenant
+                .and_then(|tenant| tenant.person)
+                .zip(subjects.tenant)
+                .map(|(quota, id)| (quota, format!("{person}|{id}")));
+            let (quota, subject) = match (of_class, of_tenant) {
+                // A class is for what costs more: nobody gets more by it than their tenant leaves them.
+                (Some(of_class), Some(of_tenant)) if of_tenant.0.is_slower_than(of_class.0) => of_tenant,
+                (Some(chosen), _) | (None, Some(chosen)) => chosen,
+                (None, None) => (self.person, person.to_owned()),
             };
-            let (quota, subject) =
-                of_class.or_else(of_tenant).unwrap_or_else(|| (self.person, person.to_owned()));
             add(Dimension::Person, subject, quota)?;
         }
         if let Some(key) = subjects.api_key {
@@ -373,6 +383,34 @@ mod tests {
             rules.buckets(&Subjects { ip, class: Some("job-create"), ..Subjects::default() }).unwrap();
         assert_ne!(plain, class);
         assert_eq!(class[0].quota().capacity(), 30);
+        let asks = |person, class| {
+            let subjects = Subjects { ip, person: Some(person), class: Some(class), ..Subjects::default() };
+            rules.buckets(&subjects).unwrap()
+        };
+        let (token, read) = (asks("a", "upstream-token"), asks("a", "read"));
+        // The address is counted as everywhere, the person apart.
+        assert_eq!((token[0] == read[0], token[1] == read[1]), (true, false));
+        assert_eq!((token[1].quota().capacity(), read[1].quota().capacity()), (120, 1200));
+        assert_ne!(token[1], asks("b", "upstream-token")[1]);
+        // Of a tenant's own limit and the class's, the stricter one.
+        for (capacity, interval_s, chosen) in [(30, 60, 30), (239, 120, 239), (241, 120, 120), (2, 1, 120)] {
+            let own = TenantRules {
+                person: Some(QuotaConfig::new(capacity, interval_s)),
+                ..TenantRules::default()
+            };
+            let rules = Rules { tenants: [(id, own)].into(), ..Rules::default() };
+            let subjects = Subjects {
+                person: Some("a"),
+                tenant: Some(id),
+                class: Some("upstream-token"),
+                ..Subjects::default()
+            };
+            assert_eq!(
+                rules.buckets(&subjects).unwrap()[0].quota().capacity(),
+                chosen,
+                "{capacity} in {interval_s} s"
+            );
+        }
         let subjects = Subjects { api_key: Some("k"), tenant: Some(id), ..Subjects::default() };
         let capacities: Vec<_> =
             rules.buckets(&subjects).unwrap().iter().map(|b| b.quota().capacity()).collect();

@@ -131,7 +131,8 @@ mod tests {
         assert_eq!(rules.classes["sign-in"].ip, defaults.classes["sign-in"].ip, "the address lost its limit");
         assert_eq!(rules.classes["sign-in"].person, Some(QuotaConfig::new(3, 60)));
         assert_eq!(rules.classes["token"].ip, Some(QuotaConfig::new(1200, 9)));
-        assert_eq!(rules.classes.len(), 3);
+        assert_eq!(rules.classes["upstream-token"], defaults.classes["upstream-token"]);
+        assert_eq!(rules.classes.len(), 4);
     }
 
     #[test]

@@ -78,9 +78,15 @@ impl Revocations {
         Self(Arc::new(Inner { clock, staleness, state: RwLock::default(), changed: watch::Sender::new(0) }))
     }
 
-    /// Takes news in, also empty news: hearing all of it from auth is what keeps the state fresh. `complete` says that
-    /// nothing is missing; a part before the last is taken in and proves nothing yet.
+    /// Takes news of this moment in: [`apply_aged`](Self::apply_aged) without an age.
     pub fn apply(&self, revocations: &[Revocation], sequence: i64, complete: bool) {
+        self.apply_aged(revocations, sequence, complete, Duration::ZERO);
+    }
+
+    /// Takes news in, also empty news: hearing all of it from auth is what keeps the state fresh. `complete` says that
+    /// nothing is missing; a part before the last is taken in and proves nothing yet. What was revoked within the last
+    /// `age` may be missing all the same.
+    pub fn apply_aged(&self, revocations: &[Revocation], sequence: i64, complete: bool, age: Duration) {
         let now = self.0.clock.now();
         let mut state = self.0.state.write().unwrap_or_else(PoisonError::into_inner);
         for revocation in revocations {
@@ -98,7 +104,9 @@ impl Revocations {
         state.sequence = state.sequence.max(sequence);
         if complete {
             state.complete = true;
-            state.heard_at = Some(now);
+            // Old news takes nothing from newer news, unless the clock was set back since that.
+            let newest = state.heard_at.filter(|heard_at| *heard_at <= now);
+            state.heard_at = newest.max(Some(now.minus(age)));
         }
         let sequence = state.sequence;
         drop(state);
@@ -298,7 +306,8 @@ impl RevocationFeed {
             if let Ok(heartbeat @ 1..) = u64::try_from(news.heartbeat_ms) {
                 silence = Duration::from_millis(heartbeat.max(100));
             }
-            self.revocations.apply(&news.revocations, news.sequence, news.snapshot_complete);
+            let age = Duration::from_millis(u64::try_from(news.age_ms).unwrap_or(0));
+            self.revocations.apply_aged(&news.revocations, news.sequence, news.snapshot_complete, age);
             if news.snapshot_complete {
                 backoff.reset();
             }

@@ -25,6 +25,10 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
+/// Anyone can send what is no HTTP, as often as they like; for actix-http each is an error, without saying whose. `RUST_LOG`
+/// can turn it on.
+const QUIET: &str = "actix_http::h1::dispatcher=off";
+
 /// What a process tells of itself, and where.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -147,7 +151,7 @@ impl Telemetry {
             }
             LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed(),
         };
-        let filter = EnvFilter::try_new(&config.log_filter).map_err(Error::internal)?;
+        let filter = EnvFilter::try_new(format!("{QUIET},{}", config.log_filter)).map_err(Error::internal)?;
         tracing_subscriber::registry()
             .with(log.with_filter(filter))
             .with(layer.with_filter(EnvFilter::new("info,h2=off,hyper=off,tower=off")))

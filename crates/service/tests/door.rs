@@ -326,6 +326,16 @@ async fn nobody_comes_through_before_the_first_snapshot_or_after_too_long_a_sile
     assert_eq!(door.submit(&good).await, stale, "silent for 31 s");
     door.hear(&[]);
     assert!(door.submit(&good).await.is_ok(), "news again");
+    door.clock.advance(Duration::from_secs(31));
+    door.revocations.apply_aged(&[], 1, true, Duration::from_secs(31));
+    assert_eq!(door.submit(&good).await, stale, "told again what was so 31 s ago");
+    door.hear(&[]);
+    door.revocations.apply_aged(&[], 1, true, Duration::from_secs(31));
+    assert!(door.submit(&good).await.is_ok(), "old news takes nothing from newer news");
+    door.clock.set(Timestamp::from_seconds(NOW + 30));
+    assert_eq!(door.submit(&good).await, stale, "the clock was set back");
+    door.revocations.apply_aged(&[], 1, true, Duration::from_secs(1));
+    assert!(door.submit(&good).await.is_ok(), "heard since");
 }
 
 #[tokio::test]

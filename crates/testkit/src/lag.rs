@@ -3,7 +3,10 @@
 //! A thread sleeps for short times and notes how much later it woke than it asked for. Whoever checks "within a second"
 //! adds the worst of the time in question, and so is as strict as the machine lets them be, not as a guess would. Who
 //! sleeps much is woken soon, though; what needs the processor for longer waits for its turn. So the thread also counts who
-//! is waiting for one.
+//! else is waiting for one: all but this process and those that it started, directly or not. What is tested is among
+//! these, and must not win time by being busy.
+
+mod own;
 
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,14 +18,22 @@ const NAP: Duration = Duration::from_millis(10);
 /// What is not worth noting.
 const USUAL: Duration = Duration::from_millis(5);
 
-/// How often it counts.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often it counts: each time it looks at every process there is.
+const LOOK: Duration = Duration::from_millis(250);
 
-/// How many threads of the machine run or want to, besides this one.
-fn running() -> Option<u32> {
+/// What a request keeps a processor busy for, at most.
+const WORK: Duration = Duration::from_millis(200);
+
+/// How many threads of the machine run or want to.
+fn running() -> Option<i64> {
     let text = std::fs::read_to_string("/proc/loadavg").ok()?;
     let (running, _) = text.split_whitespace().nth(3)?.split_once('/')?;
-    Some(running.parse::<u32>().ok()?.saturating_sub(1))
+    running.parse().ok()
+}
+
+/// How many of them are others' than ours. The two are not counted at one moment, so it may be less than none.
+fn others() -> i64 {
+    running().unwrap_or_default() - own::running(std::process::id())
 }
 
 /// Measures until it is dropped.
@@ -32,18 +43,22 @@ pub struct LagMeter {
     late: Arc<Mutex<Vec<(Instant, Duration)>>>,
     /// When it is to wake next.
     due: Arc<Mutex<Instant>>,
-    crowd: Arc<Mutex<Vec<(Instant, u32)>>>,
-    cores: u32,
+    /// How many threads of others wanted a core, and when.
+    crowd: Arc<Mutex<Vec<(Instant, i64)>>>,
+    cores: i64,
     _stop: Sender<()>,
 }
 
 impl LagMeter {
+    /// How long an answer may take where nothing is wrong, on a machine that is ours alone.
+    pub const ANSWERED: Duration = Duration::from_secs(2);
+
     /// Begins to measure.
     #[must_use]
     pub fn start() -> Self {
         let late = Arc::<Mutex<Vec<(Instant, Duration)>>>::default();
         let (stop, stopped) = mpsc::channel();
-        let crowd = Arc::<Mutex<Vec<(Instant, u32)>>>::default();
+        let crowd = Arc::<Mutex<Vec<(Instant, i64)>>>::default();
         let due = Arc::new(Mutex::new(Instant::now() + NAP));
         let (noted, counted, next) = (Arc::clone(&late), Arc::clone(&crowd), Arc::clone(&due));
         thread::spawn(move || {
@@ -57,27 +72,36 @@ impl LagMeter {
                 }
                 if looked.elapsed() > LOOK {
                     looked = Instant::now();
-                    let running = running().unwrap_or_default();
-                    counted.lock().unwrap_or_else(PoisonError::into_inner).push((looked, running));
+                    counted.lock().unwrap_or_else(PoisonError::into_inner).push((looked, others()));
                 }
                 asked = Instant::now();
                 *next.lock().unwrap_or_else(PoisonError::into_inner) = asked + NAP;
             }
         });
         let cores =
-            thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1));
+            thread::available_parallelism().map_or(1, |cores| i64::try_from(cores.get()).unwrap_or(1));
         Self { late, due, crowd, cores, _stop: stop }
     }
 
-    /// How many times as long as on an idle machine anything takes that needs the processor, on average between two
-    /// moments: 1 if there are no more threads at work than cores.
+    /// How many times as long as on a machine that is ours alone anything takes that needs a processor, on average between
+    /// two moments: a thread of ours that shares the cores with the threads of others.
     #[must_use]
     pub fn stretch(&self, from: Instant, to: Instant) -> u32 {
         let crowd = self.crowd.lock().unwrap_or_else(PoisonError::into_inner);
-        let within: Vec<u32> =
-            crowd.iter().filter(|(at, _)| *at >= from && *at <= to).map(|(_, running)| *running).collect();
-        let looks = u32::try_from(within.len()).unwrap_or(u32::MAX).max(1);
-        within.iter().sum::<u32>().div_ceil(looks * self.cores).max(1)
+        let within: Vec<i64> =
+            crowd.iter().filter(|(at, _)| *at >= from && *at <= to).map(|(_, others)| *others).collect();
+        let looks = i64::try_from(within.len()).unwrap_or(i64::MAX).max(1);
+        let shared = looks + within.iter().sum::<i64>().max(0);
+        let stretch =
+            shared.div_euclid(looks * self.cores) + i64::from(shared.rem_euclid(looks * self.cores) > 0);
+        u32::try_from(stretch).unwrap_or(u32::MAX)
+    }
+
+    /// How long an answer may take between two moments where nothing is wrong: 2 s, and what its work takes longer because
+    /// others share the processors. What the machine was late meanwhile comes on top.
+    #[must_use]
+    pub fn answered_within(&self, from: Instant, to: Instant) -> Duration {
+        Self::ANSWERED + WORK * (self.stretch(from, to) - 1)
     }
 
     /// The longest that anything was late between two moments. Of what was late before, while or after that, only the time
@@ -137,13 +161,16 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_stretches_time() {
+    fn a_crowd_of_others_stretches_time() {
         let meter = LagMeter { cores: 2, ..LagMeter::start() };
         let (began, second) = (Instant::now(), Duration::from_secs(1));
-        let crowd = [(100, 2), (200, 8), (201, 11), (300, 1)];
-        meter.crowd.lock().unwrap().extend(crowd.map(|(at, running)| (began + at * second, running)));
+        let crowd = [(100, 1), (200, 8), (201, 9), (300, 0), (400, -3)];
+        meter.crowd.lock().unwrap().extend(crowd.map(|(at, others)| (began + at * second, others)));
         let stretch = |from: u32, to: u32| meter.stretch(began + from * second, began + to * second);
-        assert_eq!((stretch(90, 110), stretch(190, 210), stretch(290, 310), stretch(400, 500)), (1, 5, 1, 1));
+        assert_eq!((stretch(90, 110), stretch(190, 210), stretch(290, 310)), (1, 5, 1));
+        assert_eq!((stretch(390, 410), stretch(500, 600)), (1, 1));
+        let within = |from: u32, to: u32| meter.answered_within(began + from * second, began + to * second);
+        assert_eq!((within(290, 310), within(190, 210)), (2 * second, Duration::from_millis(2_800)));
     }
 
     #[test]

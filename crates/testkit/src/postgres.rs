@@ -35,9 +35,16 @@ const START_TIMEOUT: Duration = Duration::from_mins(2);
 const FOR_TESTS: &[&str] =
     &["fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=64MB"];
 
-/// What one runs with that is stopped and started again: the machine goes on, the server's commits are in its files.
-const LASTING: &[&str] =
-    &["fsync=off", "synchronous_commit=on", "full_page_writes=off", "shared_buffers=64MB"];
+/// What one runs with that is stopped and started again: the machine goes on, the server's commits are in its files. Its stop
+/// waits for whoever has connected and said nothing yet, as through a proxy that stalls, for `authentication_timeout`: a
+/// minute by default, in which no fault begins or is healed.
+const LASTING: &[&str] = &[
+    "fsync=off",
+    "synchronous_commit=on",
+    "full_page_writes=off",
+    "shared_buffers=64MB",
+    "authentication_timeout=5s",
+];
 
 /// The watcher. `$1`: the folder of the programs; `$2`: its own folder; `$3`: the port; the rest: options of the
 /// server. Everything that it starts has a parent-death signal too, so that even killing the watcher leaves no server

@@ -30,10 +30,18 @@ pub struct Config {
     /// come again, and the renewal goes on. Shorter than `peers.token_broker.request_timeout_ms` of the gateway, which
     /// otherwise gives up first. Default: 8000.
     pub wait_ms: u64,
+    /// From when on a caller's `min_remaining_seconds` is reason to renew a token, percent of the token's own life, 10 to 90;
+    /// in dev from 0, which lets every call that asks for more than the upstream gives cause a renewal. A younger token is
+    /// given as it is. Default: 50.
+    pub renew_after_percent: u32,
     /// How often interrupted work is looked for, milliseconds, 100 to 60000. Default: 5000.
     pub sweep_ms: u64,
     /// Live connections of one person in one tenant at most, 1 to 1000. Default: 50.
     pub max_connections: u32,
+    /// Consents that one person may have open at a time in one tenant, 1 to 1000. Default: 20.
+    pub max_open_consents: u32,
+    /// Offline grants of one person that may stand at a time in one tenant, 1 to 1000. Default: 200.
+    pub max_offline_grants: u32,
     /// The upstreams with which people connect by OAuth, by name (`a-z 0-9 -`, up to 64).
     pub upstreams: BTreeMap<String, Upstream>,
     /// The upstreams that take one API key from us whoever acts, by name.
@@ -47,8 +55,11 @@ impl Default for Config {
             authorization_seconds: 600,
             lease_ms: 30_000,
             wait_ms: 8_000,
+            renew_after_percent: 50,
             sweep_ms: 5_000,
             max_connections: 50,
+            max_open_consents: 20,
+            max_offline_grants: 200,
             upstreams: BTreeMap::new(),
             static_keys: BTreeMap::new(),
         }
@@ -149,8 +160,16 @@ impl Config {
             ("authorization_seconds", self.authorization_seconds, 60, 3_600),
             ("lease_ms", self.lease_ms, 1_000, 120_000),
             ("wait_ms", self.wait_ms, 100, 25_000),
+            (
+                "renew_after_percent",
+                self.renew_after_percent.into(),
+                if environment.is_dev() { 0 } else { 10 },
+                90,
+            ),
             ("sweep_ms", self.sweep_ms, 100, 60_000),
             ("max_connections", self.max_connections.into(), 1, 1_000),
+            ("max_open_consents", self.max_open_consents.into(), 1, 1_000),
+            ("max_offline_grants", self.max_offline_grants.into(), 1, 1_000),
         ];
         for (name, value, least, most) in ranges {
             if !(least..=most).contains(&value) {
@@ -327,6 +346,36 @@ mod tests {
         assert!(address_problem("http://id.example.com/token", Environment::Dev).is_some());
         for wrong in ["", "ftp://a/b", "https://u:p@a/b", "https://a/b#c", "/token"] {
             assert_eq!(plain(wrong), 1, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn every_bound_has_bounds() {
+        type Set = fn(&mut Config, u32);
+        let bounds: [(&str, Set); 3] = [
+            ("max_connections", |config, most| config.max_connections = most),
+            ("max_open_consents", |config, most| config.max_open_consents = most),
+            ("max_offline_grants", |config, most| config.max_offline_grants = most),
+        ];
+        for (name, set) in bounds {
+            for (value, wrong) in [(0, true), (1, false), (1_000, false), (1_001, true)] {
+                let problems = problems(|config, _| set(config, value));
+                let expected = wrong.then(|| format!("{name} must be from 1 to 1000"));
+                assert_eq!(problems, Vec::from_iter(expected), "{name} = {value}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_wish_may_renew_every_time_in_dev_only() {
+        for (percent, in_prod, in_dev) in [(0, 1, 0), (9, 1, 0), (10, 0, 0), (90, 0, 0), (91, 1, 1)] {
+            let config = Config { renew_after_percent: percent, ..working() };
+            let problems = |environment| config.validate(environment).len();
+            assert_eq!(
+                (problems(Environment::Prod), problems(Environment::Dev)),
+                (in_prod, in_dev),
+                "{percent}"
+            );
         }
     }
 

@@ -40,6 +40,8 @@ use gatehouse_db::{Migrations, Sql, migrations};
 pub const MIGRATIONS: Migrations = migrations![
     "0001_init" => include_str!("../../../migrations/token_broker/0001_init.sql"),
     "0002_expected_version" => include_str!("../../../migrations/token_broker/0002_expected_version.sql"),
+    "0003_person_locks" => include_str!("../../../migrations/token_broker/0003_person_locks.sql"),
+    "0004_token_age" => include_str!("../../../migrations/token_broker/0004_token_age.sql"),
 ];
 
 /// Every statement of this service, for the tests that prepare and inspect them.

@@ -19,6 +19,7 @@ async fn ends(world: &World) -> usize {
 
 gatehouse_db::sql! {
     CONNECTIONS_OF_ATTEMPTS = "SELECT DISTINCT connection_id FROM rotations";
+    LOCKED = "SELECT person_id FROM person_locks";
 }
 
 both_engines! {
@@ -384,6 +385,8 @@ both_engines! {
         assert_eq!((grants.len(), &grants[0]), (3, &long.offline_grant_id));
         let left = gatehouse_db::read_tx!(world.db, "test.left", |tx| { tx.fetch_all(&CONNECTIONS_OF_ATTEMPTS, vec![]).await }).unwrap();
         assert_eq!(left.len(), 1, "only the connection that is still shown has attempts");
+        let locks = gatehouse_db::read_tx!(world.db, "test.locks", |tx| { tx.fetch_all(&LOCKED, vec![]).await }).unwrap();
+        assert!(locks.is_empty(), "what only a change of theirs takes stands for somebody who changed nothing for days");
         assert!(get(&mut client).await.is_ok());
         replica.stop().await;
     }

@@ -15,7 +15,7 @@ use gatehouse_proto::token_broker::v1 as pb;
 use gatehouse_testkit::oauth_provider::{Fault, Rotation};
 use gatehouse_testkit::{TestDb, both_engines, eventually};
 use gatehouse_token_broker::{Step, Steps};
-use support::{Person, Replica, UPSTREAM, World, get, reason, works};
+use support::{LIFE, Person, Replica, UPSTREAM, World, get, reason, works};
 
 const EVERY_ROTATION: [Rotation; 6] = [
     Rotation::NoRotate,
@@ -202,6 +202,7 @@ both_engines! {
         let call = tokio::spawn(async move { reason(get(&mut waiting).await) });
         arrived(arrival).await;
         let other = world.start_with(Steps::default(), false).await;
+        world.clock.advance(LIFE / 2);
         world.provider.inject(Fault::InvalidGrant);
         let request =
             pb::GetAccessTokenRequest { upstream: UPSTREAM.into(), min_remaining_seconds: 600, ..Default::default() };

@@ -4,7 +4,7 @@
 use gatehouse_testkit::{TestDb, both_engines};
 
 /// By id and client alone, because a platform's client has no tenant; the rest is maintenance over all tenants.
-const ACROSS_TENANTS: [&str; 10] = [
+const ACROSS_TENANTS: [&str; 11] = [
     "FIND_GRANT",
     "LIST_STANDING_GRANTS",
     "LIST_UNSHREDDED",
@@ -15,6 +15,7 @@ const ACROSS_TENANTS: [&str; 10] = [
     "FORGET_GRANTS",
     "PURGE_ACCESS_TOKENS",
     "PURGE_AUTHORIZATIONS",
+    "PURGE_PERSON_LOCKS",
 ];
 
 both_engines! {

@@ -101,11 +101,8 @@ impl App {
         })?;
         // One hash either way. A disabled account's password opens nothing, not even this answer.
         let (hash, known) = match &taken {
-            None => (Some(self.0.hasher.hash(new.password).await?), false),
-            Some(person) => {
-                let right = self.0.hasher.verify(new.password, Some(person.stored_hash.clone())).await?;
-                (None, right && person.disabled_at.is_none())
-            }
+            None => (Some(self.0.hasher.hash(new.password.clone()).await?), false),
+            Some(person) => (None, self.opens(person, new.password.clone()).await?),
         };
         let person = PersonId::new(&self.0.clock, &self.0.entropy);
         let tenant = tenant_name.map(|name| (TenantId::new(&self.0.clock, &self.0.entropy), name));
@@ -115,7 +112,7 @@ impl App {
         let denied = event.clone().denied("EMAIL_TAKEN");
         let event = event.by_person(person).about(person).target("person", person.as_uuid());
         let founded = self.0.outbox.event("auth.tenants.create").by_person(person);
-        run_tx!(self.0.db, "auth.register", |tx| {
+        let overtaken_by = run_tx!(self.0.db, "auth.register", |tx| {
             let added = match &hash {
                 Some(hash) => {
                     people::add(tx, person, email.as_str(), &display_name, hash, false, now).await?
@@ -124,22 +121,36 @@ impl App {
             };
             if !added {
                 // Whose address it is, also where they took it a moment ago.
-                let denied = match people::lookup_by_email(tx, email.as_str()).await? {
+                let holder = people::lookup_by_email(tx, email.as_str()).await?;
+                let denied = match &holder {
                     Some(holder) => denied.clone().about(holder.id),
                     None => denied.clone(),
                 };
-                return self.0.outbox.emit(tx, &denied).await;
+                self.0.outbox.emit(tx, &denied).await?;
+                return Ok(holder.filter(|_| hash.is_some()));
             }
             if let Some((id, name)) = &tenant {
                 found(tx, *id, name, person, now).await?;
                 self.0.outbox.emit(tx, &founded.clone().tenant(*id).target("tenant", id.as_uuid())).await?;
             }
-            self.0.outbox.emit(tx, &event).await
+            self.0.outbox.emit(tx, &event).await?;
+            Ok(None)
         })?;
+        // Twice at once (a double click, say): whoever comes second is told as if they had come later.
+        let known = match &overtaken_by {
+            Some(holder) => self.opens(holder, new.password).await?,
+            None => known,
+        };
         if known {
             return Err(Error::already_exists("EMAIL_TAKEN", "You have an account already. Sign in."));
         }
         Ok((person, tenant.map(|(id, _)| id)))
+    }
+
+    /// Whether `password` opens the account of `person`.
+    async fn opens(&self, person: &Person, password: Secret<String>) -> Result<bool> {
+        let right = self.0.hasher.verify(password, Some(person.stored_hash.clone())).await?;
+        Ok(right && person.disabled_at.is_none())
     }
 
     /// Signs a person in by password and starts a session, which ends those unused for longest beyond the most that a person

@@ -123,7 +123,8 @@ impl TokenService for Face {
 }
 
 /// Sends what is live, then each reading that brought something, and a heartbeat with one that did not. While the table
-/// can't be read nothing is sent, so that verifiers know that their news is late.
+/// can't be read nothing is sent but the last reading to whoever comes, with its age, so that verifiers know that their
+/// news is late.
 async fn watch(
     log: RevocationLog,
     after: i64,
@@ -134,7 +135,7 @@ async fn watch(
     let mut last_sent: Option<tokio::time::Instant> = None;
     loop {
         let reading = *readings.borrow_and_update();
-        if let Some(sequence) = reading {
+        if let Some(reading) = reading {
             // In parts, for any number may be live; only the last covers the whole reading.
             loop {
                 let revocations = log.after(sent, PART);
@@ -144,12 +145,13 @@ async fn watch(
                 }
                 let whole = revocations.len() < PART;
                 let last = revocations.last().map_or(sent, |last| last.sequence);
-                sent = if whole { last.max(sequence) } else { last };
+                sent = if whole { last.max(reading.sequence) } else { last };
                 let message = WatchRevocationsResponse {
                     revocations,
                     sequence: sent,
                     snapshot_complete: whole,
                     heartbeat_ms: i64::try_from(HEARTBEAT.as_millis()).unwrap_or(i64::MAX),
+                    age_ms: i64::try_from(reading.age().as_millis()).unwrap_or(i64::MAX),
                 };
                 // A watcher that takes nothing for as long as this is better off with a new stream.
                 if !matches!(tokio::time::timeout(HEARTBEAT * 4, sender.send(Ok(message))).await, Ok(Ok(())))

@@ -22,7 +22,7 @@ sql! {
     /// Ends all of a person's but one.
     pub END_OTHER_SESSIONS = "UPDATE sessions SET ended_at = $3, end_reason = $4 WHERE person_id = $1 AND session_id <> $2 AND ended_at IS NULL AND ends_at > $3 RETURNING session_id";
     /// Ends those of a person's that, but for one, were unused for longest, beyond so many that stay; no more than so many at once.
-    pub END_SURPLUS_SESSIONS = "UPDATE sessions SET ended_at = $3, end_reason = $4 WHERE session_id IN (SELECT session_id FROM sessions WHERE person_id = $1 AND session_id <> $2 AND ended_at IS NULL AND ends_at > $3 ORDER BY last_used_at DESC, created_at DESC, session_id DESC LIMIT $6 OFFSET $5) AND ended_at IS NULL RETURNING session_id";
+    pub END_SURPLUS_SESSIONS = "UPDATE sessions SET ended_at = $3, end_reason = $4 WHERE session_id IN (SELECT session_id FROM (SELECT session_id, ROW_NUMBER() OVER (ORDER BY last_used_at DESC, created_at DESC, session_id DESC) AS place FROM sessions WHERE person_id = $1 AND session_id <> $2 AND ended_at IS NULL AND ends_at > $3) AS ranked WHERE place > $5 ORDER BY place DESC LIMIT $6) AND ended_at IS NULL RETURNING session_id";
     /// Ends all of a person's.
     pub END_ALL_SESSIONS = "UPDATE sessions SET ended_at = $2, end_reason = $3 WHERE person_id = $1 AND ended_at IS NULL AND ends_at > $2";
     /// Ends all of a person's in a tenant.

@@ -82,6 +82,19 @@ both_engines! {
         assert_eq!(listed, [&fourth, &sessions[2], &first].map(|tokens| tokens.session_id.clone()));
     }
 
+    /// More than one sign-in may end, from before there was a bound.
+    async fn of_very_many_those_unused_for_longest_end_first(db: TestDb) {
+        let cluster = Cluster::start_with(&db, 1, |config| config.max_sessions_per_person = 3).await;
+        let (person, _) = cluster.at(0).register("ada@example.com", "").await;
+        let oldest = cluster.at(0).sign_in("ada@example.com").await;
+        cluster.clock.advance(Duration::from_secs(60));
+        plant(&db, &cluster, &person, 300).await;
+        cluster.clock.advance(Duration::from_secs(60));
+        cluster.at(0).sign_in("ada@example.com").await;
+        assert_eq!(live(&db).await, 302 - 256);
+        assert_eq!(reason(cluster.at(0).refresh(&oldest.refresh_token).await), "SESSION_EXPIRED");
+    }
+
     async fn many_sign_ins_at_once_stay_within_the_bound(db: TestDb) {
         let cluster = Cluster::start_with(&db, 2, |config| config.max_sessions_per_person = 3).await;
         cluster.at(0).register("ada@example.com", "").await;

@@ -31,6 +31,8 @@ async fn next(stream: &mut Streaming<WatchRevocationsResponse>) -> WatchRevocati
 
 sql! {
     ADD_MANY_ENTRIES = "WITH RECURSIVE n (v) AS (SELECT CAST(1 AS BIGINT) UNION ALL SELECT v + 1 FROM n WHERE v < $1) INSERT INTO revocations (sequence, kind, subject_id, not_before, expires_at) SELECT v, 'membership', CAST($2 AS TEXT), CAST($3 AS BIGINT), CAST($4 AS BIGINT) FROM n";
+    HIDE = "ALTER TABLE revocation_head RENAME TO hidden";
+    SHOW = "ALTER TABLE hidden RENAME TO revocation_head";
     SET_HEAD = "UPDATE revocation_head SET sequence = $1 WHERE id = 1";
 }
 
@@ -67,6 +69,25 @@ both_engines! {
         // Once no token can be concerned any more, it is gone.
         cluster.clock.advance(Duration::from_hours(1));
         assert!(next(&mut watch(&cluster, 1, 0).await).await.revocations.is_empty());
+    }
+
+    /// A verifier whose stream fell silent comes again: it must not take what it is told then for news of this moment.
+    async fn old_news_says_how_old_it_is(db: TestDb) {
+        let cluster = Cluster::start(&db, 1).await;
+        cluster.at(0).register("ada@example.com", "").await;
+        let mut stream = watch(&cluster, 0, 0).await;
+        assert!(next(&mut stream).await.age_ms < 60_000);
+        run_tx!(db.db(), "test.hide", |tx| { tx.execute(&HIDE, params![]).await }).unwrap();
+        // Nothing is said while the table can't be read.
+        let silence = Duration::from_millis(1_500);
+        while tokio::time::timeout(silence, stream.message()).await.is_ok() {}
+        let late = next(&mut watch(&cluster, 0, 0).await).await;
+        assert!(late.snapshot_complete && late.age_ms >= 1_500, "{late:?}");
+        let shown = std::time::Instant::now();
+        run_tx!(db.db(), "test.show", |tx| { tx.execute(&SHOW, params![]).await }).unwrap();
+        // A reading that began after.
+        let fresh = next(&mut stream).await;
+        assert!(u128::try_from(fresh.age_ms).unwrap() <= shown.elapsed().as_millis(), "{fresh:?}");
     }
 
     async fn containment_ends_everything_so_far_and_nothing_after(db: TestDb) {

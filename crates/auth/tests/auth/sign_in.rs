@@ -53,6 +53,24 @@ both_engines! {
         assert_eq!(reason(cluster.at(0).accounts().register(known).await), "EMAIL_TAKEN");
     }
 
+    /// A double click: one account, and whoever comes second is told so.
+    async fn the_same_registration_twice_at_once_makes_one_account(db: TestDb) {
+        let cluster = Cluster::start(&db, 2).await;
+        let registering = (0..6).map(|place| {
+            let mut accounts = cluster.at(place).accounts();
+            let request = RegisterRequest { email: "ada@example.com".into(), password: PASSWORD.into(), ..RegisterRequest::default() };
+            tokio::spawn(async move { accounts.register(request).await })
+        });
+        let mut made = 0;
+        for registered in registering.collect::<Vec<_>>() {
+            match registered.await.unwrap() {
+                Ok(_) => made += 1,
+                refused => assert_eq!(reason(refused), "EMAIL_TAKEN"),
+            }
+        }
+        assert_eq!(made, 1);
+    }
+
     async fn a_flood_of_sign_ins_is_bounded_and_stops_nothing_else(db: TestDb) {
         let cluster = Cluster::start_with(&db, 1, |config| {
             config.hashing.memory_kib = 19_456;

@@ -20,7 +20,7 @@ use crate::session::Session;
 
 /// People with a connection each.
 const PEOPLE: usize = 16;
-/// More than the provider's tokens ever live: each call then needs a new one.
+/// More than the provider's tokens ever live: as the broker is configured here, each call then needs a new one.
 const NEVER_ENOUGH: i32 = 600;
 
 pub(crate) async fn measure(session: &Session, run: &mut Run) -> Result<()> {

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use eventsource_stream::Eventsource as _;
-use futures_util::StreamExt as _;
+use eventsource_stream::{EventStreamError, Eventsource as _};
 use futures_util::future::join_all;
+use futures_util::{Stream, StreamExt as _};
 use gatehouse_testkit::check::{Seen, Successors};
 use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
@@ -191,7 +191,7 @@ pub(crate) async fn follow(
         if let Ok(response) = request.send().await {
             match response.status() {
                 StatusCode::OK => {
-                    if read(response, &seen).await? {
+                    if read(response.bytes_stream(), &seen).await? {
                         return Ok(resumed);
                     }
                 }
@@ -205,10 +205,25 @@ pub(crate) async fn follow(
     }
 }
 
-/// Reads one answer; `true` at the end of the job, `false` if the answer broke off.
-async fn read(response: reqwest::Response, seen: &watch::Sender<Vec<Seen>>) -> anyhow::Result<bool> {
-    let mut events = response.bytes_stream().eventsource();
-    while let Some(Ok(event)) = events.next().await {
+/// Reads one answer; `true` at the end of the job, `false` if the answer broke off or said that there is more to come.
+///
+/// # Errors
+/// It ended well, and told neither the job's end nor why it ends.
+async fn read<B, E>(
+    bytes: impl Stream<Item = Result<B, E>>,
+    seen: &watch::Sender<Vec<Seen>>,
+) -> anyhow::Result<bool>
+where
+    B: AsRef<[u8]>,
+    E: std::fmt::Debug,
+{
+    let mut events = Box::pin(bytes.eventsource());
+    while let Some(event) = events.next().await {
+        let event = match event {
+            Ok(event) => event,
+            Err(EventStreamError::Transport(_)) => return Ok(false),
+            Err(error) => bail!("what came is no event stream: {error:?}"),
+        };
         // Has no id: it says why this answer ends, not what happened to the job.
         if event.event == "closed" {
             return Ok(false);
@@ -220,5 +235,29 @@ async fn read(response: reqwest::Response, seen: &watch::Sender<Vec<Seen>>) -> a
             return Ok(true);
         }
     }
-    Ok(false)
+    bail!("the events ended well, without `end` and without `closed`, after {:?}", seen.borrow().last())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream::iter;
+
+    use super::*;
+
+    const PROGRESS: &str = "id: 1\nevent: progress\ndata: {}\n\n";
+    const END: &str = "id: 2\nevent: end\ndata: {\"state\":\"succeeded\"}\n\n";
+    const CLOSED: &str = "event: closed\ndata: {\"reason\":\"DRAINING\"}\n\n";
+
+    async fn read_all(chunks: &[Result<&str, &str>]) -> Option<bool> {
+        read(iter(chunks.to_vec()), &watch::Sender::default()).await.ok()
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_ends_without_a_word_is_no_break() {
+        assert_eq!(read_all(&[Ok(PROGRESS), Ok(END)]).await, Some(true));
+        assert_eq!(read_all(&[Ok(PROGRESS), Ok(CLOSED)]).await, Some(false));
+        assert_eq!(read_all(&[Ok(PROGRESS), Err("cut")]).await, Some(false));
+        assert_eq!(read_all(&[Err("cut")]).await, Some(false));
+        assert_eq!((read_all(&[Ok(PROGRESS)]).await, read_all(&[]).await), (None, None));
+    }
 }

@@ -42,6 +42,10 @@ const REASONS: [&str; 7] = [
     "NOT_READY",
 ];
 
+/// Why somebody who is within every limit may be told 429 among faults: what it needs has too much to do. That it asks for
+/// too much is no such reason.
+const BUSY: [&str; 3] = ["HASHING_BUSY", "AUDIT_BUSY", "SERVICE_BUSY"];
+
 /// Waits for all clients, and checks what they saw.
 pub(crate) async fn account(world: &World, load: Load, supervisor: &Supervisor) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
@@ -97,7 +101,13 @@ pub(crate) async fn account(world: &World, load: Load, supervisor: &Supervisor) 
     let kept = || checkpoints.lock().unwrap_or_else(PoisonError::into_inner).clone();
     world.verify(&kept()).await?;
     // After it: a log that is broken is told as such, and not by the requests that fail of it.
-    check_failures(&world.failures(), &quiet)?;
+    let began = world.api.began;
+    let late = |from: Duration, to: Duration| {
+        supervisor.lag().worst((began + from).into_std(), (began + to).into_std())
+    };
+    check_failures(&world.failures(), &quiet, late)?;
+    outcome.slowest_answer = quiet.check_answers(&world.answers(), late)?;
+    outcome.answered_within = quiet.answered_within;
     keeper.await??;
     outcome.entries = world.settle(&expected).await?;
     outcome.checkpoints = kept().len();
@@ -129,17 +139,30 @@ async fn account_for_rates(
 }
 
 /// Every failure has a reason that clients are told of, and in calm weather there is none.
-fn check_failures(failures: &[Failure], quiet: &Quiet) -> anyhow::Result<()> {
+fn check_failures(
+    failures: &[Failure],
+    quiet: &Quiet,
+    late: impl Fn(Duration, Duration) -> Duration,
+) -> anyhow::Result<()> {
     for failure in failures {
-        if let Some(status) = failure.status {
-            ensure!(
-                matches!(status, 503 | 504) && REASONS.contains(&failure.reason.as_str()),
-                "a request failed in a way that nobody is told of: {failure:?}"
-            );
-        }
-        let is_calm = failure.sent >= quiet.from && failure.answered <= quiet.to;
-        ensure!(!is_calm || quiet.excuses(failure), "a request failed in calm weather: {failure:?}");
+        check_reason(failure)?;
+        quiet.check_failure(failure, &late)?;
     }
+    Ok(())
+}
+
+/// Whether that may be the answer to somebody at all.
+fn check_reason(failure: &Failure) -> anyhow::Result<()> {
+    let reasons: &[&str] = match failure.status {
+        None => return Ok(()),
+        Some(503 | 504) => &REASONS,
+        Some(429) => &BUSY,
+        Some(_) => &[],
+    };
+    ensure!(
+        reasons.contains(&failure.reason.as_str()),
+        "a request failed in a way that nobody is told of: {failure:?}"
+    );
     Ok(())
 }
 
@@ -336,4 +359,74 @@ fn disturbances(injected: &[Injected], gateways: &[String]) -> Vec<Disturbance> 
         })
     };
     injected.iter().filter_map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Reply;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn quiet() -> Quiet {
+        Quiet {
+            from: SECOND * 10,
+            recovered: SECOND,
+            answered_within: SECOND * 2,
+            lag: Duration::ZERO,
+            ended: Vec::new(),
+        }
+    }
+
+    fn failure(status: Option<u16>, reason: &str, sent: u32, answered: u32) -> Failure {
+        let (sent, answered, reason) = (SECOND * sent, SECOND * answered, reason.to_owned());
+        Failure { what: String::new(), sent, answered, status, reason, is_late: status == Some(504) }
+    }
+
+    #[test]
+    fn who_is_within_the_limits_is_not_told_to_ask_for_less() {
+        let check = |status, reason, sent| {
+            check_failures(&[failure(Some(status), reason, sent, sent + 1)], &quiet(), |_, _| Duration::ZERO)
+        };
+        assert!(check(503, "DRAINING", 1).is_ok() && check(429, "HASHING_BUSY", 1).is_ok());
+        for reason in ["RATE_LIMITED", "TOO_MANY_STREAMS", "DRAINING", ""] {
+            assert!(check(429, reason, 1).is_err(), "{reason}");
+        }
+        assert!(check(503, "HASHING_BUSY", 1).is_err() && check(500, "DRAINING", 1).is_err());
+        let error = check(429, "HASHING_BUSY", 12).expect_err("it was calm").to_string();
+        assert!(error.contains("in calm weather"), "{error}");
+    }
+
+    #[test]
+    fn only_a_late_machine_excuses_what_is_late() {
+        let late = |late: Duration| {
+            move |from: Duration, to: Duration| {
+                if from == SECOND * 12 && to == SECOND * 16 { late } else { SECOND * 9 }
+            }
+        };
+        let failed = |ms, failure: Failure| {
+            check_failures(&[failure], &quiet(), late(Duration::from_millis(ms))).is_err()
+        };
+        let timeout = || failure(Some(504), "DEADLINE_EXCEEDED", 12, 16);
+        assert!(failed(0, timeout()) && failed(500, timeout()) && !failed(501, timeout()));
+        assert!(failed(501, failure(Some(503), "DRAINING", 12, 16)));
+        // So do others who take the processors, as far as an answer may take longer for it.
+        let crowded = |ms, failure: Failure| {
+            let quiet = Quiet { answered_within: Duration::from_millis(ms), ..quiet() };
+            check_failures(&[failure], &quiet, |_, _| Duration::ZERO).is_err()
+        };
+        assert!(crowded(3_999, timeout()) && !crowded(4_000, timeout()));
+        assert!(crowded(4_000, failure(Some(503), "DRAINING", 12, 16)));
+        assert!(crowded(2_500, failure(Some(504), "DEADLINE_EXCEEDED", 12, 14)));
+
+        let took = |ms, sent: u32, answered: u32| {
+            let (sent, answered) = (SECOND * sent, SECOND * answered);
+            let answer = Reply { what: String::new(), status: 200, sent, answered };
+            quiet().check_answers(&[answer], late(Duration::from_millis(ms))).ok()
+        };
+        // Four seconds are too many unless the machine was late for two of them.
+        assert_eq!((took(1_999, 12, 16), took(2_000, 12, 16)), (None, Some(SECOND * 4)));
+        // It was sent before.
+        assert_eq!(took(0, 9, 11), Some(Duration::ZERO));
+    }
 }

@@ -37,7 +37,17 @@ pub(crate) struct Counts {
     pub(crate) put_off: AtomicU64,
 }
 
-/// A request that got no answer, or one with a status of 500 or more.
+/// A request that got an answer, and when.
+#[derive(Clone, Debug)]
+pub(crate) struct Reply {
+    #[expect(dead_code, reason = "a failed check shows all of it")]
+    pub(crate) what: String,
+    pub(crate) status: u16,
+    pub(crate) sent: Duration,
+    pub(crate) answered: Duration,
+}
+
+/// A request that got no answer, or one with a status of 500 or more, or one that says that too much is asked for.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
     #[expect(dead_code, reason = "a failed check shows all of it")]
@@ -58,6 +68,10 @@ pub(crate) struct Api {
     base: String,
     pub(crate) counts: Arc<Counts>,
     pub(crate) failures: Arc<Mutex<Vec<Failure>>>,
+    /// All that were answered but event streams, failed or not.
+    pub(crate) answers: Arc<Mutex<Vec<Reply>>>,
+    /// Whether it may be told that it asks for too much.
+    is_limited: bool,
     /// When the load began: all times are counted from it.
     pub(crate) began: Instant,
 }
@@ -65,7 +79,13 @@ pub(crate) struct Api {
 impl Api {
     pub(crate) fn new(base: String) -> anyhow::Result<Self> {
         let http = Client::builder().connect_timeout(TIMEOUT).pool_max_idle_per_host(0).no_proxy().build()?;
-        Ok(Self { http, base, counts: Arc::default(), failures: Arc::default(), began: Instant::now() })
+        let (counts, failures, answers) = (Arc::default(), Arc::default(), Arc::default());
+        Ok(Self { http, base, counts, failures, answers, is_limited: false, began: Instant::now() })
+    }
+
+    /// The same for whoever asks for more than it may.
+    pub(crate) fn limited(&self) -> Self {
+        Self { is_limited: true, ..self.clone() }
     }
 
     /// The same at another address.
@@ -110,7 +130,11 @@ impl Api {
         match answered.await {
             Ok((status, path, text)) => {
                 let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
-                if status.is_server_error() {
+                let (what, code, answered) = (path.clone(), status.as_u16(), self.now());
+                let answered = Reply { what, status: code, sent, answered };
+                self.answers.lock().unwrap_or_else(PoisonError::into_inner).push(answered);
+                let is_too_much = status == StatusCode::TOO_MANY_REQUESTS && !self.is_limited;
+                if status.is_server_error() || is_too_much {
                     let reason = body["reason"].as_str().map_or_else(|| body.to_string(), str::to_owned);
                     failed(path, Some(status), reason, status == StatusCode::GATEWAY_TIMEOUT);
                 }

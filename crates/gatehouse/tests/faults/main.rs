@@ -77,7 +77,7 @@ async fn one(seed: u64, variables: &[(&str, &str)]) -> anyhow::Result<Outcome> {
         }
     };
     println!(
-        "seed {seed}: {} faults, {} drains, {} starts given up; {} requests, {} answers lost, {} put off; {} jobs in {} attempts, readers resumed {} times; {} generations of tokens, {} hasty sessions ended; {} admitted, {} windows of refusals checked; {} revocations, the slowest seen {:.2} s later, {:.2} s in calm; recovered after {:.2} s, the machine {:.2} s late; {} audit entries, {} checkpoints; cluster up in {:.1} s, {:.1} s in all",
+        "seed {seed}: {} faults, {} drains, {} starts given up; {} requests, {} answers lost, {} put off; {} jobs in {} attempts, readers resumed {} times; {} generations of tokens, {} hasty sessions ended; {} admitted, {} windows of refusals checked; {} revocations, the slowest seen {:.2} s later, {:.2} s in calm; all ready after {:.2} s, recovered after {:.2} s, then no answer slower than {:.2} s of {:.1} s, the machine {:.2} s late; {} audit entries, {} checkpoints; cluster up in {:.1} s, {:.1} s in all",
         outcome.faults,
         outcome.drained,
         outcome.gave_up,
@@ -94,7 +94,10 @@ async fn one(seed: u64, variables: &[(&str, &str)]) -> anyhow::Result<Outcome> {
         outcome.revocations,
         outcome.slowest_revocation.as_secs_f64(),
         outcome.slowest_calm_revocation.as_secs_f64(),
+        outcome.ready.as_secs_f64(),
         outcome.recovered.as_secs_f64(),
+        outcome.slowest_answer.as_secs_f64(),
+        outcome.answered_within.as_secs_f64(),
         outcome.lag.as_secs_f64(),
         outcome.entries,
         outcome.checkpoints,

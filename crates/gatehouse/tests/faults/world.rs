@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::account::account;
-use crate::client::{Api, Failure};
+use crate::client::{Api, Failure, Reply};
 use crate::load::refresh::{History, Session, Theft};
 use crate::load::revocation::{Ended, SHOWN};
 use crate::load::{jobs, pause, rate, refresh, revocation};
@@ -75,6 +75,8 @@ pub(crate) struct Outcome {
     pub(crate) put_off: u64,
     pub(crate) drained: usize,
     pub(crate) gave_up: usize,
+    /// How long after everything was healed the last process was ready.
+    pub(crate) ready: Duration,
     pub(crate) recovered: Duration,
     pub(crate) lag: Duration,
     pub(crate) jobs: usize,
@@ -86,6 +88,8 @@ pub(crate) struct Outcome {
     pub(crate) revocations: usize,
     pub(crate) slowest_revocation: Duration,
     pub(crate) slowest_calm_revocation: Duration,
+    pub(crate) slowest_answer: Duration,
+    pub(crate) answered_within: Duration,
     pub(crate) rates_checked: usize,
     pub(crate) entries: usize,
     pub(crate) checkpoints: usize,
@@ -165,6 +169,7 @@ impl World {
             supervisor.look(&mut self.cluster).context("after the faults")?;
         }
         supervisor.look(&mut self.cluster).context("after the faults")?;
+        let ready = healed.elapsed();
         load.stop.send_replace(true);
         let history = Arc::clone(&load.history);
         let outcome = account(self, load, &supervisor).await;
@@ -186,6 +191,7 @@ impl World {
             faults: supervisor.injected().len(),
             drained: supervisor.drained(),
             gave_up: supervisor.gave_up(),
+            ready,
             sent: read(&counts.sent),
             lost: read(&counts.lost),
             put_off: read(&counts.put_off),
@@ -196,6 +202,11 @@ impl World {
     /// Everything that failed so far.
     pub(crate) fn failures(&self) -> Vec<Failure> {
         self.api.failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Everything that was answered so far.
+    pub(crate) fn answers(&self) -> Vec<Reply> {
+        self.api.answers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Sets all clients to work.

@@ -113,7 +113,7 @@ async fn another_tenant_sees_and_changes_nothing() {
         "/v1/offline-grants",
         "/v1/audit/events?page_size=200",
         &format!("/v1/audit/events?actor={}", ada.person),
-        &format!("/v1/audit/events?target=job:{job}"),
+        &format!("/v1/audit/events?target=job/{job}"),
         "/v1/auth/sessions",
         "/v1/auth/me",
         "/v1/tenants",

@@ -175,6 +175,7 @@ const ACROSS_TENANTS: &[(&str, &str, &str)] = &[
     ("job", "COUNT_BY_STATE", "a metric without names"),
     ("token_broker", "PURGE_ACCESS_TOKENS", "time ends those of all tenants"),
     ("token_broker", "PURGE_AUTHORIZATIONS", "time ends those of all tenants"),
+    ("token_broker", "PURGE_PERSON_LOCKS", "time ends those of all tenants"),
     ("token_broker", "LIST_STANDING_GRANTS", "a sweep; what it finds is handled tenant by tenant"),
     ("token_broker", "LIST_UNSHREDDED", "a sweep; what it finds is handled tenant by tenant"),
     ("token_broker", "LIST_UNFINISHED", "a sweep; what it finds is handled tenant by tenant"),

@@ -4,6 +4,7 @@
 mod audit;
 mod auth;
 mod broker;
+pub(crate) mod http2;
 mod job;
 
 use std::collections::{HashMap, VecDeque};
@@ -65,6 +66,8 @@ pub(crate) struct Script {
     known: HashMap<String, Claims>,
     /// The job's log.
     pub(crate) events: Vec<JobEvent>,
+    /// What a job's result is, as JSON; empty for a short one.
+    pub(crate) result: String,
     /// How watch streams are to end: after so many events, with this status.
     pub(crate) breaks: VecDeque<(usize, Option<Status>)>,
     /// Whether watch streams begin from the first event whatever the cursor says.
@@ -292,6 +295,17 @@ impl World {
     pub(crate) async fn start_https_with(folder: &std::path::Path, change: impl FnOnce(&mut Config)) -> Self {
         let identity = gatehouse_gateway::tls::Identity::development(folder).expect("a certificate");
         Self::start_listening(change, |_| {}, Some(identity), None).await
+    }
+
+    /// Without limits on requests.
+    pub(crate) async fn start_https_unlimited(folder: &std::path::Path) -> Self {
+        let identity = gatehouse_gateway::tls::Identity::development(folder).expect("a certificate");
+        let limit = |rules: &mut Rules| {
+            rules.classes.clear();
+            rules.ip.capacity = 1_000_000;
+            rules.person.capacity = 1_000_000;
+        };
+        Self::start_listening(|_| {}, limit, Some(identity), None).await
     }
 
     async fn start_listening(

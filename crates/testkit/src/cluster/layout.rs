@@ -220,6 +220,8 @@ impl Layout {
             let _ = writeln!(text, "client.secret_file = {}", quoted(&secret(node.service)));
             let _ = writeln!(text, "probes.address = \"{}\"", node.probes);
             let _ = writeln!(text, "gateway.address = \"{}\"", node.address);
+            // All clients come through a proxy, and have its address.
+            let _ = writeln!(text, "gateway.max_connections_per_address = 10000");
             for called in CALLED {
                 let section = called.replace('-', "_");
                 let replicas = nodes.values().filter(|other| other.service == called);

@@ -19,10 +19,8 @@ use crate::provider::Provider;
 use crate::steps::Step;
 use crate::store::authorizations::{self, Authorization};
 use crate::store::connections::{self, Lease, new_key, secret_key};
-use crate::store::{access_tokens, rotations};
+use crate::store::{access_tokens, person_locks, rotations};
 
-/// Consents that one person may have open at a time in one tenant.
-const OPEN_CONSENTS: i64 = 20;
 /// RFC 6749 sets no bound; no known provider's codes come near.
 const MAX_CODE_BYTES: usize = 4096;
 const MAX_STATE_BYTES: usize = 128;
@@ -112,17 +110,18 @@ impl Broker {
             verifier: self.secrets.seal(&verifier_purpose(id), &text).await?,
             expires_at: now.plus(Duration::from_secs(self.0.config.authorization_seconds)),
         };
-        let most = i64::from(self.0.config.max_connections);
+        let most_open = i64::from(self.0.config.max_open_consents);
         let event =
             self.outbox.event("token-broker.connections.begin").by(caller).about(person).payload(
                 serde_json::json!({ "upstream": upstream, "scopes": authorization.scopes.to_vec() }),
             );
         let full = run_tx!(self.db, "token_broker.connect.begin", |tx| {
+            person_locks::lock(tx, tenant, person, now).await?;
             let reconnects = connections::find_live(tx, tenant, person, upstream).await?.is_some();
-            if !reconnects && connections::count_live(tx, tenant, person).await? >= most {
+            if !reconnects && connections::count_live(tx, tenant, person).await? >= self.most_connections() {
                 return Ok(Some(Full::Connections));
             }
-            if authorizations::count(tx, tenant, person, now).await? >= OPEN_CONSENTS {
+            if authorizations::count(tx, tenant, person, now).await? >= most_open {
                 return Ok(Some(Full::Consents));
             }
             authorizations::add(tx, &authorization).await?;
@@ -130,20 +129,13 @@ impl Broker {
             Ok(None)
         })?;
         match full {
-            Some(Full::Connections) => {
-                return Err(Error::resource_exhausted(
-                    "TOO_MANY_CONNECTIONS",
-                    format!(
-                        "You have {most} connections, which is all that you may have. Disconnect one first."
-                    ),
-                ));
-            }
+            Some(Full::Connections) => return Err(self.too_many_connections()),
             Some(Full::Consents) => {
                 let minutes = self.0.config.authorization_seconds.div_ceil(60);
                 return Err(Error::resource_exhausted(
                     "TOO_MANY_CONSENTS",
                     format!(
-                        "You have begun {OPEN_CONSENTS} connections that wait for a consent. Complete one, or wait: \
+                        "You have begun {most_open} connections that wait for a consent. Complete one, or wait: \
                          each ends after {minutes} minutes."
                     ),
                 ));
@@ -153,11 +145,23 @@ impl Broker {
         Ok(Begun { authorization_url: Secret::new(url.into()), expires_at: authorization.expires_at })
     }
 
+    fn most_connections(&self) -> i64 {
+        self.0.config.max_connections.into()
+    }
+
+    fn too_many_connections(&self) -> Error {
+        let most = self.most_connections();
+        Error::resource_exhausted(
+            "TOO_MANY_CONNECTIONS",
+            format!("You have {most} connections, which is all that you may have. Disconnect one first."),
+        )
+    }
+
     /// Completes a connection with what came to the callback. Goes on though the caller went away: the code is worth
     /// something once only.
     ///
     /// # Errors
-    /// `STATE_INVALID`, `UPSTREAM_REFUSED`, `UPSTREAM_UNAVAILABLE`.
+    /// `STATE_INVALID`, `TOO_MANY_CONNECTIONS`, `UPSTREAM_REFUSED`, `UPSTREAM_UNAVAILABLE`.
     pub async fn complete_connection(&self, caller: &Caller, callback: Callback) -> Result<Connection> {
         let (person, tenant, session) = (caller.person()?, caller.tenant()?, caller.claims().sid);
         let event = self.outbox.event("token-broker.connections.complete").by(caller).about(person);
@@ -241,18 +245,24 @@ impl Broker {
         }
     }
 
-    /// The connection that this consent is for: the person's live one, or a new one.
+    /// The connection that this consent is for: the person's live one, or a new one if they may have one more. That there
+    /// was room for it when the consent was begun says nothing: others were begun beside it.
     async fn claim(&self, authorization: &Authorization) -> Result<ConnectionKey> {
         let Authorization { tenant, person, upstream, scopes, .. } = authorization;
         let fresh = new_key(*tenant, ConnectionId::new(&self.clock, &self.entropy));
         let now = self.clock.now();
-        let key = run_tx!(self.db, "token_broker.connect.claim", |tx| {
+        let claimed = run_tx!(self.db, "token_broker.connect.claim", |tx| {
+            person_locks::lock(tx, *tenant, *person, now).await?;
             if let Some(live) = connections::find_live(tx, *tenant, *person, upstream).await? {
-                return Ok(Some(live.key));
+                return Ok(Ok(live.key));
             }
-            Ok(connections::add(tx, fresh, *person, upstream, scopes, now).await?.then_some(fresh))
+            if connections::count_live(tx, *tenant, *person).await? >= self.most_connections() {
+                return Ok(Err(self.too_many_connections()));
+            }
+            let added = connections::add(tx, fresh, *person, upstream, scopes, now).await?;
+            Ok(if added { Ok(fresh) } else { Err(consents_crossed()) })
         })?;
-        let key = key.ok_or_else(consents_crossed)?;
+        let key = claimed?;
         self.steps.at(Step::CodeClaimed).map_err(|died| Error::from(Failure::from(died)))?;
         Ok(key)
     }

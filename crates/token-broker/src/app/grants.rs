@@ -15,15 +15,15 @@ use crate::domain::connection::{ConnectionState, OfflineGrant};
 use crate::domain::policy::{self, Asker};
 use crate::domain::scopes::Scopes;
 use crate::store::connections::{self, new_key};
-use crate::store::offline_grants;
+use crate::store::{offline_grants, person_locks};
 
 const DEFAULT_LIFE: Duration = Duration::from_hours(30 * 24);
 const LONGEST_LIFE: Duration = Duration::from_hours(365 * 24);
 /// The kinds of revocation that end what a person gave in a tenant.
 const ENDING: [RevocationKind; 3] =
     [RevocationKind::Person, RevocationKind::Membership, RevocationKind::Tenant];
-/// Grants that one person may have standing in one tenant.
-const MOST_GRANTS: i64 = 200;
+/// Grants that have ended, beside all that may stand, in a list.
+const SHOWN_ENDED: i64 = 200;
 
 pub(crate) fn grant_not_found() -> Error {
     Error::not_found("GRANT_NOT_FOUND", "There is no such offline grant for this caller, or it has ended.")
@@ -116,8 +116,10 @@ impl Broker {
                 "scopes": grant.scopes.to_vec(),
                 "expires_at": grant.expires_at.as_micros(),
             }));
+        let most = i64::from(self.0.config.max_offline_grants);
         let added = run_tx!(self.db, "token_broker.grants.create", |tx| {
-            if offline_grants::count(tx, tenant, person, now).await? >= MOST_GRANTS {
+            person_locks::lock(tx, tenant, person, now).await?;
+            if offline_grants::count(tx, tenant, person, now).await? >= most {
                 return Ok(false);
             }
             offline_grants::add(tx, &grant).await?;
@@ -133,7 +135,7 @@ impl Broker {
         } else {
             Err(Error::resource_exhausted(
                 "TOO_MANY_GRANTS",
-                "There are too many offline grants. Revoke some.",
+                format!("You have {most} offline grants, which is all that may stand. Revoke one first."),
             ))
         }
     }
@@ -144,8 +146,9 @@ impl Broker {
     /// `PERSON_REQUIRED`, `TENANT_REQUIRED`.
     pub async fn list_offline_grants(&self, caller: &Caller) -> Result<Vec<OfflineGrant>> {
         let (person, tenant, now) = (caller.person()?, caller.tenant()?, self.clock.now());
+        let most = i64::from(self.0.config.max_offline_grants) + SHOWN_ENDED;
         Ok(read_tx!(self.db, "token_broker.grants.list", |tx| {
-            offline_grants::list(tx, tenant, person, now).await
+            offline_grants::list(tx, tenant, person, now, most).await
         })?)
     }
 

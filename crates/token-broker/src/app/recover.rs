@@ -8,12 +8,14 @@ use gatehouse_service::reply;
 use super::Broker;
 use super::failure::Failure;
 use super::rotate::Want;
-use crate::store::{access_tokens, authorizations, connections, offline_grants, rotations};
+use crate::store::{access_tokens, authorizations, connections, offline_grants, person_locks, rotations};
 
 /// How many interrupted connections are seen to at once.
 const AT_ONCE: usize = 8;
 /// How long connections and offline grants are shown after they have ended. The audit trail keeps what they were.
 const KEPT_ENDED: Duration = Duration::from_hours(30 * 24);
+/// After how long nobody has a person's row any more that they took.
+const LOCK_IS_OLD: Duration = Duration::from_hours(1);
 
 impl Broker {
     /// Begins the sweeps; they end when the lifecycle stops.
@@ -91,6 +93,9 @@ impl Broker {
         run_tx!(self.db, "token_broker.sweep.purge", |tx| {
             authorizations::purge(tx, now).await?;
             access_tokens::purge(tx, now).await
+        })?;
+        run_tx!(self.db, "token_broker.sweep.locks", |tx| {
+            person_locks::purge(tx, now.minus(LOCK_IS_OLD)).await
         })?;
         let long_over = now.minus(KEPT_ENDED);
         run_tx!(self.db, "token_broker.sweep.forget", |tx| {

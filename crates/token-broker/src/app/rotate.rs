@@ -15,6 +15,7 @@ use super::failure::Failure;
 use super::{Broker, SERVICE};
 use crate::domain::connection::{Connection, ConnectionKey, ConnectionState};
 use crate::domain::scopes::Scopes;
+use crate::domain::wish::Wish;
 use crate::provider::Provider;
 use crate::steps::Step;
 use crate::store::access_tokens::{self, Cached};
@@ -42,8 +43,8 @@ pub(crate) struct Rotation<'a> {
 /// Why a renewal is asked for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Want {
-    /// A token that lives for so much longer, other than the one of generation `found`, which did not do.
-    Token { found: Option<i64>, remaining: Duration },
+    /// A token that does, other than the one of generation `found`, which did not.
+    Token { found: Option<i64>, wish: Wish },
     /// The end of what was interrupted.
     Recovery,
 }
@@ -51,9 +52,8 @@ pub(crate) enum Want {
 impl Want {
     fn is_met_by(self, cached: Option<&Cached>, interrupted: bool, now: Timestamp) -> bool {
         match self {
-            Self::Token { found, remaining } => cached.is_some_and(|cached| {
-                found != Some(cached.generation) && now.plus(remaining) < cached.expires_at
-            }),
+            Self::Token { found, wish } => cached
+                .is_some_and(|cached| found != Some(cached.generation) && wish.is_met_by(cached.life, now)),
             Self::Recovery => !interrupted,
         }
     }

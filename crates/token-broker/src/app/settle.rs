@@ -15,6 +15,7 @@ use super::rotate::{Rotation, version_id};
 use crate::domain::answer::{AccessToken, RawAnswer, Tokens};
 use crate::domain::connection::{ConnectionKey, ConnectionState};
 use crate::domain::scopes::Scopes;
+use crate::domain::wish::Life;
 use crate::steps::Step;
 use crate::store::access_tokens::{self, Cached};
 use crate::store::connections::{self, secret_key};
@@ -206,7 +207,10 @@ impl Broker {
             sealed,
             token_type: access.token_type.clone(),
             granted: granted.clone(),
-            expires_at: access.expires_at.min(received_at.plus(LONGEST_LIFE)),
+            life: Life {
+                issued_at: Some(received_at),
+                expires_at: access.expires_at.min(received_at.plus(LONGEST_LIFE)),
+            },
         })
     }
 }

@@ -16,6 +16,7 @@ use super::rotate::Want;
 use crate::domain::connection::{Connection, ConnectionState, OfflineGrant};
 use crate::domain::policy::{self, Asker};
 use crate::domain::scopes::Scopes;
+use crate::domain::wish::Wish;
 use crate::steps::Step;
 use crate::store::access_tokens::{self, Cached};
 use crate::store::{connections, offline_grants};
@@ -32,7 +33,7 @@ pub struct TokenRequest {
     pub upstream: String,
     /// The scopes needed; all of the connection's if empty.
     pub scopes: Vec<String>,
-    /// How long the token must still live, seconds, 0 (which is 60) to 600.
+    /// How long the token must still live, seconds, 0 (which is 60) to 600; see [`Wish`] for when that counts.
     pub min_remaining_seconds: i32,
     /// The offline grant that a client without a subject token acts by.
     pub offline_grant: Option<OfflineGrantId>,
@@ -110,15 +111,14 @@ impl Broker {
         if claim.connection.state == ConnectionState::NeedsReauthorization {
             return Err(needs_reauthorization());
         }
-        // A token that was renewed for this call is taken however short the upstream makes it.
-        let mut needed = remaining;
+        let mut wish = Wish { remaining, renew_after_percent: self.0.config.renew_after_percent };
         let patience = Instant::now() + self.0.config.wait();
         for renewals in 0..=RENEWALS {
             let cached = read_tx!(self.db, "token_broker.tokens.look", |tx| {
                 access_tokens::lookup(tx, key, &claim.scopes).await
             })?;
             let found = cached.as_ref().map(|cached| cached.generation);
-            if let Some(cached) = cached.filter(|cached| self.clock.now().plus(needed) < cached.expires_at) {
+            if let Some(cached) = cached.filter(|cached| wish.is_met_by(cached.life, self.clock.now())) {
                 match self.hand_out(caller, &claim, &cached).await {
                     Err(error) if error.reason() == "CACHED_TOKEN_UNREADABLE" => {}
                     other => return other,
@@ -128,13 +128,14 @@ impl Broker {
                 break;
             }
             self.steps.at(Step::TokenWanted).map_err(Failure::from)?;
-            let want = Want::Token { found, remaining: needed };
+            let want = Want::Token { found, wish };
             // Whoever waits for longer hears nothing: callers have deadlines of their own. The work itself goes on, and
             // leaves its token for those who come again.
             let renewed =
                 tokio::time::timeout_at(patience, self.renew(key, claim.scopes.clone(), want)).await;
             match renewed.unwrap_or(Err(Failure::Busy)) {
-                Ok(()) => needed = Duration::ZERO,
+                // What was renewed for this call is taken however short the upstream makes it.
+                Ok(()) => wish = Wish::ANY,
                 // Overtaken: whoever was faster may have left a token.
                 Err(Failure::Busy) if renewals + 1 < RENEWALS && Instant::now() < patience => {}
                 Err(failure) => return Err(failure.into()),
@@ -196,7 +197,7 @@ impl Broker {
         Ok(Issued {
             token: Secret::new(text),
             token_type: cached.token_type.clone(),
-            expires_at: cached.expires_at,
+            expires_at: cached.life.expires_at,
             scopes: cached.granted.clone(),
             connection: Some(claim.connection.clone()),
         })
@@ -213,7 +214,7 @@ impl Broker {
             .payload(serde_json::json!({
                 "upstream": claim.connection.upstream,
                 "scopes": cached.granted.to_vec(),
-                "expires_at": cached.expires_at.as_micros(),
+                "expires_at": cached.life.expires_at.as_micros(),
                 "generation": cached.generation,
                 "offline_grant": claim.grant.as_ref().map(|grant| grant.id.to_string()),
             }))

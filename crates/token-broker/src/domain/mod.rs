@@ -6,3 +6,4 @@ pub mod connection;
 pub mod pkce;
 pub mod policy;
 pub mod scopes;
+pub mod wish;

@@ -5,15 +5,16 @@ use gatehouse_db::{Result, Tx, params, sql};
 
 use crate::domain::connection::ConnectionKey;
 use crate::domain::scopes::Scopes;
+use crate::domain::wish::Life;
 
 sql! {
     /// The newest generation's token stays, whoever writes last.
     PUT_ACCESS_TOKEN = "INSERT INTO access_tokens (tenant_id, connection_id, scopes, generation, sealed, token_type, \
-        granted, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (tenant_id, connection_id, scopes) \
+        granted, issued_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (tenant_id, connection_id, scopes) \
         DO UPDATE SET generation = excluded.generation, sealed = excluded.sealed, token_type = excluded.token_type, \
-        granted = excluded.granted, expires_at = excluded.expires_at \
+        granted = excluded.granted, issued_at = excluded.issued_at, expires_at = excluded.expires_at \
         WHERE access_tokens.generation <= excluded.generation";
-    GET_ACCESS_TOKEN = "SELECT generation, sealed, token_type, granted, expires_at FROM access_tokens \
+    GET_ACCESS_TOKEN = "SELECT generation, sealed, token_type, granted, issued_at, expires_at FROM access_tokens \
         WHERE tenant_id = $1 AND connection_id = $2 AND scopes = $3";
     DELETE_ACCESS_TOKENS = "DELETE FROM access_tokens WHERE tenant_id = $1 AND connection_id = $2";
     /// Maintenance.
@@ -27,7 +28,7 @@ pub(crate) struct Cached {
     pub(crate) sealed: Vec<u8>,
     pub(crate) token_type: String,
     pub(crate) granted: Scopes,
-    pub(crate) expires_at: Timestamp,
+    pub(crate) life: Life,
 }
 
 pub(crate) async fn put(tx: &mut Tx, key: ConnectionKey, scopes: &Scopes, token: &Cached) -> Result<()> {
@@ -39,7 +40,8 @@ pub(crate) async fn put(tx: &mut Tx, key: ConnectionKey, scopes: &Scopes, token:
         &token.sealed,
         &token.token_type,
         token.granted.to_string(),
-        token.expires_at
+        token.life.issued_at,
+        token.life.expires_at
     ];
     tx.execute(&PUT_ACCESS_TOKEN, values).await.map(drop)
 }
@@ -52,7 +54,7 @@ pub(crate) async fn lookup(tx: &mut Tx, key: ConnectionKey, scopes: &Scopes) -> 
         sealed: row.get("sealed")?,
         token_type: row.get("token_type")?,
         granted: Scopes::parse(&row.get::<String>("granted")?),
-        expires_at: row.get("expires_at")?,
+        life: Life { issued_at: row.get("issued_at")?, expires_at: row.get("expires_at")? },
     }))
 }
 

@@ -18,7 +18,7 @@ sql! {
     ADD_GRANT = "INSERT INTO offline_grants (tenant_id, offline_grant_id, person_id, connection_id, client_id, scopes, \
         created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
     LIST_GRANTS = concat!("SELECT ", columns!(), " FROM offline_grants WHERE tenant_id = $1 AND person_id = $2 \
-        ORDER BY CASE WHEN revoked_at IS NULL AND expires_at > $3 THEN 0 ELSE 1 END, offline_grant_id DESC LIMIT 400");
+        ORDER BY CASE WHEN revoked_at IS NULL AND expires_at > $3 THEN 0 ELSE 1 END, offline_grant_id DESC LIMIT $4");
     COUNT_GRANTS = "SELECT COUNT(*) AS held FROM offline_grants WHERE tenant_id = $1 AND person_id = $2 \
         AND revoked_at IS NULL AND expires_at > $3";
     /// By id and client alone: a platform's client has no tenant, the grant names it.
@@ -63,14 +63,15 @@ pub(crate) async fn add(tx: &mut Tx, grant: &OfflineGrant) -> Result<()> {
     tx.execute(&ADD_GRANT, values).await.map(drop)
 }
 
-/// At most 400, those that have ended at `now` last.
+/// At most `most`, those that have ended at `now` last.
 pub(crate) async fn list(
     tx: &mut Tx,
     tenant: TenantId,
     person: PersonId,
     now: Timestamp,
+    most: i64,
 ) -> Result<Vec<OfflineGrant>> {
-    tx.fetch_all(&LIST_GRANTS, params![tenant, person, now]).await?.iter().map(read).collect()
+    tx.fetch_all(&LIST_GRANTS, params![tenant, person, now, most]).await?.iter().map(read).collect()
 }
 
 pub(crate) async fn count(tx: &mut Tx, tenant: TenantId, person: PersonId, now: Timestamp) -> Result<i64> {

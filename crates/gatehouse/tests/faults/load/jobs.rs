@@ -105,12 +105,11 @@ async fn follow(api: &Api, token: &str, job: &str) -> anyhow::Result<(Vec<Seen>,
                         }
                     }
                 }
-                status if status.is_server_error() => {
+                status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
                     let body: Value = response.json().await.unwrap_or_default();
                     let reason = body["reason"].as_str().unwrap_or_default().to_owned();
                     failed(sent, Some(status), reason, status == StatusCode::GATEWAY_TIMEOUT);
                 }
-                StatusCode::TOO_MANY_REQUESTS => {}
                 other => bail!("the events were answered {other}: {}", response.text().await?),
             },
             Ok(Err(error)) => failed(sent, None, format!("{error:?}"), error.is_timeout()),

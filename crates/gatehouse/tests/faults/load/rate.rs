@@ -24,7 +24,7 @@ pub(crate) async fn probe(
     entropy: Entropy,
     stop: watch::Receiver<bool>,
 ) -> anyhow::Result<Vec<Asked>> {
-    let mut asked = Vec::new();
+    let (mut asked, api) = (Vec::new(), api.limited());
     while !*stop.borrow() {
         let sent = api.now();
         let answer =

@@ -91,6 +91,8 @@ impl World {
             .set("GATEHOUSE_TOKEN_BROKER__LEASE_MS", LEASE.as_millis().to_string())
             .set("GATEHOUSE_TOKEN_BROKER__WAIT_MS", "5000")
             .set("GATEHOUSE_TOKEN_BROKER__SWEEP_MS", "200")
+            // Whoever asks for more than the providers give has a renewal each time.
+            .set("GATEHOUSE_TOKEN_BROKER__RENEW_AFTER_PERCENT", "0")
             .tables(&format!(
                 "[[auth.clients]]\nname = \"{ASSISTANT}\"\nsecret_file = {}\n\
                  permissions = [\"auth.tokens.exchange\", \"token-broker.tokens.get\"]\n\

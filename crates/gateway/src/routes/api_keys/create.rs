@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use super::ApiKeyWithText;
 use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
+use crate::routes::{chosen, lifetime};
 
 pub(super) fn route() -> Route {
     Route::new::<__path_handle>(
@@ -28,11 +29,9 @@ pub(super) struct CreateApiKeyBody {
     name: String,
     /// Permission names; absent takes those of the role `member` that the caller also holds. What only a signed-in person
     /// can do, such as `auth.members.manage` and `auth.api_keys.manage`, is refused.
-    #[serde(default)]
-    permissions: Vec<String>,
+    permissions: Option<Vec<String>>,
     /// At most a year; absent takes 90 days.
-    #[serde(default)]
-    lifetime_seconds: i64,
+    lifetime_seconds: Option<i64>,
 }
 
 /// Make an API key. Its text is in this answer and never again.
@@ -41,8 +40,8 @@ async fn handle(mut context: Context) -> Result<HttpResponse> {
     let body: CreateApiKeyBody = context.json().await?;
     let request = CreateApiKeyRequest {
         name: body.name,
-        permissions: body.permissions,
-        lifetime_seconds: body.lifetime_seconds,
+        permissions: chosen("permissions", body.permissions)?,
+        lifetime_seconds: lifetime(body.lifetime_seconds)?,
     };
     let made = context.api_keys().await?.create_api_key(request).await.map_err(from_status)?.into_inner();
     Ok(HttpResponse::Created().json(ApiKeyWithText::new(made.api_key, made.text)?))

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
+use crate::routes::chosen;
 use crate::time;
 
 pub(super) fn route() -> Route {
@@ -26,8 +27,7 @@ pub(super) fn route() -> Route {
 pub(super) struct BeginConnectionBody {
     upstream: String,
     /// A subset of the upstream's scopes; absent means all.
-    #[serde(default)]
-    scopes: Vec<String>,
+    scopes: Option<Vec<String>>,
 }
 
 /// Where to go.
@@ -43,7 +43,7 @@ pub(super) struct ConnectionBegun {
 #[utoipa::path(post, path = "/v1/connections", operation_id = "beginConnection", tag = "connections", request_body = BeginConnectionBody, responses((status = 201, body = ConnectionBegun, description = "Begun")))]
 async fn handle(mut context: Context) -> Result<HttpResponse> {
     let body: BeginConnectionBody = context.json().await?;
-    let request = BeginConnectionRequest { upstream: body.upstream, scopes: body.scopes };
+    let request = BeginConnectionRequest { upstream: body.upstream, scopes: chosen("scopes", body.scopes)? };
     let begun = context.broker().await?.begin_connection(request).await.map_err(from_status)?.into_inner();
     Ok(HttpResponse::Created().json(ConnectionBegun {
         authorization_url: begun.authorization_url,

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use super::OfflineGrantView;
 use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
+use crate::routes::{chosen, lifetime};
 
 pub(super) fn route() -> Route {
     Route::new::<__path_handle>(
@@ -29,11 +30,9 @@ pub(super) struct OfflineGrantBody {
     client_id: String,
     /// Absent means all of the connection's that the service may have. Where the upstream's tokens can't be narrowed, all
     /// of the connection's and no fewer.
-    #[serde(default)]
-    scopes: Vec<String>,
+    scopes: Option<Vec<String>>,
     /// At most a year; absent takes 30 days.
-    #[serde(default)]
-    lifetime_seconds: i64,
+    lifetime_seconds: Option<i64>,
 }
 
 /// Let one internal service act for the caller while they are away.
@@ -43,8 +42,8 @@ async fn handle(mut context: Context) -> Result<HttpResponse> {
     let request = CreateOfflineGrantRequest {
         connection_id: body.connection_id,
         client_id: body.client_id,
-        scopes: body.scopes,
-        lifetime_seconds: body.lifetime_seconds,
+        scopes: chosen("scopes", body.scopes)?,
+        lifetime_seconds: lifetime(body.lifetime_seconds)?,
     };
     let made = context.broker().await?.create_offline_grant(request).await.map_err(from_status)?.into_inner();
     Ok(HttpResponse::Created().json(OfflineGrantView::new(made.grant)?))

@@ -9,12 +9,13 @@ use utoipa::ToSchema;
 
 use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
+use crate::routes::chosen;
 
 pub(super) fn route() -> Route {
     Route::new::<__path_handle>(
         Access::Caller(Service::TokenBroker),
         &["/gatehouse.token_broker.v1.TokenBrokerService/GetAccessToken"],
-        LimitClass::Token,
+        LimitClass::UpstreamToken,
         handler!(handle),
     )
 }
@@ -25,10 +26,9 @@ pub(super) fn route() -> Route {
 pub(super) struct UpstreamTokenBody {
     /// Narrows the scopes where the upstream can; elsewhere each token has all of the connection's. Absent means all that
     /// the caller may have.
-    #[serde(default)]
-    scopes: Vec<String>,
-    /// How long a token must still live to be given without renewal, at most 600; absent takes 60. One fresh from the
-    /// upstream is given however short its life is.
+    scopes: Option<Vec<String>>,
+    /// How long a token should still live, seconds, at most 600; absent or 0 takes 60. One that ends sooner is renewed first,
+    /// unless it is young: less than half of its own life old (the share is configuration). See `expires_in`.
     #[serde(default)]
     min_remaining_seconds: i32,
 }
@@ -52,7 +52,7 @@ async fn handle(mut context: Context) -> Result<HttpResponse> {
     let body: UpstreamTokenBody = context.json().await?;
     let request = GetAccessTokenRequest {
         upstream,
-        scopes: body.scopes,
+        scopes: chosen("scopes", body.scopes)?,
         min_remaining_seconds: body.min_remaining_seconds,
         offline_grant_id: String::new(),
     };

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 /// The internal service that acts for people.
 pub(super) const ASSISTANT: &str = "assistant";
-/// More than the providers' tokens ever live: each call then needs a new one.
+/// More than the providers' tokens ever live: as these brokers are configured, each call then needs a new one.
 const NEVER_ENOUGH: i32 = 600;
 const PASSWORD: &str = "nine purple teapots in a row";
 
