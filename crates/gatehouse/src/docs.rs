@@ -96,10 +96,11 @@ fn permissions() -> anyhow::Result<String> {
          late, all others after 30 s. `callers` are the services whose certificates may call it where services show \
          certificates (`tls`): `internal` stands for those in `tls.internal_services`. There a token also counts only over a \
          connection of the service that obtained it, and health and reflection answer whoever has a certificate of the \
-         trust domain.\n\nTwo permissions belong to no method of their own, and to no client but the gateway: with \
+         trust domain. `persons only` methods answer `PERSON_REQUIRED` to API keys, and to services that act for nobody, \
+         whatever they hold.\n\nTwo permissions belong to no method of their own, and to no client but the gateway: with \
          `auth.tokens.impersonate` a token that is exchanged need not name who acts for its subject (people and API keys speak \
          through the gateway for themselves; every other client sets `act_for_subject` and is named), and with \
-         `auth.origin.assert` the audit trail believes where a request came from.\n\n| method | rule | callers | privileged |\n| --- | --- | --- | --- |\n"
+         `auth.origin.assert` the audit trail believes where a request came from.\n\n| method | rule | callers | privileged | persons only |\n| --- | --- | --- | --- | --- |\n"
     );
     for (path, declared) in access_table(PACKAGES)? {
         let rule = match declared.access {
@@ -108,8 +109,9 @@ fn permissions() -> anyhow::Result<String> {
             Access::Permission(permission) => format!("`{permission}`"),
         };
         let privileged = if declared.privileged { "yes" } else { "" };
+        let persons = if declared.persons_only { "yes" } else { "" };
         let (path, callers) = (path.trim_start_matches('/'), declared.callers.join(", "));
-        let _ = writeln!(text, "| `{path}` | {rule} | {callers} | {privileged} |");
+        let _ = writeln!(text, "| `{path}` | {rule} | {callers} | {privileged} | {persons} |");
     }
     text.push_str(
         "\n## Routes\n\nEach route declares the methods that it calls; what it needs follows from them.\n\n",

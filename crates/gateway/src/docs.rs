@@ -74,7 +74,7 @@ pub(crate) fn document(routes: &[Route], config: &Config) -> Value {
             "securitySchemes": {
                 "bearer": {
                     "type": "http", "scheme": "bearer", "bearerFormat": "JWT",
-                    "description": "The access token of a sign-in, or an API key.",
+                    "description": "The access token of a sign-in; also an API key, where `api_key` is offered too.",
                 },
                 "api_key": { "type": "apiKey", "in": "header", "name": "X-API-Key" },
                 "client": { "type": "http", "scheme": "basic", "description": "An OAuth client's id and secret." },
@@ -92,6 +92,7 @@ fn operation(route: &Route) -> Value {
     operation["security"] = match route.access {
         Access::Probe | Access::Public => json!([]),
         Access::OAuthClient => json!([{ "client": [] }, {}]),
+        Access::Caller(_) if route.persons_only => json!([{ "bearer": [] }]),
         Access::Caller(_) => json!([{ "bearer": [] }, { "api_key": [] }]),
     };
     operation["x-rate-limit-class"] = match route.access {
@@ -168,9 +169,12 @@ fn write_operation(html: &mut String, path: &str, method: &str, operation: &Valu
         Some(scheme) if scheme.get("client").is_some() => "an OAuth client's id and secret".to_owned(),
         Some(_) => {
             let permissions: Vec<&str> = items(&operation["x-permissions"]).map(text).collect();
-            match permissions.as_slice() {
-                [] => "any valid credential".to_owned(),
-                some => format!("permission {}", some.join(", ")),
+            let keys = items(&operation["security"]).any(|scheme| scheme.get("api_key").is_some());
+            match (permissions.as_slice(), keys) {
+                ([], true) => "any valid credential".to_owned(),
+                ([], false) => "a signed-in person".to_owned(),
+                (some, true) => format!("permission {}", some.join(", ")),
+                (some, false) => format!("a signed-in person with permission {}", some.join(", ")),
             }
         }
     };

@@ -21,6 +21,7 @@ pub fn routes_markdown() -> String {
         let credential = match route.access {
             Access::Probe | Access::Public => "none",
             Access::OAuthClient => "client id and secret",
+            Access::Caller(_) if route.persons_only => "a person's access token",
             Access::Caller(_) => "access token or API key",
         };
         let calls =

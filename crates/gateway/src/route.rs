@@ -1,18 +1,25 @@
 //! What a route must declare. The server is built from [`crate::routes::table`] alone, and a route can't be made
 //! without a declaration, so there is none without.
 
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
 use actix_web::HttpResponse;
 use actix_web::http::Method;
 use futures_util::future::LocalBoxFuture;
 use gatehouse_client::audience;
 use gatehouse_core::Result;
-use gatehouse_proto::access::{self, Access as RpcAccess};
+use gatehouse_proto::access::{self, Access as RpcAccess, Declared};
 use utoipa::__dev::{SchemaReferences, Tags};
 use utoipa::Path;
 use utoipa::openapi::path::{HttpMethod, Operation};
 use utoipa::openapi::{RefOr, Schema};
 
 use crate::context::Context;
+
+/// What the methods declare. Empty if one declares nothing usable, which [`problems`] tells.
+static RULES: LazyLock<BTreeMap<String, Declared>> =
+    LazyLock::new(|| access::access_table(access::PACKAGES).unwrap_or_default());
 
 /// Which service a route speaks to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -107,6 +114,8 @@ pub(crate) struct Route {
     pub(crate) errors: ErrorFormat,
     /// Whether the answer goes on for as long as there is news.
     pub(crate) streams: bool,
+    /// Whether only a signed-in person gets anything here, so that the documentation offers no API key.
+    pub(crate) persons_only: bool,
     pub(crate) handler: Handler,
     pub(crate) operation: Operation,
     pub(crate) schemas: Vec<(String, RefOr<Schema>)>,
@@ -141,6 +150,7 @@ impl Route {
             class,
             errors: ErrorFormat::Problem,
             streams: false,
+            persons_only: declared(calls).any(|rule| rule.persons_only),
             handler,
             operation,
             schemas,
@@ -159,17 +169,27 @@ impl Route {
         self
     }
 
+    /// The same for persons only, though its methods may take an API key from a service that acts for it.
+    pub(crate) fn for_persons_only(mut self) -> Self {
+        self.persons_only = true;
+        self
+    }
+
     /// The permissions that the services behind it will ask for.
     pub(crate) fn permissions(&self) -> Vec<String> {
-        let Ok(table) = access::access_table(access::PACKAGES) else { return Vec::new() };
-        let permission = |call: &&str| match table.get(*call).map(|declared| &declared.access) {
-            Some(RpcAccess::Permission(permission)) => Some(permission.clone()),
+        let permission = |rule: &Declared| match &rule.access {
+            RpcAccess::Permission(permission) => Some(permission.clone()),
             _ => None,
         };
-        let mut permissions: Vec<String> = self.calls.iter().filter_map(permission).collect();
+        let mut permissions: Vec<String> = declared(self.calls).filter_map(permission).collect();
         permissions.dedup();
         permissions
     }
+}
+
+/// What `calls` declare.
+fn declared(calls: &'static [&'static str]) -> impl Iterator<Item = &'static Declared> {
+    calls.iter().filter_map(|call| RULES.get(*call))
 }
 
 /// What is wrong with the declarations, each as a sentence; empty if nothing is. A gateway with any does not start.
@@ -209,6 +229,9 @@ pub(crate) fn problems(routes: &[Route]) -> Vec<String> {
             if matches!(route.access, Access::Caller(_)) && rule.access == RpcAccess::Public {
                 problems.push(format!("{name}: asks for a credential, but {call} is public"));
             }
+        }
+        if route.persons_only && !matches!(route.access, Access::Caller(_)) {
+            problems.push(format!("{name}: is for persons only, but asks for no credential that tells"));
         }
         if matches!(route.access, Access::Caller(_)) && route.calls.is_empty() {
             problems
@@ -289,6 +312,9 @@ mod tests {
         assert_eq!(wrong(|route| route.access = Access::Public).len(), 1);
         assert_eq!(wrong(|route| route.access = Access::Caller(Service::Auth)).len(), 1);
         assert_eq!(wrong(|route| route.calls = &[]).len(), 1);
+        let persons_of_the_public =
+            |route: &mut Route| (route.persons_only, route.access) = (true, Access::Public);
+        assert_eq!(wrong(persons_of_the_public).len(), 2);
         assert_eq!(wrong(|route| route.calls = &["/gatehouse.job.v1.JobService/NoSuch"]).len(), 1);
         assert_eq!(wrong(|route| route.name = "POST /v1/jobs".to_owned()).len(), 1);
     }
@@ -308,6 +334,29 @@ mod tests {
             .collect();
         let declared: BTreeSet<String> = table.iter().map(|route| route.name.clone()).collect();
         assert_eq!(documented, declared);
+    }
+
+    #[test]
+    fn api_keys_are_offered_where_they_work() {
+        let table = routes::table();
+        let document = docs::document(&table, &Config::default());
+        let page = docs::Documents::new(&table, &Config::default()).page;
+        let rules = access::access_table(access::PACKAGES).expect("no gap");
+        let mut persons = 0;
+        for route in table.iter().filter(|route| matches!(route.access, Access::Caller(_))) {
+            let operation = &document["paths"][&route.path][route.method.as_str().to_ascii_lowercase()];
+            let offered = operation["security"].as_array().expect("security");
+            assert!(offered.iter().any(|scheme| scheme.get("bearer").is_some()), "{}", route.name);
+            let keys = offered.iter().any(|scheme| scheme.get("api_key").is_some());
+            let of_persons = route.calls.iter().any(|call| rules[*call].persons_only);
+            // The broker gives a key only what it gives the service that acts for it, and the gateway acts for nobody.
+            let of_route = route.name == "POST /v1/connections/{upstream}/token";
+            assert_eq!(keys, !of_persons && !of_route, "{}", route.name);
+            persons += usize::from(!keys);
+        }
+        assert_eq!(page.matches("<dd>a signed-in person").count(), persons);
+        assert_eq!(crate::routes_markdown().matches("| a person's access token |").count(), persons);
+        assert!(persons > 15, "{persons}");
     }
 
     /// The parts of the OpenAPI 3.1 specification that a generator can get wrong.

@@ -16,6 +16,8 @@ pub struct Declared {
     pub privileged: bool,
     /// Whose certificates may call it: names of [`CALLERS`]. Never empty.
     pub callers: Vec<String>,
+    /// Whether it refuses whoever is no person, whatever they hold: API keys, and services that act for nobody.
+    pub persons_only: bool,
 }
 
 impl Declared {
@@ -109,7 +111,8 @@ fn rule(path: &str, method: &MethodDescriptor) -> Result<Declared, AccessError> 
     if let Some(unknown) = callers.iter().find(|caller| !CALLERS.contains(&caller.as_str())) {
         return Err(AccessError::UnknownCaller(path.to_owned(), unknown.clone()));
     }
-    let declared = |access| Ok(Declared { access, privileged: flag("privileged"), callers: callers.clone() });
+    let (privileged, persons_only) = (flag("privileged"), flag("persons_only"));
+    let declared = |access| Ok(Declared { access, privileged, callers: callers.clone(), persons_only });
     if flag("public") {
         return declared(Access::Public);
     }
@@ -193,5 +196,39 @@ mod tests {
             .filter_map(|(path, _)| path.rsplit('/').next())
             .collect();
         assert_eq!(public, ["Refresh", "Register", "SignIn", "GetJwks", "IssueToken", "RevokeToken"]);
+    }
+
+    /// What no API key can do is what its holders are told, and where a person must be there.
+    #[test]
+    fn the_methods_for_persons_only_are_these() {
+        let table = access_table(PACKAGES).expect("no gap");
+        let persons: Vec<_> = table.iter().filter(|(_, declared)| declared.persons_only).collect();
+        // Of a caller who is nobody nothing can be asked.
+        assert!(persons.iter().all(|(_, declared)| declared.access != Access::Public));
+        let names: Vec<_> = persons.iter().filter_map(|(path, _)| path.rsplit('/').next()).collect();
+        assert_eq!(
+            names,
+            [
+                "ChangePassword",
+                "ListSessions",
+                "RevokeSession",
+                "CreateApiKey",
+                "RevokeApiKey",
+                "RotateApiKey",
+                "AddMember",
+                "CreateTenant",
+                "ListTenants",
+                "RemoveMember",
+                "SetMemberRole",
+                "BeginConnection",
+                "CompleteConnection",
+                "CreateOfflineGrant",
+                "Disconnect",
+                "GetConnection",
+                "ListConnections",
+                "ListOfflineGrants",
+                "RevokeOfflineGrant",
+            ]
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! The door of every gRPC server: request id, trace, caller, permission, metrics.
+//! The door of every gRPC server: request id, trace, caller, whether it is a person, permission, metrics.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -209,6 +209,9 @@ impl Door {
         tracing::Span::current().record("caller", caller.subject().as_text());
         if between_services {
             check_token_is_of_peer(path, &caller, peer)?;
+        }
+        if declared.persons_only {
+            caller.person()?;
         }
         if let Access::Permission(permission) = &declared.access
             && !caller.holds(permission)

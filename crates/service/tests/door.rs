@@ -11,6 +11,7 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use gatehouse_client::tls::ServiceId;
 use gatehouse_client::{audience, from_status};
 use gatehouse_core::{Clock, Entropy, ErrorCode, Timestamp};
+use gatehouse_proto::access::Access;
 use gatehouse_proto::auth::v1::{Revocation, RevocationKind};
 use gatehouse_service::revocations::Staleness;
 use gatehouse_service::{AccessLayer, Caller, KeySet, Peer, Revocations, Verifier};
@@ -30,6 +31,7 @@ struct Door {
     clock: Clock,
     key: SigningKey,
     revocations: Revocations,
+    verifier: Verifier,
     layer: AccessLayer,
 }
 
@@ -42,8 +44,9 @@ impl Door {
         let revocations = Revocations::new(clock.clone(), Staleness::default());
         let verifier = Verifier::new(ISSUER, audience::JOB, keys, revocations.clone(), clock.clone());
         let layer =
-            AccessLayer::new(&["gatehouse.job.v1"], verifier, clock.clone(), Entropy::seeded(2)).unwrap();
-        Self { clock, key, revocations, layer }
+            AccessLayer::new(&["gatehouse.job.v1"], verifier.clone(), clock.clone(), Entropy::seeded(2))
+                .unwrap();
+        Self { clock, key, revocations, verifier, layer }
     }
 
     fn hear(&self, revocations: &[Revocation]) {
@@ -422,4 +425,51 @@ async fn a_token_counts_over_a_connection_of_the_service_that_obtained_it_only()
     assert_eq!(submit(&with(claims(), "sub", json!("client:job")), "gateway", false).await, stolen);
     // Where no certificates are shown, nothing is compared.
     assert!(door.submit(&sign(&door.key, &header(), &own)).await.is_ok());
+}
+
+/// Every method, with a token that holds every permission: only whether its subject is a person tells.
+#[tokio::test]
+async fn what_is_for_persons_only_is_refused_to_all_others_whatever_they_hold() {
+    let door = Door::new();
+    door.hear(&[]);
+    let packages = gatehouse_proto::access::PACKAGES;
+    let verifier = door.verifier.clone();
+    let layer = AccessLayer::new(packages, verifier, door.clock.clone(), Entropy::seeded(2)).unwrap();
+    let table = gatehouse_proto::access::access_table(packages).unwrap();
+    let all: Vec<_> = table
+        .values()
+        .filter_map(|declared| match &declared.access {
+            Access::Permission(permission) => Some(permission),
+            _ => None,
+        })
+        .collect();
+    let everything = with(claims(), "permissions", json!(all));
+    let key = format!("api_key:{SESSION}");
+    let mut refused = 0;
+    for (path, declared) in table.iter().filter(|(_, declared)| declared.access != Access::Public) {
+        for subject in [PERSON, &key, "client:reporter"] {
+            let token = sign(&door.key, &header(), &with(everything.clone(), "sub", json!(subject)));
+            let answer = knock(&layer, path, Some(&format!("Bearer {token}")), None).await;
+            if declared.persons_only && subject != PERSON {
+                let refusal = (ErrorCode::PermissionDenied, "PERSON_REQUIRED".to_owned());
+                assert_eq!(answer, Err(refusal), "{subject} at {path}");
+                refused += 1;
+            } else {
+                assert_eq!(answer, Ok(subject.to_owned()), "{subject} at {path}");
+            }
+        }
+        // A service that acts for a person is let in as that person is.
+        let acting = with(everything.clone(), "act", json!({"sub": "client:reporter"}));
+        let token = format!("Bearer {}", sign(&door.key, &header(), &acting));
+        assert_eq!(knock(&layer, path, Some(&token), None).await, Ok(PERSON.to_owned()), "{path}");
+    }
+    assert!(refused > 30, "{refused}");
+    // Who is nobody is told so first: what a method is for is no news to them.
+    let sessions = "/gatehouse.auth.v1.AccountService/ListSessions";
+    assert_eq!(knock(&layer, sessions, None, None).await.unwrap_err().1, "TOKEN_MISSING");
+    // Without the permission a key learns nothing else than with it.
+    let without = with(with(claims(), "sub", json!(key)), "permissions", json!([]));
+    let token = format!("Bearer {}", sign(&door.key, &header(), &without));
+    let create = "/gatehouse.auth.v1.ApiKeyService/CreateApiKey";
+    assert_eq!(knock(&layer, create, Some(&token), None).await.unwrap_err().1, "PERSON_REQUIRED");
 }

@@ -124,7 +124,7 @@ pub fn is_known(permission: &str) -> bool {
     Role::Owner.holds(permission)
 }
 
-/// What only a signed-in person can do, whatever else they hold: the methods ask for one. All others that a role of a
+/// What only a signed-in person can do, whatever else they hold: every method that asks for it is `persons_only`. All others that a role of a
 /// tenant has are of use to an API key; `token-broker.tokens.get` with upstreams that take a key of the installation.
 /// Managing keys is a person's, so that a key that got out ends with its time or its revocation, and leaves none behind.
 const OF_PERSONS: &[&str] =
@@ -188,6 +188,20 @@ mod tests {
             assert!(is_known(permission) && !is_for_keys(permission), "{permission}");
         }
         assert!(is_for_keys("job.jobs.submit") && !is_for_keys("audit.log.export"));
+    }
+
+    #[test]
+    fn a_permission_is_for_keys_where_a_method_takes_it_from_one() {
+        use gatehouse_proto::access::{Access, PACKAGES, access_table};
+        for (permission, _) in TABLE {
+            let mut methods = access_table(PACKAGES).unwrap();
+            methods.retain(|_, declared| declared.access == Access::Permission((*permission).to_owned()));
+            if OF_PERSONS.contains(permission) {
+                assert!(methods.values().all(|declared| declared.persons_only), "{permission}: {methods:?}");
+            } else {
+                assert!(methods.values().any(|declared| !declared.persons_only), "{permission}: {methods:?}");
+            }
+        }
     }
 
     #[test]

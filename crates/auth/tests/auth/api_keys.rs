@@ -153,11 +153,11 @@ both_engines! {
         let who = as_key.accounts.who_am_i(WhoAmIRequest {}).await.unwrap().into_inner();
         assert_eq!(who.permissions, ["job.jobs.read"]);
         let child = CreateApiKeyRequest { name: "child".into(), lifetime_seconds: 365 * 86_400, ..CreateApiKeyRequest::default() };
-        assert_eq!(reason(as_key.api_keys.create_api_key(child).await), "PERMISSION_DENIED");
+        assert_eq!(reason(as_key.api_keys.create_api_key(child).await), "PERSON_REQUIRED");
         let rotate = RotateApiKeyRequest { api_key_id: id.clone(), overlap_seconds: 0 };
-        assert_eq!(reason(as_key.api_keys.rotate_api_key(rotate.clone()).await), "PERMISSION_DENIED");
+        assert_eq!(reason(as_key.api_keys.rotate_api_key(rotate.clone()).await), "PERSON_REQUIRED");
         let revoke = RevokeApiKeyRequest { api_key_id: id };
-        assert_eq!(reason(as_key.api_keys.revoke_api_key(revoke.clone()).await), "PERMISSION_DENIED");
+        assert_eq!(reason(as_key.api_keys.revoke_api_key(revoke.clone()).await), "PERSON_REQUIRED");
         // People manage it as before.
         let rotated = admin.api_keys.rotate_api_key(rotate).await.unwrap().into_inner();
         assert_eq!(rotated.api_key.unwrap().permissions, ["job.jobs.read"]);

@@ -4,6 +4,7 @@
 
 mod admin;
 mod bad_input;
+mod credentials;
 mod docs;
 mod handles;
 mod health;

@@ -18,6 +18,7 @@ pub(super) fn route() -> Route {
         LimitClass::UpstreamToken,
         handler!(handle),
     )
+    .for_persons_only()
 }
 
 /// What the token is for.
