@@ -78,7 +78,7 @@ bench-micro: ## The limiter alone, and auth within one process
 	cargo run --locked --release --example rate
 	cargo test --locked --release --workspace --test auth figures -- --ignored --nocapture
 
-bench-start: ## Measure the start, idle memory and size of the release build
+bench-start: ## Measure the start, idle memory and size of the release build (ARGS='--build release --markdown docs/benchmarks.md': builds too)
 	cargo build --locked --release --bin gatehouse --bin gatehouse-demo
 	@cargo run --locked --quiet --release --bin gatehouse-demo -- bench-start $(ARGS)
 

@@ -271,9 +271,7 @@ impl Error {
             "URI_TOO_LONG" => 414,
             "UNSUPPORTED_MEDIA_TYPE" => 415,
             "METHOD_NOT_ALLOWED" => 405,
-            "NOT_ACCEPTABLE" => 406,
-            "BAD_GATEWAY" => 502,
-            "GONE" => 410,
+            "BODY_TIMEOUT" => 408,
             _ => self.code.http_status(),
         }
     }

@@ -3,6 +3,7 @@
 //! Medians over several runs, beside a floor measured in the same run: the same program printing its version, which
 //! is what the operating system needs to load and end it.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -31,7 +32,14 @@ pub(crate) struct BenchArgs {
     /// Also build from nothing and after a change in one crate, with this profile; takes minutes
     #[arg(long, value_name = "PROFILE")]
     build: Option<String>,
+    /// Write the table into this file too, between its marks
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
 }
+
+/// Where the table stands in a page.
+const BEGIN: &str = "<!-- start: written by `make bench-start`, do not edit -->";
+const END: &str = "<!-- end of start -->";
 
 /// Measures and prints.
 pub(crate) async fn run(args: &BenchArgs, program: &Path) -> anyhow::Result<()> {
@@ -69,20 +77,28 @@ pub(crate) async fn run(args: &BenchArgs, program: &Path) -> anyhow::Result<()> 
         );
         return Ok(());
     }
-    println!("| figure | value | aim |\n| --- | --- | --- |");
-    println!("| start to ready, empty folder | {:.0} ms | |", millis(first));
-    println!(
-        "| start to ready, second start (median of {}) | {:.0} ms | under 1000 ms |",
-        args.runs,
-        millis(second)
-    );
-    println!("| floor: the program printing its version (median) | {:.1} ms | |", millis(floor));
-    println!("| idle memory, resident (RSS) | {:.1} MiB | under 60 MB |", mib(memory.resident));
-    println!("| idle memory, of it this process's own (private) | {:.1} MiB | |", mib(memory.private));
-    println!("| size of the program | {:.1} MiB | |", mib(size / 1024));
+    let mut table = String::from("| figure | value | aim |\n| --- | ---: | --- |\n");
+    let mut row = |figure: &str, value: String, aim: &str| {
+        let _ = writeln!(table, "| {figure} | {value} | {aim} |");
+    };
+    row("start to ready, empty folder", format!("{:.0} ms", millis(first)), "");
+    let of_second = format!("start to ready, second start (median of {})", args.runs);
+    row(&of_second, format!("{:.0} ms", millis(second)), "under 1000 ms");
+    row("floor: the program printing its version (median)", format!("{:.1} ms", millis(floor)), "");
+    let idle = format!("memory of all services after {} s idle, resident (RSS)", args.idle_seconds);
+    row(&idle, format!("{:.1} MB", megabytes(memory.resident)), "under 60 MB");
+    row("of it this process's own (private)", format!("{:.1} MB", megabytes(memory.private)), "");
+    row("size of the program", format!("{:.1} MB", megabytes(size / 1024)), "");
     if let Some(builds) = builds {
-        println!("| build from nothing | {:.0} s | |", builds.cold.as_secs_f64());
-        println!("| build after a change in `core` | {:.0} s | |", builds.warm.as_secs_f64());
+        row("build from nothing", format!("{:.0} s", builds.cold.as_secs_f64()), "");
+        row("build after a change in `core`", format!("{:.0} s", builds.warm.as_secs_f64()), "");
+    }
+    print!("{table}");
+    if let Some(file) = &args.markdown {
+        let page = std::fs::read_to_string(file)?;
+        let (before, rest) = page.split_once(BEGIN).context("the file has no place for this table")?;
+        let (_, after) = rest.split_once(END).context("the file has no end of the place for this table")?;
+        std::fs::write(file, format!("{before}{BEGIN}\n\n{table}\n{END}{after}"))?;
     }
     Ok(())
 }
@@ -179,9 +195,11 @@ fn builds(profile: &str, place: &Path) -> anyhow::Result<Builds> {
     let touched = Path::new("crates/core/src/lib.rs");
     let file =
         std::fs::File::options().append(true).open(touched).context("run this in the repository's root")?;
-    file.set_modified(std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000))?;
+    // Now is later than the build, and no lie if this is killed before the file has its own time again.
+    let before = file.metadata()?.modified()?;
+    file.set_modified(std::time::SystemTime::now())?;
     let warm = build();
-    file.set_modified(std::fs::metadata("Cargo.toml")?.modified()?)?;
+    file.set_modified(before)?;
     Ok(Builds { cold, warm: warm? })
 }
 
@@ -195,6 +213,6 @@ fn millis(duration: Duration) -> f64 {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
-fn mib(kib: u64) -> f64 {
-    kib as f64 / 1024.0
+fn megabytes(kib: u64) -> f64 {
+    kib as f64 * 1024.0 / 1e6
 }

@@ -83,8 +83,9 @@ fn errors() -> String {
     }
     text.push_str(
         "\nA few reasons have an HTTP status of their own: `PAYLOAD_TOO_LARGE` 413, `URI_TOO_LONG` 414, \
-         `UNSUPPORTED_MEDIA_TYPE` 415, `METHOD_NOT_ALLOWED` 405, `NOT_ACCEPTABLE` 406, `GONE` 410, `BAD_GATEWAY` 502. \
-         The reasons of each gRPC method stand beside it in `proto/`, those of each route in `/openapi.json`.\n",
+         `UNSUPPORTED_MEDIA_TYPE` 415, `METHOD_NOT_ALLOWED` 405, `BODY_TIMEOUT` 408. \
+         The reasons of each gRPC method stand beside it in `proto/`; which methods stand behind a route is in \
+         `/openapi.json`, `x-grpc-methods`.\n",
     );
     text
 }

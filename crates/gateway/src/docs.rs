@@ -103,12 +103,20 @@ fn operation(route: &Route) -> Value {
     if !permissions.is_empty() {
         operation["x-permissions"] = json!(permissions);
     }
-    if route.errors == ErrorFormat::Problem {
-        let name = Problem::name();
-        operation["responses"]["default"] = json!({
-            "description": "Refused or failed",
-            "content": { problem::MEDIA_TYPE: { "schema": { "$ref": format!("#/components/schemas/{name}") } } },
-        });
+    if !route.calls.is_empty() {
+        // Where the reasons of its refusals stand.
+        operation["x-grpc-methods"] = json!(route.calls);
+    }
+    let content = match route.errors {
+        ErrorFormat::Problem => {
+            let name = Problem::name();
+            json!({ problem::MEDIA_TYPE: { "schema": { "$ref": format!("#/components/schemas/{name}") } } })
+        }
+        // RFC 6749, section 5.2: whatever the status.
+        ErrorFormat::OAuth => operation["responses"]["400"]["content"].clone(),
+    };
+    if !content.is_null() {
+        operation["responses"]["default"] = json!({ "description": "Refused or failed", "content": content });
     }
     operation
 }

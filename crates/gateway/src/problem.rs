@@ -72,10 +72,7 @@ pub(crate) fn response(error: &Error, request_id: &str, credential_shown: bool) 
 /// The HTTP status of an error.
 #[must_use]
 pub(crate) fn status(error: &Error) -> StatusCode {
-    match error.reason() {
-        "BODY_TIMEOUT" => StatusCode::REQUEST_TIMEOUT,
-        _ => StatusCode::from_u16(error.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
-    }
+    StatusCode::from_u16(error.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 /// Headers that an error's status calls for, whatever the format of its body.

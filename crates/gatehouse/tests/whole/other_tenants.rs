@@ -19,7 +19,10 @@ async fn upstream(place: &std::path::Path) -> (OAuthProvider, String) {
     let config = place.join("gatehouse.toml");
     let text = format!(
         "[token_broker.upstreams.demo]\ndisplay_name = \"Demo\"\nauthorization_endpoint = \"{}\"\ntoken_endpoint = \"{}\"\n\
-         revocation_endpoint = \"{}\"\nclient_id = \"{}\"\nclient_secret_file = {}\nscopes = [\"read\"]\nrotation = \"strict\"\n",
+         revocation_endpoint = \"{}\"\nclient_id = \"{}\"\nclient_secret_file = {}\nscopes = [\"read\"]\nrotation = \"strict\"\n\
+         [[token_broker.upstreams.demo.allow]]\nclient = \"person\"\nscopes = [\"*\"]\n\
+         [[token_broker.upstreams.demo.allow]]\nclient = \"gateway\"\nscopes = [\"*\"]\n\
+         [[token_broker.upstreams.demo.allow]]\nclient = \"reporter\"\nscopes = [\"*\"]\n",
         provider.authorization_endpoint(),
         provider.token_endpoint(),
         provider.revocation_endpoint(),
@@ -43,6 +46,23 @@ async fn connect(gatehouse: &Gatehouse, account: &Account<'_>) -> String {
     connection["connection_id"].as_str().unwrap_or_else(|| panic!("{connection}")).to_owned()
 }
 
+/// The routes that have something in their path, as `METHOD /path/{}`.
+async fn routes_with_ids(gatehouse: &Gatehouse) -> Vec<String> {
+    let (_, document) = answer(gatehouse.request(Method::GET, "/openapi.json")).await;
+    let mut routes = Vec::new();
+    for (path, methods) in
+        document["paths"].as_object().unwrap().iter().filter(|(path, _)| path.contains('{'))
+    {
+        let parts = path.split('/').map(|part| if part.starts_with('{') { "{}" } else { part });
+        let path = parts.collect::<Vec<_>>().join("/");
+        routes.extend(
+            methods.as_object().unwrap().keys().map(|method| format!("{} {path}", method.to_uppercase())),
+        );
+    }
+    assert!(routes.len() > 15, "{routes:?}");
+    routes
+}
+
 /// What a problem says apart from which request it was.
 fn told(problem: &Value, id: &str) -> Value {
     let mut told = problem.clone();
@@ -61,6 +81,12 @@ async fn another_tenant_sees_and_changes_nothing() {
     let job = ada.optimize(&good_search()).await;
     ada.finished(&job).await;
     let connection = connect(&gatehouse, &ada).await;
+    let body = json!({"connection_id": connection, "client_id": "reporter"});
+    let (status, grant) = ada.post("/v1/offline-grants", &body).await;
+    assert_eq!(status, 201, "{grant}");
+    let grant = grant["offline_grant_id"].as_str().unwrap().to_owned();
+    let (status, found) = mallory.post("/v1/offline-grants", &body).await;
+    assert_eq!(status, 404, "{found}");
     let (_, key) = ada.post("/v1/api-keys", &json!({"name": "ada's"})).await;
     let key = key["api_key"]["api_key_id"].as_str().or(key["api_key_id"].as_str()).unwrap().to_owned();
     let (_, sessions) = ada.get("/v1/auth/sessions").await;
@@ -82,11 +108,24 @@ async fn another_tenant_sees_and_changes_nothing() {
         (Method::DELETE, "/v1/api-keys/{}", &key),
         (Method::GET, "/v1/connections/{}", &connection),
         (Method::DELETE, "/v1/connections/{}", &connection),
+        (Method::DELETE, "/v1/offline-grants/{}", &grant),
         (Method::GET, "/v1/audit/events/{}", &event),
         (Method::GET, "/v1/audit/events/{}/proof", &event),
         (Method::DELETE, "/v1/auth/sessions/{}", &session),
         (Method::DELETE, "/v1/tenant/members/{}", &ada.person),
     ];
+    // Each route that takes an id is here, or below, or takes no id of anybody's.
+    let elsewhere = [
+        "PUT /v1/tenant/members/{}",
+        "POST /v1/connections/{}/token",
+        "GET /v1/audit/logs/{}/checkpoint",
+        "GET /v1/audit/logs/{}/consistency",
+        "GET /.well-known/oauth-authorization-server/{}",
+    ];
+    let tried: Vec<_> = things.iter().map(|(method, path, _)| format!("{method} {path}")).collect();
+    for route in routes_with_ids(&gatehouse).await {
+        assert!(tried.contains(&route) || elsewhere.contains(&route.as_str()), "{route} is not tried");
+    }
     for (method, path, id) in things {
         let ask = |id: &str| {
             let request = mallory.request(method.clone(), &path.replace("{}", id));
@@ -104,8 +143,22 @@ async fn another_tenant_sees_and_changes_nothing() {
     assert!(matches!(status.as_u16(), 404 | 409), "{status} {found}");
     assert!(found["access_token"].is_null());
 
-    let hers =
-        [&job, &connection, &key, &session, &ada.person, &ada.tenant, "ada@example.org", "Tenant of ada"];
+    let (_, found) = ada.get(&format!("/v1/audit/events?target=job/{job}")).await;
+    assert!(
+        found["events"].as_array().is_some_and(|events| !events.is_empty()),
+        "her own filter finds nothing: {found}"
+    );
+    let hers = [
+        &job,
+        &connection,
+        &grant,
+        &key,
+        &session,
+        &ada.person,
+        &ada.tenant,
+        "ada@example.org",
+        "Tenant of ada",
+    ];
     for path in [
         "/v1/jobs",
         "/v1/api-keys",
