@@ -72,6 +72,46 @@ fn told(problem: &Value, id: &str) -> Value {
     serde_json::from_str(&told.to_string().replace(id, "ID")).unwrap()
 }
 
+/// Each route that takes an id is tried, or takes no id of anybody's.
+async fn no_route_is_left_out(gatehouse: &Gatehouse, tried: &[String]) {
+    let elsewhere = [
+        "PUT /v1/tenant/members/{}",
+        "POST /v1/connections/{}/token",
+        "GET /v1/audit/logs/{}/checkpoint",
+        "GET /v1/audit/logs/{}/consistency",
+        "GET /.well-known/oauth-authorization-server/{}",
+    ];
+    for route in routes_with_ids(gatehouse).await {
+        assert!(tried.contains(&route) || elsewhere.contains(&route.as_str()), "{route} is not tried");
+    }
+}
+
+/// Nothing of `hers` stands in what `mallory` can list, nor under filters for her `person` and her `job`.
+async fn lists_show_nothing_of(mallory: &Account<'_>, hers: &[&str], [person, job]: [&str; 2]) {
+    for path in [
+        "/v1/jobs",
+        "/v1/api-keys",
+        "/v1/connections",
+        "/v1/offline-grants",
+        "/v1/audit/events?page_size=200",
+        &format!("/v1/audit/events?actor={person}"),
+        &format!("/v1/audit/events?target=job/{job}"),
+        "/v1/auth/sessions",
+        "/v1/auth/me",
+        "/v1/tenants",
+        "/v1/tenant",
+        "/v1/tenant/members",
+        "/v1/upstreams",
+    ] {
+        let (status, found) = mallory.get(path).await;
+        assert_eq!(status, 200, "{path}: {found}");
+        for one in hers {
+            // A filter may stand in the answer to it; data may not.
+            assert!(!found.to_string().contains(one), "{path} shows {one}: {found}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn another_tenant_sees_and_changes_nothing() {
     let place = folder();
@@ -114,18 +154,8 @@ async fn another_tenant_sees_and_changes_nothing() {
         (Method::DELETE, "/v1/auth/sessions/{}", &session),
         (Method::DELETE, "/v1/tenant/members/{}", &ada.person),
     ];
-    // Each route that takes an id is here, or below, or takes no id of anybody's.
-    let elsewhere = [
-        "PUT /v1/tenant/members/{}",
-        "POST /v1/connections/{}/token",
-        "GET /v1/audit/logs/{}/checkpoint",
-        "GET /v1/audit/logs/{}/consistency",
-        "GET /.well-known/oauth-authorization-server/{}",
-    ];
     let tried: Vec<_> = things.iter().map(|(method, path, _)| format!("{method} {path}")).collect();
-    for route in routes_with_ids(&gatehouse).await {
-        assert!(tried.contains(&route) || elsewhere.contains(&route.as_str()), "{route} is not tried");
-    }
+    no_route_is_left_out(&gatehouse, &tried).await;
     for (method, path, id) in things {
         let ask = |id: &str| {
             let request = mallory.request(method.clone(), &path.replace("{}", id));
@@ -149,7 +179,7 @@ async fn another_tenant_sees_and_changes_nothing() {
         "her own filter finds nothing: {found}"
     );
     let hers = [
-        &job,
+        job.as_str(),
         &connection,
         &grant,
         &key,
@@ -159,28 +189,7 @@ async fn another_tenant_sees_and_changes_nothing() {
         "ada@example.org",
         "Tenant of ada",
     ];
-    for path in [
-        "/v1/jobs",
-        "/v1/api-keys",
-        "/v1/connections",
-        "/v1/offline-grants",
-        "/v1/audit/events?page_size=200",
-        &format!("/v1/audit/events?actor={}", ada.person),
-        &format!("/v1/audit/events?target=job/{job}"),
-        "/v1/auth/sessions",
-        "/v1/auth/me",
-        "/v1/tenants",
-        "/v1/tenant",
-        "/v1/tenant/members",
-        "/v1/upstreams",
-    ] {
-        let (status, found) = mallory.get(path).await;
-        assert_eq!(status, 200, "{path}: {found}");
-        for one in hers {
-            // A filter may stand in the answer to it; data may not.
-            assert!(!found.to_string().contains(one), "{path} shows {one}: {found}");
-        }
-    }
+    lists_show_nothing_of(&mallory, &hers, [&ada.person, &job]).await;
     // The same name of a submission in two tenants is two jobs.
     let submit = |account: &Account<'_>| {
         answer(
