@@ -215,7 +215,8 @@ fn tell(text: &mut String, name: &str, operations: f64, (before, after): (&Sums,
     // Each transaction says how it begins.
     let begun = |how: &str| {
         let begins = statements.iter().filter(|(what, _)| what.starts_with("BEGIN") && what.ends_with(how));
-        begins.map(|(_, calls)| calls).sum::<f64>()
+        // The sum of nothing is -0.
+        begins.map(|(_, calls)| calls).sum::<f64>() + 0.0
     };
     let redis = grown(&before.redis, &after.redis);
     let redis: Vec<_> = redis.into_iter().map(|(what, calls)| format!("{what} {calls:.2}")).collect();
