@@ -3,25 +3,23 @@
 
 use std::cell::RefCell;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{self, Poll};
 use std::time::Instant;
 
-use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::body::MessageBody;
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::uri::Authority;
 use actix_web::http::{ConnectionType, Method, StatusCode, Version};
 use actix_web::middleware::Next;
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, guard, web};
-use bytes::Bytes;
 use futures_util::FutureExt as _;
 use gatehouse_client::context as call_context;
 use gatehouse_core::{Error, Result};
 use tracing::Instrument as _;
 
+use crate::body::holding;
 use crate::browser::{BrowserRules, add_security_headers};
 use crate::client_address;
 use crate::connection::Connection;
@@ -260,27 +258,7 @@ fn keep_unread(mut response: HttpResponse, unread: Unread) -> HttpResponse {
     }
     // An answer without a body is checked when its head is sent, any other when its body ends.
     response.extensions_mut().insert(Rc::clone(&unread));
-    response.map_body(|_, body| BoxBody::new(WithUnread { body, _unread: unread }))
-}
-
-struct WithUnread {
-    body: BoxBody,
-    _unread: Unread,
-}
-
-impl MessageBody for WithUnread {
-    type Error = Box<dyn std::error::Error>;
-
-    fn size(&self) -> BodySize {
-        self.body.size()
-    }
-
-    fn poll_next(
-        mut self: Pin<&mut Self>,
-        context: &mut task::Context<'_>,
-    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        Pin::new(&mut self.body).poll_next(context)
-    }
+    response.map_body(|_, body| holding(body, unread))
 }
 
 async fn run(

@@ -13,10 +13,11 @@ use std::rc::Rc;
 use std::task::{self, Poll};
 use std::time::Duration;
 
-use actix_web::body::{BodySize, BoxBody, MessageBody};
-use bytes::Bytes;
+use actix_web::body::{BoxBody, MessageBody as _};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::body::holding;
 
 /// Whether a connection has requests at work. Cheap to clone; clones share it. Stands in the connection's data.
 #[derive(Clone, Default)]
@@ -46,7 +47,7 @@ impl AtWork {
     pub(crate) fn carry(self, body: BoxBody) -> BoxBody {
         match body.try_into_bytes() {
             Ok(whole) => BoxBody::new(whole),
-            Err(body) => BoxBody::new(Carried { body, _at_work: self }),
+            Err(body) => holding(body, self),
         }
     }
 }
@@ -58,26 +59,6 @@ impl Drop for AtWork {
         if state.at_work.get() == 0 {
             state.quiet_since.set(Some(Instant::now()));
         }
-    }
-}
-
-struct Carried {
-    body: BoxBody,
-    _at_work: AtWork,
-}
-
-impl MessageBody for Carried {
-    type Error = Box<dyn std::error::Error>;
-
-    fn size(&self) -> BodySize {
-        self.body.size()
-    }
-
-    fn poll_next(
-        mut self: Pin<&mut Self>,
-        context: &mut task::Context<'_>,
-    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        Pin::new(&mut self.body).poll_next(context)
     }
 }
 

@@ -55,7 +55,7 @@ pub(crate) struct Bounds {
     /// The same of all of them.
     connection_window: u32,
     /// How long it may be without a request, and its client without a sign of life.
-    patience: Patience,
+    pub(crate) patience: Patience,
 }
 
 impl Bounds {

@@ -15,7 +15,6 @@ use futures_util::future::LocalBoxFuture;
 use crate::doors::when_ready;
 use crate::heads::Patient;
 use crate::http2::{self, Bounds, Leaving};
-use crate::server::Patience;
 
 /// What HTTP/1.1 is served with: a connection, its protocol, its peer.
 pub(crate) type Accepted<T> = (Patient<T>, Protocol, Option<std::net::SocketAddr>);
@@ -28,7 +27,6 @@ pub(crate) struct Https<H1, App, C, B> {
     /// What is to be known of a connection from its first moment.
     pub(crate) connection: C,
     pub(crate) bounds: Bounds,
-    pub(crate) patience: Patience,
     pub(crate) leaving: Leaving,
     /// What answers carry.
     pub(crate) body: PhantomData<B>,
@@ -59,11 +57,11 @@ where
         let accepting = self.acceptor.call(socket);
         let (http1, app) = (Rc::clone(&self.http1), Rc::clone(&self.app));
         let (connection, leaving) = (self.connection.clone(), self.leaving.clone());
-        let (bounds, patience) = (self.bounds, self.patience);
+        let bounds = self.bounds;
         Box::pin(async move {
             let stream = accepting.await.map_err(|error| tracing::debug!(?error, "no TLS"))?;
             if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
-                let io = Patient::new(stream, patience.keep_alive);
+                let io = Patient::new(stream, bounds.patience.keep_alive);
                 let served = when_ready(&*http1, (io, Protocol::Http1, peer)).await;
                 return served.map_err(|error| tracing::debug!(?error, "a connection ended"));
             }

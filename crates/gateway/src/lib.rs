@@ -14,6 +14,7 @@
 //!
 //! To extend: write the endpoint's file under `src/routes/`, list its `route()` in the folder's `mod.rs`; that is all.
 
+mod body;
 mod browser;
 mod client_address;
 mod config;

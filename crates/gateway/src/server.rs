@@ -37,7 +37,8 @@ use crate::tls;
 /// How long connections may be without a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
-    /// How long one may be without a whole request after the first; over HTTP/2, without a sign of life.
+    /// How long one may be without a request at work: for the whole head of the next to come, over HTTP/2 for any, and there
+    /// without a sign of life too.
     pub(crate) keep_alive: Duration,
     /// How long the first request may take to come.
     pub(crate) first_request: Duration,
@@ -168,16 +169,8 @@ pub fn build(config: Config, deps: Deps, listeners: Listeners) -> Result<Running
                 async move {
                     let (acceptor, http1, app) =
                         (acceptor.await?, Rc::new(http1.await?), Rc::new(app.await?));
-                    let service = Https {
-                        acceptor,
-                        http1,
-                        app,
-                        connection,
-                        bounds,
-                        patience,
-                        leaving,
-                        body: PhantomData,
-                    };
+                    let service =
+                        Https { acceptor, http1, app, connection, bounds, leaving, body: PhantomData };
                     Ok::<_, ()>(Door::new(doors, service))
                 }
             })
