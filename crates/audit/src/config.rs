@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use gatehouse_core::{Environment, Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::domain::names::LogId;
 use crate::domain::note::VerifierKey;
@@ -28,6 +29,9 @@ pub struct Config {
     /// Folder of the keys that payloads are sealed with, one file a subject. It must lie outside the database and
     /// outside what is backed up with it: a restored backup must not bring shredded keys back. Replicas share it.
     pub subject_keys_dir: PathBuf,
+    /// The id of a key folder that is lost for good, as the refused start names it: then what stands in `subject_keys_dir` takes
+    /// its place, and what persons did before stays sealed for ever. Works once; take it out again.
+    pub lost_subject_keys: Option<String>,
     /// File with the Ed25519 seed that checkpoints are signed with, 64 hexadecimal digits. In dev it is made if
     /// missing while the logs are empty. Logs that were signed with another key keep the service from starting, unless
     /// `accepted_verifier_keys` names that one.
@@ -65,6 +69,7 @@ impl Default for Config {
             retention_days: 30,
             logs: Vec::new(),
             subject_keys_dir: PathBuf::from("audit-keys"),
+            lost_subject_keys: None,
             checkpoint_key_file: PathBuf::from("audit-checkpoint.key"),
             accepted_verifier_keys: Vec::new(),
             checkpoint_interval_ms: 60_000,
@@ -111,6 +116,9 @@ impl Config {
                 ));
             }
         }
+        if self.lost_subject_keys.as_ref().is_some_and(|id| Uuid::parse_str(id).is_err()) {
+            problems.push("lost_subject_keys: name the id that the refused start told".to_owned());
+        }
         let mut within = |name: &str, value: u64, from: u64, to: u64| {
             if !(from..=to).contains(&value) {
                 problems.push(format!("{name}: must be from {from} to {to}"));
@@ -133,6 +141,11 @@ impl Config {
     pub fn all_logs(&self) -> Vec<LogConfig> {
         let default = LogConfig { name: "default".to_owned(), days: self.retention_days };
         std::iter::once(default).chain(self.logs.iter().cloned()).collect()
+    }
+
+    /// The folder of keys that is lost for good.
+    pub(crate) fn lost_folder(&self) -> Option<Uuid> {
+        self.lost_subject_keys.as_deref().and_then(|id| Uuid::parse_str(id).ok())
     }
 
     /// The accepted verifier keys, under the names that they have for `log`.
@@ -165,5 +178,7 @@ mod tests {
         let key = "a/default+14bbabcd+AeA=".to_owned();
         let problems = Config { accepted_verifier_keys: vec![key; 17], ..Config::default() };
         assert_eq!(problems.validate(Environment::Dev).len(), 18);
+        let lost = Config { lost_subject_keys: Some("all".into()), ..Config::default() };
+        assert!(lost.validate(Environment::Dev)[0].starts_with("lost_subject_keys:"));
     }
 }

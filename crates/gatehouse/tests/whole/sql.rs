@@ -158,6 +158,7 @@ const NO_TENANT_DATA: &[(&str, &str)] = &[
     ("audit_heads", "a log's, and a log is of all tenants"),
     ("audit_events", "a log's sealed entries; what tenants are shown stands in audit_logs"),
     ("audit_tiles", "hashes"),
+    ("subject_key_folder", "the installation's"),
     ("audit_checkpoints", "signatures of logs"),
 ];
 
