@@ -1,6 +1,7 @@
 //! From a use case's result to a gRPC answer: the one place that logs causes.
 
 use gatehouse_core::{Error, ErrorCode, Result};
+use gatehouse_proto::codec;
 use tonic::{Response, Status};
 
 /// The answer for `result`. A failure's cause is logged here and goes no further.
@@ -16,6 +17,15 @@ pub fn reply<T>(result: Result<T>) -> Result<Response<T>, Status> {
 pub fn status(error: &Error) -> Status {
     log(error);
     gatehouse_client::to_status(error)
+}
+
+/// The refusal of a message that could not be decoded, if `status` tells of one. The door says it for messages that are
+/// read before a handler runs; handlers that read streams say it themselves.
+#[must_use]
+pub fn undecodable(status: &Status) -> Option<Error> {
+    let message = "The message can't be decoded as the request of this method.";
+    let cause = codec::undecodable(status)?;
+    Some(Error::invalid_argument("MESSAGE_INVALID", message).caused_by(cause.clone()))
 }
 
 /// Logs a failure once: ours as errors, dependencies' as warnings, callers' as information.
