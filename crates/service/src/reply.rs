@@ -2,7 +2,7 @@
 
 use gatehouse_core::{Error, ErrorCode, Result};
 use gatehouse_proto::codec;
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
 
 /// The answer for `result`. A failure's cause is logged here and goes no further.
 ///
@@ -19,13 +19,24 @@ pub fn status(error: &Error) -> Status {
     gatehouse_client::to_status(error)
 }
 
-/// The refusal of a message that could not be decoded, if `status` tells of one. The door says it for messages that are
-/// read before a handler runs; handlers that read streams say it themselves.
-#[must_use]
-pub fn undecodable(status: &Status) -> Option<Error> {
+/// The refusal of a message that could not be decoded, if `status` tells of one.
+pub(crate) fn undecodable(status: &Status) -> Option<Error> {
     let message = "The message can't be decoded as the request of this method.";
     let cause = codec::undecodable(status)?;
     Some(Error::invalid_argument("MESSAGE_INVALID", message).caused_by(cause.clone()))
+}
+
+/// The refusal of a message of a stream that was not read because of what it is, if `status`, with which reading ended,
+/// tells of one. Where a request is one message, the door refuses it before its handler runs.
+#[must_use]
+pub fn unreadable(status: &Status) -> Option<Error> {
+    match status.code() {
+        Code::OutOfRange | Code::ResourceExhausted => {
+            let message = "The message is longer than this method takes.";
+            Some(Error::resource_exhausted("MESSAGE_TOO_LARGE", message).caused_by(status.clone()))
+        }
+        _ => undecodable(status),
+    }
 }
 
 /// Logs a failure once: ours as errors, dependencies' as warnings, callers' as information.
