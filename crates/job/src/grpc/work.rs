@@ -412,7 +412,8 @@ impl Work {
         Ok(NumberedWrite { tenant: known.tenant, job, epoch, number, write, said })
     }
 
-    /// A digest of a message that ends a lease, as this client sent it: the same again is the same end.
+    /// A digest of a message that ends a lease, as this client sent it: the same again is the same end. It has no key: the
+    /// result itself stands in the same row (decision 0098).
     fn said(&self, message: &Message) -> Option<[u8; 32]> {
         let message = match message {
             Message::Finish(finish) => finish.encode_to_vec(),
