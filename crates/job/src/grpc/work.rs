@@ -275,14 +275,12 @@ impl Work {
 
     /// Ends the stream because nothing more can be read from it.
     async fn broken(&self, status: &Status) -> Result<(), Over> {
-        match reply::unreadable(status) {
-            Some(error) => self.fail(&error).await,
-            // The connection is gone: there is nobody to tell.
-            None => {
-                tracing::debug!(code = ?status.code(), "a worker's stream broke");
-                Ok(())
-            }
+        if let Some(error) = reply::unreadable(status) {
+            return self.fail(&error).await;
         }
+        // The connection is gone: there is nobody to tell.
+        tracing::debug!(code = ?status.code(), "a worker's stream broke");
+        Ok(())
     }
 
     async fn store(&mut self, writes: Vec<NumberedWrite>) -> Result<(), Over> {

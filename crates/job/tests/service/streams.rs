@@ -56,10 +56,10 @@ both_engines! {
     async fn what_can_not_be_read_ends_the_stream_with_a_reason(db: TestDb) {
         let service = Service::start_patient(&db).await;
         let channel = || service.worker_channel(&["count:*"]);
-        let refused = work(channel(), vec![unreadable()]).await.err().expect("there is no hello");
+        let refused = work(channel(), vec![unreadable()]).await.expect_err("there is no hello");
         assert_eq!((refused.code(), refused.reason()), (ErrorCode::InvalidArgument, "MESSAGE_INVALID"));
         let long = in_place_of_hello(&vec![b'x'; 4 << 20]);
-        let refused = work(channel(), vec![long]).await.err().expect("it is too long to be read");
+        let refused = work(channel(), vec![long]).await.expect_err("it is too long to be read");
         assert_eq!((refused.code(), refused.reason()), (ErrorCode::ResourceExhausted, "MESSAGE_TOO_LARGE"));
         // Alone, and behind one that is good and is read together with it.
         for more in [vec![unreadable()], vec![hello(), unreadable(), hello()]] {
