@@ -28,7 +28,8 @@ pub struct Client {
     pub name: String,
     /// What it may do, each perhaps with scope.
     pub permissions: Vec<String>,
-    /// SHA-256 of each of its secrets, which are random and long.
+    /// SHA-256 of each of its secrets, for a comparison of equal lengths. Without a key: they are never stored, and stand
+    /// beside nothing that could be kept apart from them (decision 0098).
     secrets: Vec<[u8; 32]>,
 }
 

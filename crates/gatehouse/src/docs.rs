@@ -84,6 +84,8 @@ fn errors() -> String {
     text.push_str(
         "\nA few reasons have an HTTP status of their own: `PAYLOAD_TOO_LARGE` 413, `URI_TOO_LONG` 414, \
          `UNSUPPORTED_MEDIA_TYPE` 415, `METHOD_NOT_ALLOWED` 405, `BODY_TIMEOUT` 408. \
+         Every gRPC method may answer `MESSAGE_INVALID` (`INVALID_ARGUMENT`: the bytes are not its request) and, where the \
+         server has no such method, `METHOD_NOT_FOUND` (`UNIMPLEMENTED`). \
          The reasons of each gRPC method stand beside it in `proto/`; which methods stand behind a route is in \
          `/openapi.json`, `x-grpc-methods`.\n",
     );

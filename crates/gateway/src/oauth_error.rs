@@ -60,7 +60,7 @@ fn name(error: &Error) -> &'static str {
         (_, ErrorCode::Unavailable | ErrorCode::ResourceExhausted | ErrorCode::DeadlineExceeded) => {
             "temporarily_unavailable"
         }
-        (_, ErrorCode::Internal) => "server_error",
+        (_, ErrorCode::Internal | ErrorCode::Unimplemented) => "server_error",
         (_, ErrorCode::PermissionDenied) => "unauthorized_client",
         _ => "invalid_request",
     }

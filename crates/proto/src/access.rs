@@ -1,11 +1,10 @@
 //! Who may call what: read from the option that stands beside each method.
 
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
 
-use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, Value};
+use prost_reflect::{DynamicMessage, MethodDescriptor, Value};
 
-use crate::FILE_DESCRIPTOR_SET;
+use crate::descriptors::POOL;
 
 /// What a method declares.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,11 +63,6 @@ pub enum AccessError {
     #[error("the method {0} may be called by {1:?}, which is neither a service of Gatehouse nor `internal`")]
     UnknownCaller(String, String),
 }
-
-static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
-    DescriptorPool::decode(FILE_DESCRIPTOR_SET)
-        .expect("the build script wrote these descriptors and tests read them")
-});
 
 /// The rules of every method of the packages named (`gatehouse.job.v1`), by gRPC path
 /// (`/gatehouse.job.v1.JobService/SubmitJob`), sorted.

@@ -18,5 +18,6 @@ mod sql;
 mod start;
 mod submit;
 mod support;
+mod surface;
 mod trace;
 mod verify;
