@@ -78,11 +78,17 @@ both_engines! {
         let world = World::new(db);
         let replica = world.replica().await;
         let tenant = world.tenant();
+        let (person, job) = (world.person().to_string(), world.event("job.jobs.submit").event_id);
         let events: Vec<NewEvent> = (0..25)
             .map(|number| NewEvent {
                 tenant_id: tenant.to_string(),
                 occurred_at: 1_000 + number / 2,
-                actor: if number % 5 == 0 { "client:optimizer".into() } else { String::new() },
+                actor: match number % 5 {
+                    0 => "client:optimizer".into(),
+                    1 => person.clone(),
+                    _ => String::new(),
+                },
+                target: if number == 7 { format!("job/{job}") } else { String::new() },
                 request_id: format!("r{number}"),
                 ..world.event(if number % 2 == 0 { "job.jobs.submit" } else { "job.results.read" })
             })
@@ -111,6 +117,14 @@ both_engines! {
             (ListEventsRequest { request_id: "r3".into(), ..ListEventsRequest::default() }, 1),
             (ListEventsRequest { occurred_from: 1_002, occurred_to: 1_004, ..ListEventsRequest::default() }, 4),
             (ListEventsRequest { target: "job/x".into(), ..ListEventsRequest::default() }, 0),
+            (ListEventsRequest { actor: person.clone(), ..ListEventsRequest::default() }, 5),
+            (ListEventsRequest { actor: person.to_uppercase(), ..ListEventsRequest::default() }, 5),
+            (ListEventsRequest { actor: format!(":{person}"), ..ListEventsRequest::default() }, 0),
+            (ListEventsRequest { target: format!("job/{job}"), ..ListEventsRequest::default() }, 1),
+            (
+                ListEventsRequest { target: format!("job/{}", job.to_uppercase()), ..ListEventsRequest::default() },
+                1,
+            ),
         ] {
             let found = reader.list_events(filter.clone()).await.unwrap().into_inner().events.len();
             assert_eq!(found, expected, "{filter:?}");
