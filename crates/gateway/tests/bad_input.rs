@@ -292,6 +292,49 @@ fn raw(world: &World, parts: &[&[u8]]) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
+/// A search that can't be done is refused at once, whichever way it comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_search_is_read_in_the_same_way_at_both_routes() {
+    let world = World::start_limited(|rules| rules.classes.clear()).await;
+    let (token, _) = world.person(300);
+    let send = |path: &'static str, body: Value| world.post(path).bearer_auth(&token).json(&body).send();
+    let variables = json!([{"name": "x", "lower": 0, "upper": 1}]);
+    for (input, field) in [
+        (json!({"objective": "x +* 2", "variables": variables}), "objective"),
+        (json!({"objective": "y", "variables": variables}), "objective"),
+        (
+            json!({"objective": "x", "variables": [{"name": "x", "lower": 2, "upper": 1}]}),
+            "variables[0].upper",
+        ),
+        (json!({"objective": "x", "variables": []}), "variables"),
+        (json!({"objective": "x", "variables": variables, "more": 1}), "more"),
+    ] {
+        let direct = problem(send("/optimize", input.clone()).await.unwrap(), 400, field).await;
+        let answer = send("/v1/jobs", json!({"kind": "optimize", "input": input})).await.unwrap();
+        let general = problem(answer, 400, field).await;
+        let at = format!("input.{field}");
+        assert_eq!(
+            (&direct["reason"], &general["reason"]),
+            (&json!("INVALID_FIELD"), &json!("INVALID_FIELD"))
+        );
+        assert_eq!(
+            (&direct["errors"][0]["field"], &general["errors"][0]["field"]),
+            (&json!(field), &json!(at))
+        );
+        assert!(general["detail"].as_str().unwrap().starts_with(&format!("{at}: ")), "{general}");
+    }
+    let no_object = send("/v1/jobs", json!({"kind": "optimize", "input": [1]})).await.unwrap();
+    let no_object = problem(no_object, 400, "no object").await;
+    assert_eq!(no_object["errors"][0]["field"], "input");
+    assert!(no_object["detail"].as_str().unwrap().starts_with("input: "), "{no_object}");
+    assert_eq!(world.calls("SubmitJob"), 0);
+    // What other kinds take is theirs to judge.
+    let other = send("/v1/jobs", json!({"kind": "other", "input": {"objective": "+*"}})).await.unwrap();
+    assert_eq!(other.status(), 202);
+    let good = json!({"kind": "optimize", "input": {"objective": "x^2", "variables": variables}});
+    assert_eq!(send("/v1/jobs", good).await.unwrap().status(), 202);
+}
+
 /// RFC 9562, section 4: read in either case, written in lower.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_id_is_the_same_in_letters_of_either_case() {
