@@ -31,7 +31,7 @@ use crate::heads::Activity;
 use crate::limits::{Charge, Outcome};
 use crate::route::{Access, ErrorFormat, LimitClass, Route};
 use crate::sse::{OK_KEEP_ALIVE, SaysKeepAlive};
-use crate::{oauth_error, problem, request_id, telemetry};
+use crate::{oauth_error, problem, refusals, request_id, telemetry};
 
 /// Registers every route of the table, each path's 405, and the 404.
 pub(crate) fn configure(gateway: &Arc<Gateway>, config: &mut web::ServiceConfig) {
@@ -235,12 +235,13 @@ async fn dispatch(
         request.headers().contains_key(header::AUTHORIZATION) || request.headers().contains_key("x-api-key");
     let mut extra = HeaderMap::new();
     let unread: Unread = Rc::new(RefCell::new(Some(payload)));
-    let run = run(gateway, route, request, Rc::clone(&unread), info, &mut extra);
+    let run = run(gateway, Arc::clone(&route), request, Rc::clone(&unread), info, &mut extra);
     let result = AssertUnwindSafe(run)
         .catch_unwind()
         .await
         .unwrap_or_else(|_| Err(Error::internal("a handler panicked")));
     let mut response = result.unwrap_or_else(|error| {
+        let error = refusals::as_listed(&route, error);
         log(&error);
         match format {
             ErrorFormat::Problem => problem::response(&error, &id, shown),
