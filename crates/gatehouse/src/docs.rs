@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 use gatehouse_core::ErrorCode;
-use gatehouse_proto::access::{Access, PACKAGES, access_table};
+use gatehouse_proto::access::{Access, Declared, PACKAGES, access_table};
 
 use crate::config::Config;
 use crate::output::{complain, say};
@@ -50,7 +50,7 @@ pub(crate) fn run(args: &DocsArgs) -> anyhow::Result<ExitCode> {
 pub(crate) fn pages() -> anyhow::Result<Vec<(&'static str, String)>> {
     Ok(vec![
         ("configuration.md", configuration()),
-        ("errors.md", errors()),
+        ("errors.md", errors()?),
         ("permissions.md", permissions()?),
         ("openapi.json", gatehouse_gateway::openapi_json() + "\n"),
     ])
@@ -69,7 +69,7 @@ fn configuration() -> String {
     )
 }
 
-fn errors() -> String {
+fn errors() -> anyhow::Result<String> {
     let mut text = format!(
         "# Errors\n\n{GENERATED}\nEvery failure has a code, a stable reason (`UPPER_SNAKE_CASE`, for programs) and one \
          sentence that says what to do (for people). Over HTTP it is `application/problem+json` (RFC 9457) with `reason`; \
@@ -86,9 +86,36 @@ fn errors() -> String {
          `UNSUPPORTED_MEDIA_TYPE` 415, `METHOD_NOT_ALLOWED` 405, `BODY_TIMEOUT` 408. \
          Every gRPC method may answer `MESSAGE_INVALID` (`INVALID_ARGUMENT`: the bytes are not its request) and, where the \
          server has no such method, `METHOD_NOT_FOUND` (`UNIMPLEMENTED`). \
-         The reasons of each gRPC method stand beside it in `proto/`; which methods stand behind a route is in \
-         `/openapi.json`, `x-grpc-methods`.\n",
+         All that a route may answer stands in `/openapi.json`, by status: `x-reasons` of each response, and `x-errors` where \
+         errors have the format of RFC 6749. It is made of the methods that the route calls (`x-grpc-methods`) and of what \
+         the gateway itself refuses for.\n\n## Methods\n\nEach gRPC method declares its reasons beside itself in `proto/` \
+         (`refusals`), where its comment says more of them.\n\n",
     );
+    for (whose, refusals) in Declared::common_refusals() {
+        let _ = writeln!(text, "- {whose} may also refuse for {}.", listed(refusals));
+    }
+    text.push_str("\n| method | reasons of its own |\n| --- | --- |\n");
+    for (path, declared) in access_table(PACKAGES)? {
+        let own = declared.own_refusals.iter().map(|(code, reason)| (*code, reason.as_str()));
+        let _ = writeln!(text, "| `{}` | {} |", path.trim_start_matches('/'), listed(own));
+    }
+    Ok(text)
+}
+
+/// Reasons with their codes: `NOT_FOUND` `JOB_NOT_FOUND`, …
+fn listed<'a>(refusals: impl IntoIterator<Item = (ErrorCode, &'a str)>) -> String {
+    let mut text = String::new();
+    let mut last = None;
+    for (code, reason) in refusals {
+        let before = match last {
+            None => String::new(),
+            Some(same) if same == code => ", ".to_owned(),
+            Some(_) => "; ".to_owned(),
+        };
+        let code_name = if last == Some(code) { String::new() } else { format!("{code}: ") };
+        let _ = write!(text, "{before}{code_name}`{reason}`");
+        last = Some(code);
+    }
     text
 }
 

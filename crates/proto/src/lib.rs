@@ -4,8 +4,9 @@
 //! Invariants: nothing here is written by hand but the modules [`access`], [`codec`] and [`descriptors`], and the `Debug`
 //! of messages that carry secrets, which print their name only. Published fields keep their numbers for ever.
 //!
-//! To extend: add the method to its `.proto` with an access option beside it; a new message with a secret in it
-//! goes into the list in `build.rs` and into `secret_messages.rs` (the compiler insists on the second).
+//! To extend: add the method to its `.proto` with an access option beside it, and the reasons of its own that it refuses
+//! for; a new message with a secret in it goes into the list in `build.rs` and into `secret_messages.rs` (the compiler
+//! insists on the second).
 
 pub mod access;
 pub mod codec;

@@ -58,6 +58,7 @@ pub(crate) struct Script {
     pub(crate) seen: Vec<(String, HashMap<String, String>)>,
     pub(crate) origins: Vec<Origin>,
     pub(crate) submitted: Vec<SubmitJobRequest>,
+    pub(crate) listed_events: Vec<gatehouse_proto::audit::v1::ListEventsRequest>,
     /// Failures to come, by call.
     pub(crate) failures: HashMap<&'static str, VecDeque<Status>>,
     /// Calls that wait until the notify, by name.
