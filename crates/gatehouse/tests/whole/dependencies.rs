@@ -48,7 +48,10 @@ fn advisories_that_could_not_be_checked_are_said_to_be() {
         let (code, told) = checked((NO_DATABASE, 1), (NO_COPY, 1), is_required);
         assert_eq!(code, Some(expected), "{told}");
         let last = told.lines().last().unwrap();
-        assert!(last.starts_with("NOT CHECKED: advisories (failed to fetch advisory database https"), "{told}");
+        assert!(
+            last.starts_with("NOT CHECKED: advisories (failed to fetch advisory database https"),
+            "{told}"
+        );
         // A copy of an earlier run is as good as it is old.
         let (code, told) = checked((NO_DATABASE, 1), (SOUND, 0), is_required);
         assert_eq!((code, told.contains("NOT CHECKED")), (Some(0), false), "{told}");
