@@ -130,7 +130,8 @@ mod tests {
 
     #[test]
     fn each_variable_that_anything_reads_is_known_and_no_other() {
-        let keys: BTreeSet<String> = fields::<Config>().iter().flat_map(|field| field.variables()).collect();
+        let keys: BTreeSet<String> =
+            fields::<Config>().iter().flat_map(gatehouse_service::config::Field::variables).collect();
         let others: BTreeSet<&str> = others().into_iter().collect();
         assert_eq!(others.len(), OTHERS.len(), "a name stands twice");
         let mentioned = mentioned();

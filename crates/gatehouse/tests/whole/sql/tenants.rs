@@ -523,6 +523,21 @@ mod tests {
             ),
             ("SELECT * FROM jobs NATURAL JOIN events WHERE tenant_id = $1", "nobody judges joins"),
             ("SELECT id FROM jobs WHERE tenant_id =", "it can't be read"),
+            ("SELECT id FROM jobs WHERE tenant_id IN ($1, owner)", "SELECT reaches jobs"),
+            // The one within is not the one around.
+            (
+                "SELECT id FROM jobs j WHERE j.tenant_id = $1 AND EXISTS (SELECT 1 FROM events j WHERE j.id = $2)",
+                "SELECT reaches j of",
+            ),
+            ("INSERT INTO jobs (tenant_id, id) VALUES ($1, $2), ('t', $3)", "INSERT INTO jobs takes"),
+            (
+                "INSERT INTO jobs (tenant_id, id) SELECT $1, $2 UNION SELECT person, id FROM people",
+                "INSERT INTO jobs takes",
+            ),
+            (
+                "DELETE FROM jobs WHERE tenant_id = $1 AND id IN (SELECT id FROM events)",
+                "SELECT reaches events",
+            ),
             ("TRUNCATE jobs", "nobody judges"),
         ] {
             let found = found(text);
