@@ -524,6 +524,10 @@ mod tests {
             ("SELECT * FROM jobs NATURAL JOIN events WHERE tenant_id = $1", "nobody judges joins"),
             ("SELECT id FROM jobs WHERE tenant_id =", "it can't be read"),
             ("SELECT id FROM jobs WHERE tenant_id IN ($1, owner)", "SELECT reaches jobs"),
+            (
+                "SELECT id FROM jobs WHERE (tenant_id, id) NOT IN (SELECT tenant_id, id FROM events WHERE tenant_id = $1)",
+                "SELECT reaches jobs",
+            ),
             // The one within is not the one around.
             (
                 "SELECT id FROM jobs j WHERE j.tenant_id = $1 AND EXISTS (SELECT 1 FROM events j WHERE j.id = $2)",
