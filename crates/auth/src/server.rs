@@ -100,7 +100,7 @@ pub async fn build(config: Config, deps: Deps, listener: TcpListener) -> Result<
         staleness,
         grpc: server_config,
     } = deps;
-    let keys = Keys::open(&config.key_file, environment, &clock, &entropy)?;
+    let keys = Keys::open(&config.key_file, &db, environment, &clock, &entropy).await?;
     let clients = Clients::load(&config.clients, &entropy)?;
     let hasher =
         Hasher::new(&config.hashing, config.hash_cost(), keys.clone(), clock.clone(), entropy.clone());

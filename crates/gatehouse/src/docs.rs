@@ -9,8 +9,9 @@ use clap::Args;
 use gatehouse_core::ErrorCode;
 use gatehouse_proto::access::{Access, Declared, PACKAGES, access_table};
 
-use crate::config::Config;
+use crate::config::{Config, variables};
 use crate::output::{complain, say};
+use crate::up;
 
 #[derive(Debug, Args)]
 pub(crate) struct DocsArgs {
@@ -63,9 +64,16 @@ fn configuration() -> String {
         "# Configuration\n\n{GENERATED}\nA TOML file (`--config FILE` or `GATEHOUSE_CONFIG`), then the environment over it. Keys that do not exist are \
          refused, and every section is checked before anything starts. `gatehouse config check` says what is wrong, \
          `gatehouse config show` what is in force. `GATEHOUSE_ENV` (`dev`, `staging` or `prod`) has no default but in \
-         `gatehouse up`, which is `dev`.\n\nDefaults are those of a process by itself; `gatehouse up` fills in files and \
-         addresses below its data folder.\n\n{}",
-        gatehouse_service::config::markdown::<Config>()
+         `gatehouse up`, which is `dev`.\n\nDefaults are those of a process by itself. {}\n\n{}\n## Other variables\n\n\
+         A variable that begins with `GATEHOUSE_` and is neither in the table above nor in the one below keeps every \
+         process from starting, with the name that it is closest to: a setting that is misspelt never goes unheard. \
+         Kubernetes puts variables for each Service of a namespace into its containers, and those of a Service named \
+         `gatehouse-auth` are `GATEHOUSE_AUTH_SERVICE_HOST`, `GATEHOUSE_AUTH_SERVICE_PORT`, `GATEHOUSE_AUTH_PORT`, \
+         `GATEHOUSE_AUTH_PORT_9000_TCP_ADDR` and so on. They are known by the `_SERVICE_HOST` with an address that stands \
+         beside them, and let be; `enableServiceLinks: false` in the pod keeps them out.\n\n{}",
+        up::defaults_text(),
+        gatehouse_service::config::markdown::<Config>(),
+        variables::markdown()
     )
 }
 

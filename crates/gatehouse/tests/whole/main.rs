@@ -5,6 +5,7 @@
 mod admin;
 mod bad_input;
 mod credentials;
+mod dependencies;
 mod docs;
 mod handles;
 mod health;
