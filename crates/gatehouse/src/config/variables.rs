@@ -44,6 +44,7 @@ pub(crate) const OTHERS: &[(&str, &str)] = &[
     ("GATEHOUSE_TEST_POSTGRES_URL", TESTS),
     ("GATEHOUSE_TEST_REDIS_URL", TESTS),
     ("GATEHOUSE_TEST_SEED", TESTS),
+    ("GATEHOUSE_TEST_STRICT", TESTS),
 ];
 
 const COMPOSE: &str = "`docker-compose.yml` (`.env.example`) and its scripts";
