@@ -115,6 +115,7 @@ impl App {
             hint: key.hint(self.0.environment),
             digest: key.digest(&ring, ring.current(now)),
             previous: None,
+            tokens_from: None,
         };
         let event =
             self.0.outbox.event("auth.api_keys.create").by(caller).target("api_key", key.id().as_uuid());
@@ -185,8 +186,10 @@ impl App {
             }
             refuse_wider(&old.permissions, &held)?;
             let life = old.expires_at.map(|end| end.since(old.made_at));
+            let tokens_from = revocations::next_not_before(tx, now).await?;
             let new = ApiKeyRow {
                 made_at: now,
+                tokens_from: Some(tokens_from),
                 expires_at: life.map(|life| now.plus(life)),
                 digest: digest.clone(),
                 hint: key.hint(self.0.environment),
@@ -295,11 +298,13 @@ impl App {
         })?;
         let ring = self.0.keys.ring();
         let Some(row) = row.filter(|row| row.is_live(now)) else { return Ok(None) };
-        let ends_at = if key.matches(&ring, &row.digest) {
-            row.expires_at
+        let (ends_at, not_before) = if key.matches(&ring, &row.digest) {
+            (row.expires_at, not_before.max(row.tokens_from))
         } else {
             match &row.previous {
-                Some((digest, until)) if now < *until && key.matches(&ring, digest) => Some(*until),
+                Some((digest, until)) if now < *until && key.matches(&ring, digest) => {
+                    (Some(*until), not_before)
+                }
                 _ => return Ok(None),
             }
         };

@@ -138,6 +138,33 @@ both_engines! {
         assert_eq!(reason(admin.api_keys.rotate_api_key(rotate(8 * 86_400)).await), "INVALID_FIELD");
     }
 
+    async fn what_was_exchanged_before_a_rotation_ends_with_the_overlap(db: TestDb) {
+        let cluster = Cluster::start(&db, 2).await;
+        let mut admin = admin_of(&cluster, "ada@example.com").await;
+        let made = key(&mut admin, &[]).await;
+        let before = cluster.at(1).as_subject(&made.text).await;
+        let id = made.api_key.unwrap().api_key_id;
+        let rotate = RotateApiKeyRequest { api_key_id: id, overlap_seconds: 60 };
+        let rotated = admin.api_keys.rotate_api_key(rotate).await.unwrap().into_inner();
+        let after = cluster.at(1).as_subject(&rotated.text).await;
+        // Long enough for either replica to have told too early.
+        cluster.clock.advance(Duration::from_secs(59));
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        before.accounts.clone().who_am_i(WhoAmIRequest {}).await.unwrap();
+        cluster.clock.advance(Duration::from_secs(1));
+        for replica in 0..2 {
+            eventually(PATIENCE, || {
+                let mut accounts = before.accounts.clone();
+                async move { accounts.who_am_i(WhoAmIRequest {}).await.is_err_and(|status| reason::<()>(Err(status)) == "TOKEN_REVOKED") }
+            })
+            .await;
+            let mut accounts = cluster.at(replica).as_subject(&rotated.text).await.accounts;
+            accounts.who_am_i(WhoAmIRequest {}).await.unwrap();
+        }
+        // What the new text gave at any time lives on: nobody who holds it notices.
+        after.accounts.clone().who_am_i(WhoAmIRequest {}).await.unwrap();
+    }
+
     /// A key ends with its time and with its revocation, and leaves nothing that goes on.
     async fn no_key_makes_rotates_or_ends_keys(db: TestDb) {
         let cluster = Cluster::start(&db, 1).await;

@@ -165,6 +165,8 @@ const NO_TENANT_DATA: &[(&str, &str)] = &[
 const ACROSS_TENANTS: &[(&str, &str, &str)] = &[
     ("auth", "LOOKUP_CREDENTIAL", "what is presented names no tenant yet"),
     ("auth", "PURGE_API_KEYS", "time ends keys of all tenants"),
+    ("auth", "NEXT_END_OF_OVERLAP", "time ends old texts of all tenants' keys"),
+    ("auth", "END_OVERLAPS", "time ends old texts of all tenants' keys"),
     ("auth", "LIST_TENANTS_OF_PERSON", "a person asks for their own memberships"),
     ("job", "CLAIM_ANY_TENANT", "a worker that may work for all tenants asks for the next job"),
     ("job", "HELD_BY", "a worker's own leases"),
