@@ -175,6 +175,8 @@ const ACROSS_TENANTS: &[(&str, &str, &str)] = &[
     ("job", "LIST_TIMED_OUT", "a sweep"),
     ("job", "LIST_EXPIRED", "a sweep"),
     ("job", "COUNT_BY_STATE", "a metric without names"),
+    ("job", "OLDEST_LOCK", "a sweep"),
+    ("job", "PURGE_QUEUE_LOCKS", "time ends those of all tenants"),
     ("token_broker", "PURGE_ACCESS_TOKENS", "time ends those of all tenants"),
     ("token_broker", "PURGE_AUTHORIZATIONS", "time ends those of all tenants"),
     ("token_broker", "PURGE_PERSON_LOCKS", "time ends those of all tenants"),

@@ -1,7 +1,5 @@
 //! Submitting a job.
 
-use std::time::Duration;
-
 use gatehouse_client::context;
 use gatehouse_core::ids::JobId;
 use gatehouse_core::{Error, Result};
@@ -10,8 +8,9 @@ use gatehouse_service::Caller;
 use serde_json::json;
 
 use super::App;
+use super::queue::queue_full;
 use crate::config::KindConfig;
-use crate::domain::{EventType, IdempotencyKey, Job, fair_turn, request_digest};
+use crate::domain::{EventType, IdempotencyKey, Job, request_digest};
 use crate::store::events;
 use crate::store::jobs::{self, NewJob};
 
@@ -66,11 +65,9 @@ impl App {
             {
                 return Ok(if stored == *digest { Submitted::Known(job) } else { Submitted::KeyReused });
             }
-            let (waiting, last_turn) = jobs::queue_of(tx, tenant, &new.kind).await?;
-            if waiting >= limit {
+            let Some(turn) = self.place_in_queue(tx, (tenant, &new.kind), limit, now).await? else {
                 return Ok(Submitted::QueueFull);
-            }
-            let turn = fair_turn(now, last_turn, self.0.config.fair_share());
+            };
             if !jobs::add(tx, &new, now, turn).await? {
                 // Another request with the same key was first, a moment ago.
                 let Some((key, digest)) = &new.key else { return Ok(Submitted::Vanished) };
@@ -115,12 +112,6 @@ impl App {
             )
         })
     }
-}
-
-/// A tenant may have `limit` jobs of the kind waiting, and has.
-pub(super) fn queue_full(limit: i64) -> Error {
-    let message = format!("{limit} jobs of this kind wait already. Wait until some of them are done.");
-    Error::resource_exhausted("QUEUE_FULL", message).retry_after(Duration::from_secs(5))
 }
 
 fn check_input(input: &str, bounds: &KindConfig) -> Result<()> {
