@@ -21,6 +21,8 @@ sql! {
     pub LIST_API_KEYS_OF_PERSON = "SELECT tenant_id, api_key_id, name, permissions, created_by, created_at, made_at, expires_at, last_used_at, revoked_at, hint, digest_kid, digest, previous_digest_kid, previous_digest, previous_until, tokens_from FROM api_keys WHERE tenant_id = $1 AND (created_by = $2 OR held_by = $2 OR (previous_held_by = $2 AND previous_until > $3)) AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $3) ORDER BY api_key_id";
     /// Gives a live key a new text; the present one becomes the previous one.
     pub ROTATE_API_KEY = "UPDATE api_keys SET previous_digest_kid = digest_kid, previous_digest = digest, previous_until = $3, previous_held_by = COALESCE(held_by, created_by), held_by = $10, digest_kid = $4, digest = $5, made_at = $6, expires_at = $7, hint = $8, tokens_from = $11 WHERE tenant_id = $1 AND api_key_id = $2 AND digest = $9 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $6)";
+    /// Gives a live key another new text; the previous one stays the previous one, until $3 at the latest.
+    pub REPLACE_TEXT = "UPDATE api_keys SET previous_until = $3, held_by = $10, digest_kid = $4, digest = $5, made_at = $6, expires_at = $7, hint = $8, tokens_from = $11 WHERE tenant_id = $1 AND api_key_id = $2 AND digest = $9 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $6) AND previous_until > $6";
     /// When the next overlap ends.
     pub NEXT_END_OF_OVERLAP = "SELECT MIN(previous_until) AS ends_at FROM api_keys WHERE previous_until IS NOT NULL";
     /// Forgets the texts whose overlap has ended, of all tenants' keys; of each key only one who asks is told.
@@ -64,6 +66,15 @@ pub struct ApiKeyRow {
     pub previous: Option<(KeyedDigest, Timestamp)>,
     /// Tokens of its text are dated to this at least; those of the texts before it are dated before.
     pub tokens_from: Option<Timestamp>,
+}
+
+/// What becomes of the texts that a key had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rotation {
+    /// The present one holds until then; what was before it ends.
+    Overlap(Timestamp),
+    /// The present one ends; the one before it holds until then.
+    Replace(Timestamp),
 }
 
 impl ApiKeyRow {
@@ -147,15 +158,19 @@ pub async fn list_of_person(
     rows.iter().map(ApiKeyRow::from_row).collect()
 }
 
-/// Puts the text of `new`, which `holder` is shown, in place of that of `old`, which holds until `until`; `false` if the
-/// key was rotated or revoked meanwhile.
+/// Puts the text of `new`, which `holder` is shown, in place of that of `old`: `rotation` says what becomes of that one.
+/// `false` if the key was rotated or revoked meanwhile.
 pub async fn rotate(
     tx: &mut Tx,
     old: &ApiKeyRow,
     new: &ApiKeyRow,
-    until: Timestamp,
+    rotation: Rotation,
     holder: &str,
 ) -> Result<bool, Error> {
+    let (statement, until) = match rotation {
+        Rotation::Overlap(until) => (&ROTATE_API_KEY, until),
+        Rotation::Replace(until) => (&REPLACE_TEXT, until),
+    };
     let params = params![
         old.tenant,
         old.id,
@@ -169,7 +184,7 @@ pub async fn rotate(
         holder,
         new.tokens_from
     ];
-    Ok(tx.execute(&ROTATE_API_KEY, params).await? == 1)
+    Ok(tx.execute(statement, params).await? == 1)
 }
 
 /// When the next overlap of two texts of a key ends, whosever it is.
