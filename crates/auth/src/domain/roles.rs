@@ -206,6 +206,17 @@ mod tests {
     }
 
     #[test]
+    fn what_no_tenant_gives_is_known_at_the_door() {
+        use gatehouse_proto::access::{Access, PACKAGES, access_table};
+        for declared in access_table(PACKAGES).unwrap().into_values() {
+            if let Access::Permission(permission) = declared.access {
+                let beyond = gatehouse_service::identity::BEYOND_TENANTS.contains(&permission.as_str());
+                assert_ne!(is_known(&permission), beyond, "{permission}");
+            }
+        }
+    }
+
+    #[test]
     fn what_keys_cannot_use_is_spelled_as_what_roles_have() {
         for permission in OF_PERSONS {
             assert!(is_known(permission) && !is_for_keys(permission), "{permission}");
