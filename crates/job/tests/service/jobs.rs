@@ -113,6 +113,27 @@ both_engines! {
         service.stop().await;
     }
 
+    async fn one_key_makes_one_job_in_the_last_place_too(db: TestDb) {
+        let kind = KindConfig { max_queued_per_tenant: 1, ..KindConfig::default() };
+        let config = Config { kinds: [("count".to_owned(), kind)].into(), ..crate::common::config() };
+        let service = Service::start_with(&db, config, Clock::system(), "127.0.0.1:0").await;
+        // Not each time do two meet at the last place.
+        for _ in 0..20 {
+            let owner = service.owner();
+            let many = (0..6).map(|_| {
+                let owner = owner.clone();
+                tokio::spawn(async move { owner.submit("count", "{\"steps\":1}", "k-1").await.unwrap().job.unwrap().job_id })
+            });
+            let mut ids = BTreeSet::new();
+            for answer in many.collect::<Vec<_>>() {
+                ids.insert(answer.await.unwrap());
+            }
+            assert_eq!(ids.len(), 1);
+            assert_eq!(owner.submit("count", "{}", "k-2").await.unwrap_err().reason(), "QUEUE_FULL");
+        }
+        service.stop().await;
+    }
+
     async fn pages_hold_every_job_once(db: TestDb) {
         let service = Service::start(&db).await;
         let owner = service.owner();
