@@ -29,6 +29,7 @@ pub const MIGRATIONS: Migrations = migrations![
     "0001_init" => include_str!("../../../migrations/auth/0001_init.sql"),
     "0002_key_holders" => include_str!("../../../migrations/auth/0002_key_holders.sql"),
     "0003_live_sessions" => include_str!("../../../migrations/auth/0003_live_sessions.sql"),
+    "0004_overlaps" => include_str!("../../../migrations/auth/0004_overlaps.sql"),
 ];
 
 /// How often keys are looked at.
@@ -136,6 +137,7 @@ pub async fn build(config: Config, deps: Deps, listener: TcpListener) -> Result<
     }));
     log.follow(&doorbell, &lifecycle);
     lifecycle.spawn(maintain(app.clone(), lifecycle.stopping()));
+    lifecycle.spawn(app.clone().end_overlaps_in_time(lifecycle.stopping()));
     let routes = grpc::routes(&app, &lifecycle);
     GrpcServer::new(server_config, access, listener).start(routes, &lifecycle, &readiness)?;
     gate.ready();

@@ -538,6 +538,11 @@ async fn the_oauth_endpoints_speak_rfc_6749() {
         assert_eq!(answer.json::<Value>().await.unwrap()["active"], active);
     }
     assert_eq!(form("/oauth2/introspect", "token=live").send().await.unwrap().status(), 401);
+    let refused =
+        form("/oauth2/introspect", "token=live").basic_auth("narrow", Some("s")).send().await.unwrap();
+    assert_eq!(refused.status(), 403);
+    let refused: Value = refused.json().await.unwrap();
+    assert_eq!(refused["error"], "unauthorized_client", "{refused}");
     assert_eq!(form("/oauth2/revoke", "token=x").send().await.unwrap().status(), 200);
     let metadata: Value =
         world.get("/.well-known/oauth-authorization-server/dev").send().await.unwrap().json().await.unwrap();

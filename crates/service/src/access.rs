@@ -20,7 +20,6 @@ use tower::{Layer, Service};
 use tracing::Instrument as _;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-use crate::identity::denied;
 use crate::{Caller, Peer, Verifier, health, reflection, reply};
 
 /// Wraps a gRPC server's routes.
@@ -221,10 +220,8 @@ impl Door {
         if declared.persons_only {
             caller.person()?;
         }
-        if let Access::Permission(permission) = &declared.access
-            && !caller.holds(permission)
-        {
-            return Err(denied(permission));
+        if let Access::Permission(permission) = &declared.access {
+            caller.require(permission)?;
         }
         request.extensions_mut().insert(caller);
         Ok(())

@@ -228,6 +228,10 @@ async fn a_missing_permission_and_an_unknown_method_are_refused() {
         door.submit(&reader).await,
         Err((ErrorCode::PermissionDenied, "PERMISSION_DENIED".to_owned()))
     );
+    // Who has no tenant lacks that first.
+    let newcomer = with(with(claims(), "permissions", json!([])), "tid", json!(null));
+    let refused = door.submit(&sign(&door.key, &header(), &newcomer)).await;
+    assert_eq!(refused, Err((ErrorCode::PermissionDenied, "TENANT_REQUIRED".to_owned())));
     let good = format!("Bearer {}", sign(&door.key, &header(), &claims()));
     for path in ["/gatehouse.job.v1.JobService/DropAll", "/gatehouse.auth.v1.AccountService/SignIn", "/"] {
         let (code, _) = door.knock(path, Some(&good)).await.expect_err(path);

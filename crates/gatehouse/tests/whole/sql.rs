@@ -169,6 +169,8 @@ const NO_TENANT_DATA: &[(&str, &str)] = &[
 const ACROSS_TENANTS: &[(&str, &str, &str)] = &[
     ("auth", "LOOKUP_CREDENTIAL", "what is presented names no tenant yet"),
     ("auth", "PURGE_API_KEYS", "time ends keys of all tenants"),
+    ("auth", "NEXT_END_OF_OVERLAP", "time ends old texts of all tenants' keys"),
+    ("auth", "END_OVERLAPS", "time ends old texts of all tenants' keys"),
     ("auth", "LIST_TENANTS_OF_PERSON", "a person asks for their own memberships"),
     ("job", "CLAIM_ANY_TENANT", "a worker that may work for all tenants asks for the next job"),
     ("job", "HELD_BY", "a worker's own leases"),
@@ -177,6 +179,8 @@ const ACROSS_TENANTS: &[(&str, &str, &str)] = &[
     ("job", "LIST_TIMED_OUT", "a sweep"),
     ("job", "LIST_EXPIRED", "a sweep"),
     ("job", "COUNT_BY_STATE", "a metric without names"),
+    ("job", "OLDEST_LOCK", "a sweep"),
+    ("job", "PURGE_QUEUE_LOCKS", "time ends those of all tenants"),
     ("token_broker", "PURGE_ACCESS_TOKENS", "time ends those of all tenants"),
     ("token_broker", "PURGE_AUTHORIZATIONS", "time ends those of all tenants"),
     ("token_broker", "PURGE_PERSON_LOCKS", "time ends those of all tenants"),

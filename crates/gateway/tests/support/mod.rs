@@ -127,6 +127,9 @@ impl Fake {
         if request.client_secret == "wrong" {
             return Err(to_status(&Error::unauthenticated("INVALID_CLIENT", "No such client.")));
         }
+        if request.client_id == "narrow" && !request.scope.is_empty() {
+            return Err(to_status(&Error::invalid_argument("INVALID_SCOPE", "It does not hold that there.")));
+        }
         let claims = claims(&format!("client:{}", request.client_id), &request.audience, 300);
         let expires_at = claims.exp * 1_000_000;
         Ok(Response::new(IssueTokenResponse {
