@@ -3,6 +3,9 @@
 //! A leaf names persons by pseudonyms, which only their keys connect with their ids; what else it may not hold
 //! (subject, trace) is sealed beside the payload. So with the subject keys all of a row can be compared, and without
 //! them all but persons.
+//!
+//! A row may name nobody where the entry names a person: that is how an erasure leaves it. Then nothing may be left of
+//! that person's key, nor of the id that it belongs to: whose key is there, and bears no mark, was not erased.
 
 use std::collections::HashMap;
 
@@ -17,7 +20,7 @@ use crate::domain::leaf::Leaf;
 use crate::domain::names::{Actor, ClientName, LogId, Pseudonym, Reason, Target};
 use crate::domain::seal::{self, Opener, Part};
 use crate::domain::verify::{Fault, Persons};
-use crate::keys::{Owner, SubjectKeys};
+use crate::keys::{KeyIds, Owner, SubjectKeys};
 use crate::store::events::Stored;
 use crate::store::plain::{PLATFORM, PlainRow};
 
@@ -27,6 +30,10 @@ pub(crate) struct Findings {
     with_keys: bool,
     unknown: Gap,
     nameless: Gap,
+    /// Those whom rows do not name, as their entries name them, with the first entry of each.
+    hidden: HashMap<Pseudonym, u64>,
+    /// Those whose keys were looked for and are at hand.
+    known: HashMap<Pseudonym, PersonId>,
 }
 
 /// What of a row's persons could not be compared.
@@ -34,6 +41,8 @@ pub(crate) struct Findings {
 pub(crate) struct Compared {
     unknown: bool,
     nameless: bool,
+    /// The actor and the target, where the row does not name them.
+    hidden: [Option<Pseudonym>; 2],
 }
 
 /// The comparison of a run of a log's rows with its entries. It remembers the keys of those whom they name: make a new
@@ -41,6 +50,7 @@ pub(crate) struct Compared {
 #[derive(Debug)]
 pub(crate) struct Comparison<'a> {
     subjects: Option<&'a SubjectKeys>,
+    key_ids: &'a KeyIds,
     known: HashMap<Owner, Option<Known>>,
     /// The installation has one environment; which, the database does not say. First the one that was right last.
     environments: [Environment; 3],
@@ -84,7 +94,28 @@ enum Who {
 
 impl Findings {
     pub(crate) fn new(with_keys: bool) -> Self {
-        Self { with_keys, unknown: Gap::default(), nameless: Gap::default() }
+        Self {
+            with_keys,
+            unknown: Gap::default(),
+            nameless: Gap::default(),
+            hidden: HashMap::new(),
+            known: HashMap::new(),
+        }
+    }
+
+    /// Takes those whose keys a comparison found at hand.
+    pub(crate) fn learn(&mut self, persons: impl IntoIterator<Item = (Pseudonym, PersonId)>) {
+        self.known.extend(persons);
+    }
+
+    /// The first entry whose row does not name a person who was not erased.
+    pub(crate) fn taken_out(&self, subjects: &SubjectKeys) -> Option<u64> {
+        let is_there = |person| {
+            let owner = Owner::Person(person);
+            !subjects.is_erased(owner) && subjects.lookup(owner).is_ok_and(|key| key.is_some())
+        };
+        let hidden = self.hidden.iter().filter_map(|(who, seq)| Some((*self.known.get(who)?, *seq)));
+        hidden.filter(|(person, _)| is_there(*person)).map(|(_, seq)| seq).min()
     }
 
     /// Takes what was found of the row of the entry `seq`.
@@ -94,6 +125,9 @@ impl Findings {
         }
         if found.nameless {
             self.nameless.add(seq);
+        }
+        for pseudonym in found.hidden.into_iter().flatten() {
+            self.hidden.entry(pseudonym).or_insert(seq);
         }
     }
 
@@ -123,7 +157,7 @@ impl Findings {
         let Gap { rows, first } = self.nameless;
         if rows > 0 && self.with_keys {
             notes.push(format!(
-                "{rows} rows, the first of entry {first}, do not say whom they are about, as after an erasure"
+                "{rows} rows, the first of entry {first}, name nobody where their entries name a person, as after an erasure"
             ));
         }
         notes
@@ -131,9 +165,18 @@ impl Findings {
 }
 
 impl<'a> Comparison<'a> {
-    pub(crate) fn new(subjects: Option<&'a SubjectKeys>) -> Self {
+    pub(crate) fn new(subjects: Option<&'a SubjectKeys>, key_ids: &'a KeyIds) -> Self {
         let environments = [Environment::Prod, Environment::Staging, Environment::Dev];
-        Self { subjects, known: HashMap::new(), environments }
+        Self { subjects, key_ids, known: HashMap::new(), environments }
+    }
+
+    /// Those whom the rows named and whose keys are at hand.
+    pub(crate) fn persons(&self) -> Vec<(Pseudonym, PersonId)> {
+        let person = |(owner, known): (&Owner, &Option<Known>)| match owner {
+            Owner::Person(id) => Some((known.as_ref()?.pseudonym?, *id)),
+            Owner::Tenant(_) | Owner::Platform => None,
+        };
+        self.known.iter().filter_map(person).collect()
     }
 
     /// Compares the row of an entry, if there is one, with it, and the columns beside the leaf with the leaf.
@@ -150,11 +193,23 @@ impl<'a> Comparison<'a> {
         let Some(row) = row.filter(|row| says_the_same(row, leaf)) else {
             return Err(Fault::PlainRowDiffers);
         };
-        let found = [self.actor(row, leaf), self.target(row, leaf), self.sealed(row, leaf, entry)];
+        let found = [self.actor(row, leaf, entry), self.target(row, leaf), self.sealed(row, leaf, entry)];
         if found.contains(&Who::Other) {
             return Err(Fault::PlainRowDiffers);
         }
-        Ok(Compared { unknown: found.contains(&Who::Unknown), nameless: found.contains(&Who::Nameless) })
+        let actor = match leaf.actor {
+            Actor::Person(pseudonym) if found[0] == Who::Nameless => Some(pseudonym),
+            _ => None,
+        };
+        let target = match leaf.target {
+            Some(Target::Person(pseudonym)) if found[1] == Who::Nameless => Some(pseudonym),
+            _ => None,
+        };
+        Ok(Compared {
+            unknown: found.contains(&Who::Unknown),
+            nameless: found.contains(&Who::Nameless),
+            hidden: [actor, target],
+        })
     }
 
     fn key(&mut self, owner: Owner) -> Option<&Known> {
@@ -171,9 +226,13 @@ impl<'a> Comparison<'a> {
         known.as_ref()
     }
 
-    fn actor(&mut self, row: &PlainRow, leaf: &Leaf) -> Who {
+    fn actor(&mut self, row: &PlainRow, leaf: &Leaf, entry: &Stored) -> Who {
         match &leaf.actor {
-            Actor::Person(pseudonym) => self.person(&row.actor, "person:", *pseudonym),
+            Actor::Person(pseudonym) => match self.person(&row.actor, "person:", *pseudonym) {
+                // Part 1 is sealed with the actor's own key.
+                Who::Nameless if self.is_sealed_by_a_key_at_hand(entry, Part::Actor) => Who::Other,
+                who => who,
+            },
             other if other.to_string() == row.actor => Who::Same,
             _ => Who::Other,
         }
@@ -203,9 +262,14 @@ impl<'a> Comparison<'a> {
         }
         match text.strip_prefix(prefix) {
             Some("erased") => Who::Nameless,
-            Some(text) if text == pseudonym.to_string() => Who::Same,
+            Some(text) if text == pseudonym.to_string() => Who::Nameless,
             _ => Who::Other,
         }
+    }
+
+    /// Whether a part was sealed with the key of somebody who was not erased.
+    fn is_sealed_by_a_key_at_hand(&self, entry: &Stored, part: Part) -> bool {
+        seal::key_id(&entry.payload, part).is_ok_and(|key| key.is_some_and(|key| self.key_ids.has(key)))
     }
 
     /// Compares the subject, the request and the trace with what is sealed.
@@ -222,17 +286,13 @@ impl<'a> Comparison<'a> {
             return if row.subject.is_some() { Who::Unknown } else { Who::Same };
         };
         let owner = App::owner(row.subject, leaf.tenant);
-        let Some(key) = self.key(owner).map(|key| key.id) else {
-            return if row.subject.is_some() { Who::Unknown } else { Who::Nameless };
-        };
-        if key != sealed_with {
-            return match row.subject {
-                Some(_) => Who::Other,
-                // Sealed with the key of someone whom the row still names: then they were not erased, and the row
-                // said whom it is about.
-                None if self.is_key_of_someone_named(row, sealed_with) => Who::Other,
-                None => Who::Nameless,
-            };
+        match (row.subject, self.key(owner).map(|key| key.id)) {
+            (_, Some(key)) if key == sealed_with => {}
+            (Some(_), Some(_)) => return Who::Other,
+            (Some(_), None) => return Who::Unknown,
+            // Whoever the entry is about was not erased, and the row said whom.
+            (None, _) if self.key_ids.has(sealed_with) => return Who::Other,
+            (None, _) => return Who::Nameless,
         }
         if context.is_none() {
             return Who::Same;
@@ -258,15 +318,6 @@ impl<'a> Comparison<'a> {
         })?;
         self.environments.swap(0, at);
         Some(text)
-    }
-
-    fn is_key_of_someone_named(&mut self, row: &PlainRow, key: Uuid) -> bool {
-        let target = row.target.as_deref().and_then(|target| target.strip_prefix("person/"));
-        [Some(row.actor.as_str()), target]
-            .into_iter()
-            .flatten()
-            .filter_map(|id| id.parse::<PersonId>().ok())
-            .any(|id| self.key(Owner::Person(id)).is_some_and(|named| named.id == key))
     }
 }
 

@@ -221,6 +221,11 @@ pub async fn verify_database(db: &Db, name: &str, trust: &Trust) -> Result<Repor
     let mut report = verifier.finish(Some(StoredHead { size: head.size, chain: head.chain }));
     report.persons = findings.persons();
     report.notes.extend(findings.note());
+    if let Some(seq) = trust.subjects.as_ref().and_then(|subjects| findings.taken_out(subjects))
+        && !matches!(report.verdict, Verdict::Broken { entry, .. } if entry <= seq)
+    {
+        report.verdict = Verdict::Broken { entry: seq, up_to: None, fault: Fault::PlainRowDiffers };
+    }
     if !matches!(report.verdict, Verdict::Broken { .. })
         && let Some((entry, fault)) = read_tx!(db, "verify.beside", |tx| { beside(tx, &log).await })?
     {

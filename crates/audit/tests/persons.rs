@@ -28,6 +28,8 @@ sql! {
     WAITS_FOR_TILES = "SELECT COUNT(*) AS waiting FROM pg_locks
         WHERE NOT granted AND relation = CAST('audit_tiles' AS regclass)";
     WAITS_FOR_ROW = "SELECT COUNT(*) AS waiting FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'";
+    SET_LAST_ACTOR = "UPDATE audit_logs SET actor = $1 WHERE log = 'default' AND seq = 3";
+    LEAF = "SELECT leaf FROM audit_events WHERE log = 'default' AND seq = $1";
     SET_TRACE = "UPDATE audit_logs SET trace_id = $1 WHERE log = 'default' AND seq = 1";
 }
 
@@ -121,6 +123,58 @@ both_engines! {
         scene.replica.stop().await;
     }
 
+    /// What an erasure would leave, where nobody was erased.
+    async fn who_is_taken_out_of_the_rows_is_missed(db: TestDb) {
+        let scene = scene(db).await;
+        let rows = async |sql, person: PersonId| {
+            let values = params![person.to_string(), format!("person/{person}"), person];
+            run_tx!(&*scene.world.db, "test.rows", |tx| { tx.fetch_optional(sql, values.clone()).await }).unwrap()
+        };
+        let leaf = async |seq: i64| {
+            let leaf = run_tx!(&*scene.world.db, "test.leaf", |tx| {
+                tx.fetch_one(&LEAF, params![seq]).await?.get::<Vec<u8>>("leaf")
+            });
+            serde_json::from_slice::<serde_json::Value>(&leaf.unwrap()).unwrap()
+        };
+        let (first, second) = (leaf(0).await, leaf(1).await);
+        let name = |leaf: &serde_json::Value, member: &str| leaf[member].as_str().unwrap().to_owned();
+
+        // One of them in one row: others still name her.
+        scene.run(&SET_ACTOR, params![name(&second, "actor")]).await;
+        scene.is_broken("the actor as a pseudonym").await;
+        scene.run(&SET_ACTOR, params!["person:erased"]).await;
+        scene.is_broken("the actor as erased").await;
+        scene.run(&SET_ACTOR, params![scene.ada.to_string()]).await;
+        scene.run(&SET_TARGET, params![name(&second, "target")]).await;
+        scene.is_broken("the target as a pseudonym").await;
+        scene.run(&SET_TARGET, params![format!("person/{}", scene.bob)]).await;
+        scene.is_verified().await;
+
+        // Ada in all of them: what was sealed with her key tells.
+        scene.run(&SET_ACTOR, params![name(&second, "actor")]).await;
+        scene.run(&NO_SUBJECT, params![]).await;
+        assert!(rows(&NAMING, scene.ada).await.is_none());
+        scene.is_broken("all of Ada").await;
+        scene.run(&SET_ACTOR, params![scene.ada.to_string()]).await;
+        scene.run(&SET_SUBJECT, params![scene.ada]).await;
+        scene.is_verified().await;
+
+        // Somebody who acted only, upon somebody else: their own part of the payload tells.
+        assert_eq!(name(&first, "outcome"), "success");
+        let (eve, carl) = (scene.world.person(), scene.world.person());
+        let event = NewEvent {
+            actor: eve.to_string(),
+            subject_id: carl.to_string(),
+            actor_json: r#"{"ip":"192.0.2.2"}"#.into(),
+            ..scene.world.event("test.things.do")
+        };
+        append(&mut scene.world.emitter(&scene.replica, "job"), vec![event]).await;
+        scene.run(&SET_LAST_ACTOR, params![name(&leaf(3).await, "actor")]).await;
+        let report = scene.with_keys().await;
+        assert!(matches!(report.verdict, Verdict::Broken { entry: 3, .. }), "{report:?}");
+        scene.replica.stop().await;
+    }
+
     async fn another_request_or_trace_is_found(db: TestDb) {
         let scene = scene(db).await;
         for other in [scene.world.person().to_string(), "hand-made".to_owned()] {
@@ -143,8 +197,10 @@ both_engines! {
         let request = EraseSubjectRequest { subject_id: scene.ada.to_string() };
         scene.world.operator(&scene.replica).erase_subject(request).await.unwrap();
         let report = scene.with_keys().await;
-        assert_eq!(report.persons, Persons::Compared { unknown: 0, nameless: 1 });
+        // Her own entry, and that of the erasure.
+        assert_eq!(report.persons, Persons::Compared { unknown: 0, nameless: 2 });
         assert_eq!(report.verdict, Verdict::Verified { proven: 3 });
+        assert!(report.notes.iter().any(|note| note.starts_with("2 rows, the first of entry 1")), "{:?}", report.notes);
         assert_eq!(ExitCode::from(&report), ExitCode::Verified);
         scene.replica.stop().await;
     }

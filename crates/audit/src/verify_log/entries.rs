@@ -6,15 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread::available_parallelism;
 
+use gatehouse_core::ids::PersonId;
 use gatehouse_core::{Error, Result};
 use gatehouse_db::{Db, read_tx};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::domain::digest::Digest;
-use crate::domain::names::LogId;
+use crate::domain::names::{LogId, Pseudonym};
 use crate::domain::tiles::{TileId, Tiles};
 use crate::domain::verify::{Fault, LogVerifier, ReadEntry, StoredEntry};
-use crate::keys::SubjectKeys;
+use crate::keys::{KeyIds, SubjectKeys};
 use crate::plain_rows::{Compared, Comparison, Findings};
 use crate::store::events::Stored;
 use crate::store::heads::Head;
@@ -40,6 +41,9 @@ type Row = Result<Option<PlainRow>, Fault>;
 /// An entry, and what the comparison with its row gave.
 type Checked = (ReadEntry, Result<Compared, Fault>);
 
+/// A run of entries in their order, and those whom their rows named and whose keys are at hand.
+type Run = (Vec<Checked>, Vec<(Pseudonym, PersonId)>);
+
 /// Feeds the verifier the entries below the head's size, and says what was found of the persons in their rows.
 pub(super) async fn verify(
     db: &Db,
@@ -49,6 +53,7 @@ pub(super) async fn verify(
     subjects: Option<&SubjectKeys>,
 ) -> Result<Findings> {
     let mut findings = Findings::new(subjects.is_some());
+    let key_ids = KeyIds::of(subjects);
     let edge = read_tx!(db, "verify.edge", |tx| { tiles::load_right_edge(tx, log, head.first_seq).await })?;
     let mut tree = truncated(&edge, head.first_seq);
     let mut reading = read(db, log, head.first_seq, head.size);
@@ -61,8 +66,10 @@ pub(super) async fn verify(
         }
         reading = read(db, log, page.end, head.size);
         let mut changed = BTreeSet::new();
-        for entries in check(page.entries, page.rows, subjects) {
-            for (entry, compared) in entries.await.map_err(Error::internal)? {
+        for run in check(page.entries, page.rows, subjects, &key_ids) {
+            let (entries, persons) = run.await.map_err(Error::internal)?;
+            findings.learn(persons);
+            for (entry, compared) in entries {
                 verifier.push_read(&entry);
                 if verifier.is_broken() {
                     return Ok(findings);
@@ -112,7 +119,8 @@ fn check(
     entries: Vec<Stored>,
     rows: Vec<PlainRow>,
     subjects: Option<&SubjectKeys>,
-) -> Vec<JoinHandle<Vec<Checked>>> {
+    key_ids: &KeyIds,
+) -> Vec<JoinHandle<Run>> {
     let threads = available_parallelism().map_or(1, usize::from);
     let each = entries.len().div_ceil(threads).max(LEAST_ENTRIES_A_THREAD);
     let (mut entries, mut rows) = (entries.into_iter().peekable(), rows.into_iter().peekable());
@@ -132,10 +140,11 @@ fn check(
                 (entry, found)
             })
             .collect();
-        let subjects = subjects.cloned();
+        let (subjects, key_ids) = (subjects.cloned(), key_ids.clone());
         checks.push(spawn_blocking(move || {
-            let mut comparison = Comparison::new(subjects.as_ref());
-            pairs.iter().map(|(entry, row)| check_one(entry, row, &mut comparison)).collect()
+            let mut comparison = Comparison::new(subjects.as_ref(), &key_ids);
+            let checked = pairs.iter().map(|(entry, row)| check_one(entry, row, &mut comparison)).collect();
+            (checked, comparison.persons())
         }));
     }
     checks
