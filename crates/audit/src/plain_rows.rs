@@ -21,7 +21,7 @@ use crate::domain::names::{Actor, ClientName, LogId, Pseudonym, Reason, Target};
 use crate::domain::seal::{self, Opener, Part};
 use crate::domain::verify::{Fault, Persons};
 use crate::keys::{KeyIds, Owner, SubjectKeys};
-use crate::store::events::Stored;
+use crate::store::events::Found;
 use crate::store::plain::{PLATFORM, PlainRow};
 
 /// What was found of the persons of a log's rows.
@@ -183,17 +183,19 @@ impl<'a> Comparison<'a> {
     pub(crate) fn compare(
         &mut self,
         row: Option<&PlainRow>,
-        entry: &Stored,
+        entry: &Found,
         leaf: Option<&Leaf>,
     ) -> Result<Compared, Fault> {
         let Some(leaf) = leaf else { return Err(Fault::ColumnDiffers) };
-        if entry.recorded != leaf.recorded || entry.event_id != leaf.event_id.as_uuid() {
+        let columns = (entry.seq, entry.recorded, entry.event_id);
+        if columns != (Some(leaf.seq), Some(leaf.recorded), Some(leaf.event_id.as_uuid())) {
             return Err(Fault::ColumnDiffers);
         }
+        let payload = entry.payload.as_deref().unwrap_or_default();
         let Some(row) = row.filter(|row| says_the_same(row, leaf)) else {
             return Err(Fault::PlainRowDiffers);
         };
-        let found = [self.actor(row, leaf, entry), self.target(row, leaf), self.sealed(row, leaf, entry)];
+        let found = [self.actor(row, leaf, payload), self.target(row, leaf), self.sealed(row, leaf, payload)];
         if found.contains(&Who::Other) {
             return Err(Fault::PlainRowDiffers);
         }
@@ -226,11 +228,11 @@ impl<'a> Comparison<'a> {
         known.as_ref()
     }
 
-    fn actor(&mut self, row: &PlainRow, leaf: &Leaf, entry: &Stored) -> Who {
+    fn actor(&mut self, row: &PlainRow, leaf: &Leaf, payload: &[u8]) -> Who {
         match &leaf.actor {
             Actor::Person(pseudonym) => match self.person(&row.actor, "person:", *pseudonym) {
                 // Part 1 is sealed with the actor's own key.
-                Who::Nameless if self.is_sealed_by_a_key_at_hand(entry, Part::Actor) => Who::Other,
+                Who::Nameless if self.is_sealed_by_a_key_at_hand(payload, Part::Actor) => Who::Other,
                 who => who,
             },
             other if other.to_string() == row.actor => Who::Same,
@@ -268,20 +270,20 @@ impl<'a> Comparison<'a> {
     }
 
     /// Whether a part was sealed with the key of somebody who was not erased.
-    fn is_sealed_by_a_key_at_hand(&self, entry: &Stored, part: Part) -> bool {
-        seal::key_id(&entry.payload, part).is_ok_and(|key| key.is_some_and(|key| self.key_ids.has(key)))
+    fn is_sealed_by_a_key_at_hand(&self, payload: &[u8], part: Part) -> bool {
+        seal::key_id(payload, part).is_ok_and(|key| key.is_some_and(|key| self.key_ids.has(key)))
     }
 
     /// Compares the subject, the request and the trace with what is sealed.
-    fn sealed(&mut self, row: &PlainRow, leaf: &Leaf, entry: &Stored) -> Who {
+    fn sealed(&mut self, row: &PlainRow, leaf: &Leaf, payload: &[u8]) -> Who {
         if self.subjects.is_none() {
             return if row.subject.is_some() { Who::Unknown } else { Who::Same };
         }
-        let id_of = |part| seal::key_id(&entry.payload, part);
-        let (Ok(context), Ok(payload)) = (id_of(Part::Context), id_of(Part::Subject)) else {
+        let id_of = |part| seal::key_id(payload, part);
+        let (Ok(context), Ok(subject)) = (id_of(Part::Context), id_of(Part::Subject)) else {
             return Who::Other;
         };
-        let Some(sealed_with) = context.or(payload) else {
+        let Some(sealed_with) = context.or(subject) else {
             // Entries of before the context was sealed may hold nothing to compare with.
             return if row.subject.is_some() { Who::Unknown } else { Who::Same };
         };
@@ -298,7 +300,7 @@ impl<'a> Comparison<'a> {
             return Who::Same;
         }
         let Ok(log) = LogId::new(row.log.as_str()) else { return Who::Other };
-        let Some(text) = self.open(owner, &log, leaf, entry) else { return Who::Other };
+        let Some(text) = self.open(owner, &log, leaf, payload) else { return Who::Other };
         let Ok(context) = serde_json::from_slice::<Context>(&text) else { return Who::Other };
         let subject = row.subject.map(|subject| subject.to_string()).unwrap_or_default();
         let same = context.subject == subject
@@ -308,12 +310,12 @@ impl<'a> Comparison<'a> {
     }
 
     /// What the entry says of its context, if the key of `owner` opens it in any environment.
-    fn open(&mut self, owner: Owner, log: &LogId, leaf: &Leaf, entry: &Stored) -> Option<Zeroizing<Vec<u8>>> {
+    fn open(&mut self, owner: Owner, log: &LogId, leaf: &Leaf, payload: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         let environments = self.environments;
         let key = self.key(owner)?;
         let (at, text) = environments.into_iter().enumerate().find_map(|(at, environment)| {
             let place = seal::Place { environment, log, event: leaf.event_id };
-            let text = key.opener.open(place, &entry.payload, Part::Context).ok().flatten()?;
+            let text = key.opener.open(place, payload, Part::Context).ok().flatten()?;
             Some((at, text))
         })?;
         self.environments.swap(0, at);

@@ -12,12 +12,12 @@ use gatehouse_db::{Db, read_tx};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::domain::digest::Digest;
+use crate::domain::leaf::Leaf;
 use crate::domain::names::{LogId, Pseudonym};
 use crate::domain::tiles::{TileId, Tiles};
 use crate::domain::verify::{Fault, LogVerifier, ReadEntry, StoredEntry};
 use crate::keys::{KeyIds, SubjectKeys};
 use crate::plain_rows::{Compared, Comparison, Findings};
-use crate::store::events::Stored;
 use crate::store::heads::Head;
 use crate::store::plain::PlainRow;
 use crate::store::{events, plain, tiles};
@@ -30,8 +30,8 @@ const LEAST_ENTRIES_A_THREAD: usize = 64;
 /// What one transaction read: all that stands at the places from one to before `end`.
 struct Page {
     end: u64,
-    entries: Vec<Stored>,
-    rows: Vec<PlainRow>,
+    entries: Vec<events::Found>,
+    rows: Vec<plain::Found>,
     tiles: BTreeMap<TileId, Vec<u8>>,
 }
 
@@ -116,8 +116,8 @@ fn read(db: &Db, log: &LogId, from: u64, size: u64) -> Option<JoinHandle<gatehou
 
 /// Begins to check entries, each apart from the others; the answers are in their order.
 fn check(
-    entries: Vec<Stored>,
-    rows: Vec<PlainRow>,
+    entries: Vec<events::Found>,
+    rows: Vec<plain::Found>,
     subjects: Option<&SubjectKeys>,
     key_ids: &KeyIds,
 ) -> Vec<JoinHandle<Run>> {
@@ -126,15 +126,15 @@ fn check(
     let (mut entries, mut rows) = (entries.into_iter().peekable(), rows.into_iter().peekable());
     let mut checks = Vec::new();
     while entries.peek().is_some() {
-        let pairs: Vec<(Stored, Row)> = entries
+        let pairs: Vec<(events::Found, Row)> = entries
             .by_ref()
             .take(each)
             .map(|entry| {
                 // Both are in order. A row before the entry stands for one that is missing, which the verifier tells.
-                while rows.next_if(|row| row.seq < entry.seq).is_some() {}
+                while rows.next_if(|row| row.seq.is_none() || row.seq < entry.seq).is_some() {}
                 let mut own = || rows.next_if(|row| row.seq == entry.seq);
                 let found = match (own(), own()) {
-                    (row, None) => Ok(row),
+                    (row, None) => Ok(row.and_then(|found| found.row)),
                     (_, Some(_)) => Err(Fault::PlainRowRepeated),
                 };
                 (entry, found)
@@ -150,11 +150,14 @@ fn check(
     checks
 }
 
-fn check_one(entry: &Stored, row: &Row, comparison: &mut Comparison<'_>) -> Checked {
+fn check_one(entry: &events::Found, row: &Row, comparison: &mut Comparison<'_>) -> Checked {
+    let leaf = entry.leaf.as_deref().unwrap_or_default();
+    // A place that is no number is not the leaf's, which the comparison tells; until then the leaf says where it stands.
+    let own_place = || Leaf::parse(leaf).map_or(u64::MAX, |leaf| leaf.seq);
     let read = ReadEntry::of(StoredEntry {
-        seq: entry.seq,
-        leaf: &entry.leaf,
-        payload_sha256: Some(Digest::of_payload(&entry.payload)),
+        seq: entry.seq.unwrap_or_else(own_place),
+        leaf,
+        payload_sha256: entry.payload.as_deref().map(Digest::of_payload),
     });
     let compared = match row {
         Ok(row) => comparison.compare(row.as_ref(), entry, read.leaf()),
