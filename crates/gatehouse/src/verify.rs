@@ -67,7 +67,8 @@ pub(crate) async fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     let mut trust = trust(&args)?;
     // Where the keys are not at hand, the report says that persons were not compared.
     trust.subjects = SubjectKeys::existing(&subject_keys);
-    let db = Db::connect(&database, "audit").await?;
+    // What is examined may be evidence, or on media that nobody can write to.
+    let db = Db::connect_read_only(&database, "audit").await?;
     // Whoever can write to the database can take a log out of each table: names come from elsewhere too.
     let mut names = verify_log::logs_in(&db).await?;
     if let Some(only) = &args.log {
