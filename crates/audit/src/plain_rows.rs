@@ -15,7 +15,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::app::App;
-use crate::app::append::Context;
+use crate::app::append::{Context, is_plain_id};
 use crate::domain::leaf::Leaf;
 use crate::domain::names::{Actor, ClientName, LogId, Pseudonym, Reason, Target};
 use crate::domain::seal::{self, Opener, Part};
@@ -304,8 +304,8 @@ impl<'a> Comparison<'a> {
         let Ok(context) = serde_json::from_slice::<Context>(&text) else { return Who::Other };
         let subject = row.subject.map(|subject| subject.to_string()).unwrap_or_default();
         let same = context.subject == subject
-            && context.request == row.request_id.as_deref().unwrap_or_default()
-            && context.trace == row.trace_id.as_deref().unwrap_or_default();
+            && is_id_of(row.request_id.as_deref(), &context.request)
+            && is_id_of(row.trace_id.as_deref(), &context.trace);
         if same { Who::Same } else { Who::Other }
     }
 
@@ -321,6 +321,11 @@ impl<'a> Comparison<'a> {
         self.environments.swap(0, at);
         Some(text)
     }
+}
+
+/// Whether a row with `id` is the one of an entry with `sealed`. A caller's own id is sealed only; rows of before have it.
+fn is_id_of(id: Option<&str>, sealed: &str) -> bool {
+    id.unwrap_or_default() == sealed || (id.is_none() && !is_plain_id(sealed))
 }
 
 /// Whether the row says what the leaf says, persons left out.

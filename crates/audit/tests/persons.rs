@@ -13,7 +13,7 @@ use gatehouse_audit::domain::verify::{Persons, Report, Verdict};
 use gatehouse_audit::verify_log::{ExitCode, Trust};
 use gatehouse_core::ids::PersonId;
 use gatehouse_db::{Engine, Sql, Value, params, read_tx, run_tx, sql};
-use gatehouse_proto::audit::v1::{EraseSubjectRequest, NewEvent};
+use gatehouse_proto::audit::v1::{EraseSubjectRequest, GetEventRequest, NewEvent};
 use gatehouse_testkit::{TestDb, both_engines, eventually};
 use world::{Replica, World, append};
 
@@ -30,6 +30,8 @@ sql! {
     WAITS_FOR_ROW = "SELECT COUNT(*) AS waiting FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'";
     SET_LAST_ACTOR = "UPDATE audit_logs SET actor = $1 WHERE log = 'default' AND seq = 3";
     LEAF = "SELECT leaf FROM audit_events WHERE log = 'default' AND seq = $1";
+    LAST_IDS = "SELECT request_id, trace_id FROM audit_logs WHERE log = 'default' AND seq = 3";
+    SET_LAST_REQUEST = "UPDATE audit_logs SET request_id = $1 WHERE log = 'default' AND seq = 3";
     SET_TRACE = "UPDATE audit_logs SET trace_id = $1 WHERE log = 'default' AND seq = 1";
 }
 
@@ -189,6 +191,45 @@ both_engines! {
         scene.is_broken("another trace").await;
         scene.run(&SET_TRACE, params![TRACE]).await;
         scene.is_verified().await;
+        scene.replica.stop().await;
+    }
+
+    /// It may be a name, a number, or a part of a credential.
+    async fn an_id_of_the_callers_own_is_sealed(db: TestDb) {
+        let scene = scene(db).await;
+        let (world, own) = (&scene.world, "ada.lovelace-4111111111111111");
+        let tenant = world.tenant();
+        let event = NewEvent {
+            actor: scene.ada.to_string(),
+            tenant_id: tenant.to_string(),
+            request_id: own.into(),
+            trace_id: "of-ada".into(),
+            ..world.event("test.things.do")
+        };
+        let id = event.event_id.clone();
+        append(&mut world.emitter(&scene.replica, "job"), vec![event]).await;
+        let row = read_tx!(&*world.db, "test.row", |tx| { tx.fetch_one(&LAST_IDS, params![]).await }).unwrap();
+        let ids = ["request_id", "trace_id"].map(|column| row.get::<Option<String>>(column).unwrap());
+        assert_eq!(ids, [None, None]);
+        let trust = world.with_subjects(&world.keep_checkpoint(&scene.replica).await);
+        let report = world.verify(&trust).await;
+        assert_eq!(ExitCode::from(&report), ExitCode::Verified, "{report:?}");
+        let get = || GetEventRequest { event_id: id.clone() };
+        let mut reader = world.reader(&scene.replica, tenant);
+        let shown = reader.get_event(get()).await.unwrap().into_inner();
+        assert_eq!(shown.event.unwrap().request_id, own);
+        // Rows of before have it in clear.
+        scene.run(&SET_LAST_REQUEST, params![own]).await;
+        let report = world.verify(&trust).await;
+        assert_eq!(ExitCode::from(&report), ExitCode::Verified, "{report:?}");
+        scene.run(&SET_LAST_REQUEST, params!["another"]).await;
+        assert!(matches!(world.verify(&trust).await.verdict, Verdict::Broken { entry: 3, .. }));
+        scene.run(&SET_LAST_REQUEST, params![None::<&str>]).await;
+
+        let request = EraseSubjectRequest { subject_id: scene.ada.to_string() };
+        world.operator(&scene.replica).erase_subject(request).await.unwrap();
+        let shown = reader.get_event(get()).await.unwrap().into_inner().event.unwrap();
+        assert_eq!((shown.request_id.as_str(), shown.erased), ("", true));
         scene.replica.stop().await;
     }
 
