@@ -7,11 +7,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::domain::checkpoint::Checkpoint;
 use crate::domain::names::LogId;
 use crate::domain::note::VerifierKey;
+use crate::signed_states;
 
 /// Most verifier keys that are accepted besides that of the key file.
 const MAX_ACCEPTED_KEYS: usize = 16;
+/// Most states that are given up.
+const MAX_GIVEN_UP: usize = 16;
 
 /// The audit service.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -40,6 +44,9 @@ pub struct Config {
     /// was changed on purpose, at most 16. The key under one log's name counts for every log. The next checkpoints are
     /// signed with the key in the file; see the page on the audit log.
     pub accepted_verifier_keys: Vec<String>,
+    /// States (`<origin> <size> <root>`, as the refusal to start says them) that were signed and are given up, because the
+    /// database was restored from a backup that is older than they are, at most 16; see the page on the audit log.
+    pub given_up_states: Vec<String>,
     /// How often a checkpoint is signed if the log grew, milliseconds, 100 to 86400000.
     pub checkpoint_interval_ms: u64,
     /// How often entries that are past their time are removed, milliseconds, 1000 to 86400000.
@@ -72,6 +79,7 @@ impl Default for Config {
             lost_subject_keys: None,
             checkpoint_key_file: PathBuf::from("audit-checkpoint.key"),
             accepted_verifier_keys: Vec::new(),
+            given_up_states: Vec::new(),
             checkpoint_interval_ms: 60_000,
             prune_interval_ms: 3_600_000,
             max_prune: 1_000,
@@ -119,6 +127,15 @@ impl Config {
         if self.lost_subject_keys.as_ref().is_some_and(|id| Uuid::parse_str(id).is_err()) {
             problems.push("lost_subject_keys: name the id that the refused start told".to_owned());
         }
+        if self.given_up_states.len() > MAX_GIVEN_UP {
+            problems.push(format!("given_up_states: must be at most {MAX_GIVEN_UP}"));
+        }
+        for state in self.given_up_states.iter().filter(|state| signed_states::parse(state).is_none()) {
+            problems.push(format!(
+                "given_up_states: {state:?} is no state (origin, size and root, a space between), as the refusal to start \
+                 says it"
+            ));
+        }
         let mut within = |name: &str, value: u64, from: u64, to: u64| {
             if !(from..=to).contains(&value) {
                 problems.push(format!("{name}: must be from {from} to {to}"));
@@ -146,6 +163,11 @@ impl Config {
     /// The folder of keys that is lost for good.
     pub(crate) fn lost_folder(&self) -> Option<Uuid> {
         self.lost_subject_keys.as_deref().and_then(|id| Uuid::parse_str(id).ok())
+    }
+
+    /// The states that are given up.
+    pub(crate) fn given_up(&self) -> Vec<Checkpoint> {
+        self.given_up_states.iter().filter_map(|state| signed_states::parse(state)).collect()
     }
 
     /// The accepted verifier keys, under the names that they have for `log`.
@@ -180,5 +202,16 @@ mod tests {
         assert_eq!(problems.validate(Environment::Dev).len(), 18);
         let lost = Config { lost_subject_keys: Some("all".into()), ..Config::default() };
         assert!(lost.validate(Environment::Dev)[0].starts_with("lost_subject_keys:"));
+        let state = "a/default 3 CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=";
+        for (states, wrong) in [
+            (vec![state; 16], 0),
+            (vec![state; 17], 1),
+            (vec!["a/default 3"], 1),
+            (vec![&format!("{state} x")], 1),
+        ] {
+            let given_up_states = states.into_iter().map(str::to_owned).collect();
+            let config = Config { given_up_states, ..Config::default() };
+            assert_eq!(config.validate(Environment::Dev).len(), wrong, "{config:?}");
+        }
     }
 }

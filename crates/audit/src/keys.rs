@@ -4,6 +4,8 @@
 //! Erasing begins with a mark, which stays when the key is shredded: events that arrive late can't bring the subject
 //! back, for they are sealed with a key that nobody keeps.
 
+mod ids;
+
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
@@ -18,6 +20,8 @@ use zeroize::Zeroizing;
 
 use crate::domain::digest::Digest;
 use crate::domain::seal::SubjectKey;
+
+pub(crate) use ids::KeyIds;
 
 /// First line of a key file.
 const HEADER: &str = "gatehouse-audit-subject-key 1";

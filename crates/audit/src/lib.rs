@@ -24,6 +24,7 @@ pub mod keys;
 mod plain_rows;
 mod sequencer;
 mod server;
+mod signed_states;
 mod signing;
 mod store;
 pub mod verify_log;

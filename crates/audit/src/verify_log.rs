@@ -3,6 +3,7 @@
 mod entries;
 
 use std::collections::BTreeSet;
+use std::error::Error as _;
 use std::time::Duration;
 
 use gatehouse_client::from_status;
@@ -159,15 +160,30 @@ fn unusable(why: impl std::fmt::Display) -> Error {
 /// # Errors
 /// `NO_AUDIT_LOG` where the tables were never made, or a database that can't be read.
 pub async fn logs_in(db: &Db) -> Result<BTreeSet<String>> {
-    let status = db.migration_status(&crate::MIGRATIONS).await?;
-    if status.iter().all(|migration| migration.state == MigrationState::Pending) {
+    let (mut names, mut tables) = (BTreeSet::new(), 0);
+    for sql in heads::NAMES {
+        match read_tx!(db, "verify.logs", |tx| { heads::names_by(tx, sql).await }) {
+            Ok(some) => {
+                names.extend(some);
+                tables += 1;
+            }
+            // Whoever writes to the database can drop a table: each log is found broken then.
+            Err(error) if error.is_schema_mismatch() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let migrated = || async {
+        let status = db.migration_status(&crate::MIGRATIONS).await?;
+        Ok::<_, Error>(status.iter().any(|migration| migration.state != MigrationState::Pending))
+    };
+    if tables == 0 && !migrated().await? {
         return Err(Error::not_found(
             "NO_AUDIT_LOG",
-            "There is no audit log here: the audit service's migrations never ran on this database, or the record \
-             of them was removed.",
+            "There is no audit log here: the audit service's migrations never ran on this database, or all of its \
+             tables and the record of them were removed.",
         ));
     }
-    Ok(read_tx!(db, "verify.logs", |tx| { heads::names_anywhere(tx).await })?)
+    Ok(names)
 }
 
 /// Verifies the log `name` where it lies: entries, payloads, head, tree, plain rows and stored checkpoints. Only
@@ -177,21 +193,48 @@ pub async fn logs_in(db: &Db) -> Result<BTreeSet<String>> {
 /// `LOG_NOT_FOUND` for a log that nothing knows of, `CHECKPOINT_INVALID`, or a database that can't be read. What is wrong with the log is no error but
 /// the report.
 pub async fn verify_database(db: &Db, name: &str, trust: &Trust) -> Result<Report> {
+    let error = match examine(db, name, trust).await {
+        Err(error) => error,
+        examined => return examined,
+    };
+    let Some(why) = schema_mismatch(&error) else { return Err(error) };
+    // A database of an earlier version has other tables, and nobody changed them.
+    let earlier = db.migration_status(&crate::MIGRATIONS).await.is_ok_and(|status| {
+        let [pending, other] = [true, false].map(|pending| {
+            status.iter().any(|migration| (migration.state == MigrationState::Pending) == pending)
+        });
+        pending && other
+    });
+    if earlier { Err(error) } else { Ok(broken(name, Fault::TablesDiffer { why })) }
+}
+
+/// What the database says, where its tables are not those that the service made.
+fn schema_mismatch(error: &Error) -> Option<String> {
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    let mut databases = causes.filter_map(|cause| cause.downcast_ref::<gatehouse_db::Error>());
+    databases.find(|error| error.is_schema_mismatch()).map(ToString::to_string)
+}
+
+async fn examine(db: &Db, name: &str, trust: &Trust) -> Result<Report> {
     let log = match log_id(name) {
         Ok(log) => log,
         Err(error) => {
             let names = read_tx!(db, "verify.logs", |tx| { heads::names_anywhere(tx).await })?;
-            return if names.contains(name) { Ok(not_a_log(name)) } else { Err(error) };
+            return if names.contains(name) { Ok(broken(name, Fault::NotALog)) } else { Err(error) };
         }
     };
     let trusted = trust.checkpoints(&log)?;
     let (head, names) = read_tx!(db, "verify.head", |tx| {
-        let head = heads::lookup(tx, &log).await?;
+        let head = heads::find(tx, &log).await?;
         // Every table is searched only where it matters.
         let names = if head.is_some() { BTreeSet::new() } else { heads::names_anywhere(tx).await? };
         Ok((head, names))
     })?;
-    let Some(head) = head else { return headless(log, names.contains(name), &trusted, trust.configured) };
+    let head = match head {
+        Some(Ok(head)) => head,
+        Some(Err(_)) => return Ok(broken(name, Fault::HeadUnreadable)),
+        None => return headless(log, names.contains(name), &trusted, trust.configured),
+    };
     let older: Vec<u64> =
         trusted.iter().map(|trusted| trusted.size).filter(|size| *size < head.first_seq).collect();
     let needed: BTreeSet<TileId> = older
@@ -221,6 +264,11 @@ pub async fn verify_database(db: &Db, name: &str, trust: &Trust) -> Result<Repor
     let mut report = verifier.finish(Some(StoredHead { size: head.size, chain: head.chain }));
     report.persons = findings.persons();
     report.notes.extend(findings.note());
+    if let Some(seq) = trust.subjects.as_ref().and_then(|subjects| findings.taken_out(subjects))
+        && !matches!(report.verdict, Verdict::Broken { entry, .. } if entry <= seq)
+    {
+        report.verdict = Verdict::Broken { entry: seq, up_to: None, fault: Fault::PlainRowDiffers };
+    }
     if !matches!(report.verdict, Verdict::Broken { .. })
         && let Some((entry, fault)) = read_tx!(db, "verify.beside", |tx| { beside(tx, &log).await })?
     {
@@ -268,15 +316,15 @@ fn headless(log: LogId, has_rows: bool, trusted: &[Checkpoint], configured: bool
     Ok(verifier.finish(None))
 }
 
-/// The report on rows under a name that the service gives no log.
-fn not_a_log(name: &str) -> Report {
+/// The report on what is no log, or can't be read as one.
+fn broken(name: &str, fault: Fault) -> Report {
     Report {
         log: name.to_owned(),
         first: 0,
         size: 0,
         root: Frontier::empty().root(),
         checkpoints: 0,
-        verdict: Verdict::Broken { entry: 0, up_to: None, fault: Fault::NotALog },
+        verdict: Verdict::Broken { entry: 0, up_to: None, fault },
         persons: Persons::NotCompared,
         notes: Vec::new(),
     }
@@ -437,7 +485,8 @@ impl Start<'_> {
     }
 }
 
-/// Checkpoints that lie beside the log narrow down where it was changed.
+/// Checkpoints that lie beside the log narrow down where it was changed, if the key is known: whoever writes to the
+/// database can write others. What is none is told in any case.
 async fn compare_stored_checkpoints(
     db: &Db,
     log: &LogId,
@@ -445,27 +494,53 @@ async fn compare_stored_checkpoints(
     size: u64,
     verifier: &mut LogVerifier,
 ) -> Result<()> {
-    if keys.is_empty() {
-        return Ok(());
-    }
-    let mut from = 0;
+    let (mut from, mut unreadable) = (0, 0);
     loop {
         let page = read_tx!(db, "verify.checkpoints", |tx| { checkpoints::list(tx, log, from, PAGE).await })?;
-        let Some((last, _)) = page.last() else { return Ok(()) };
-        from = last + 1;
-        for (stored_size, note) in &page {
-            match Checkpoint::open_by_any(note, keys).map(|(checkpoint, _)| checkpoint) {
-                // One that was signed after the head was read is for the next time.
-                Ok(checkpoint) if checkpoint.size > size && *stored_size == checkpoint.size => {
-                    let now = read_tx!(db, "verify.head", |tx| { heads::lookup(tx, log).await })?;
-                    if now.is_none_or(|head| head.size < checkpoint.size) {
-                        verifier.compare(&checkpoint);
-                    }
+        let last = page.iter().rev().find_map(|(size, _)| *size);
+        for stored in page {
+            let (Some(stored_size), Some(note)) = stored else {
+                unreadable += 1;
+                continue;
+            };
+            let checkpoint = match stored_checkpoint(&note, keys, log) {
+                Ok(checkpoint) if checkpoint.size == stored_size => checkpoint,
+                Ok(Checkpoint { size, .. }) => {
+                    verifier.note(format!("the stored checkpoint of size {stored_size} is of size {size}"));
+                    continue;
                 }
-                Ok(checkpoint) if *stored_size == checkpoint.size => verifier.compare(&checkpoint),
-                _ => verifier
-                    .note(format!("the stored checkpoint of size {stored_size} has no good signature")),
+                Err(why) => {
+                    verifier.note(format!("the stored checkpoint of size {stored_size} {why}"));
+                    continue;
+                }
+            };
+            // One that was signed after the head was read is for the next time.
+            let is_later = checkpoint.size > size && {
+                let now = read_tx!(db, "verify.head", |tx| { heads::find(tx, log).await })?;
+                now.and_then(gatehouse_db::Result::ok).is_some_and(|head| head.size >= checkpoint.size)
+            };
+            if !keys.is_empty() && !is_later {
+                verifier.compare(&checkpoint);
             }
         }
+        let Some(last) = last else { break };
+        from = last.saturating_add(1);
+    }
+    if unreadable > 0 {
+        verifier
+            .note(format!("{unreadable} stored checkpoints can't be read: size or note are of another type"));
+    }
+    Ok(())
+}
+
+/// A checkpoint that lies beside the log; or what is wrong with it.
+fn stored_checkpoint(note: &str, keys: &[VerifierKey], log: &LogId) -> Result<Checkpoint, &'static str> {
+    if keys.is_empty() {
+        let found = log_of(note).ok().filter(|found| found == log.as_str());
+        let checkpoint = found.and_then(|_| Checkpoint::read_unsigned(note).ok());
+        checkpoint.ok_or("is no checkpoint of this log")
+    } else {
+        let opened = Checkpoint::open_by_any(note, keys);
+        opened.map(|(checkpoint, _)| checkpoint).map_err(|_| "has no good signature")
     }
 }

@@ -13,7 +13,7 @@ use gatehouse_audit::domain::verify::{Persons, Report, Verdict};
 use gatehouse_audit::verify_log::{ExitCode, Trust};
 use gatehouse_core::ids::PersonId;
 use gatehouse_db::{Engine, Sql, Value, params, read_tx, run_tx, sql};
-use gatehouse_proto::audit::v1::{EraseSubjectRequest, NewEvent};
+use gatehouse_proto::audit::v1::{EraseSubjectRequest, GetEventRequest, NewEvent};
 use gatehouse_testkit::{TestDb, both_engines, eventually};
 use world::{Replica, World, append};
 
@@ -28,6 +28,10 @@ sql! {
     WAITS_FOR_TILES = "SELECT COUNT(*) AS waiting FROM pg_locks
         WHERE NOT granted AND relation = CAST('audit_tiles' AS regclass)";
     WAITS_FOR_ROW = "SELECT COUNT(*) AS waiting FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'";
+    SET_LAST_ACTOR = "UPDATE audit_logs SET actor = $1 WHERE log = 'default' AND seq = 3";
+    LEAF = "SELECT leaf FROM audit_events WHERE log = 'default' AND seq = $1";
+    LAST_IDS = "SELECT request_id, trace_id FROM audit_logs WHERE log = 'default' AND seq = 3";
+    SET_LAST_REQUEST = "UPDATE audit_logs SET request_id = $1 WHERE log = 'default' AND seq = 3";
     SET_TRACE = "UPDATE audit_logs SET trace_id = $1 WHERE log = 'default' AND seq = 1";
 }
 
@@ -121,6 +125,58 @@ both_engines! {
         scene.replica.stop().await;
     }
 
+    /// What an erasure would leave, where nobody was erased.
+    async fn who_is_taken_out_of_the_rows_is_missed(db: TestDb) {
+        let scene = scene(db).await;
+        let rows = async |sql, person: PersonId| {
+            let values = params![person.to_string(), format!("person/{person}"), person];
+            run_tx!(&*scene.world.db, "test.rows", |tx| { tx.fetch_optional(sql, values.clone()).await }).unwrap()
+        };
+        let leaf = async |seq: i64| {
+            let leaf = run_tx!(&*scene.world.db, "test.leaf", |tx| {
+                tx.fetch_one(&LEAF, params![seq]).await?.get::<Vec<u8>>("leaf")
+            });
+            serde_json::from_slice::<serde_json::Value>(&leaf.unwrap()).unwrap()
+        };
+        let (first, second) = (leaf(0).await, leaf(1).await);
+        let name = |leaf: &serde_json::Value, member: &str| leaf[member].as_str().unwrap().to_owned();
+
+        // One of them in one row: others still name her.
+        scene.run(&SET_ACTOR, params![name(&second, "actor")]).await;
+        scene.is_broken("the actor as a pseudonym").await;
+        scene.run(&SET_ACTOR, params!["person:erased"]).await;
+        scene.is_broken("the actor as erased").await;
+        scene.run(&SET_ACTOR, params![scene.ada.to_string()]).await;
+        scene.run(&SET_TARGET, params![name(&second, "target")]).await;
+        scene.is_broken("the target as a pseudonym").await;
+        scene.run(&SET_TARGET, params![format!("person/{}", scene.bob)]).await;
+        scene.is_verified().await;
+
+        // Ada in all of them: what was sealed with her key tells.
+        scene.run(&SET_ACTOR, params![name(&second, "actor")]).await;
+        scene.run(&NO_SUBJECT, params![]).await;
+        assert!(rows(&NAMING, scene.ada).await.is_none());
+        scene.is_broken("all of Ada").await;
+        scene.run(&SET_ACTOR, params![scene.ada.to_string()]).await;
+        scene.run(&SET_SUBJECT, params![scene.ada]).await;
+        scene.is_verified().await;
+
+        // Somebody who acted only, upon somebody else: their own part of the payload tells.
+        assert_eq!(name(&first, "outcome"), "success");
+        let (eve, carl) = (scene.world.person(), scene.world.person());
+        let event = NewEvent {
+            actor: eve.to_string(),
+            subject_id: carl.to_string(),
+            actor_json: r#"{"ip":"192.0.2.2"}"#.into(),
+            ..scene.world.event("test.things.do")
+        };
+        append(&mut scene.world.emitter(&scene.replica, "job"), vec![event]).await;
+        scene.run(&SET_LAST_ACTOR, params![name(&leaf(3).await, "actor")]).await;
+        let report = scene.with_keys().await;
+        assert!(matches!(report.verdict, Verdict::Broken { entry: 3, .. }), "{report:?}");
+        scene.replica.stop().await;
+    }
+
     async fn another_request_or_trace_is_found(db: TestDb) {
         let scene = scene(db).await;
         for other in [scene.world.person().to_string(), "hand-made".to_owned()] {
@@ -138,13 +194,54 @@ both_engines! {
         scene.replica.stop().await;
     }
 
+    /// It may be a name, a number, or a part of a credential.
+    async fn an_id_of_the_callers_own_is_sealed(db: TestDb) {
+        let scene = scene(db).await;
+        let (world, own) = (&scene.world, "ada.lovelace-4111111111111111");
+        let tenant = world.tenant();
+        let event = NewEvent {
+            actor: scene.ada.to_string(),
+            tenant_id: tenant.to_string(),
+            request_id: own.into(),
+            trace_id: "of-ada".into(),
+            ..world.event("test.things.do")
+        };
+        let id = event.event_id.clone();
+        append(&mut world.emitter(&scene.replica, "job"), vec![event]).await;
+        let row = read_tx!(&*world.db, "test.row", |tx| { tx.fetch_one(&LAST_IDS, params![]).await }).unwrap();
+        let ids = ["request_id", "trace_id"].map(|column| row.get::<Option<String>>(column).unwrap());
+        assert_eq!(ids, [None, None]);
+        let trust = world.with_subjects(&world.keep_checkpoint(&scene.replica).await);
+        let report = world.verify(&trust).await;
+        assert_eq!(ExitCode::from(&report), ExitCode::Verified, "{report:?}");
+        let get = || GetEventRequest { event_id: id.clone() };
+        let mut reader = world.reader(&scene.replica, tenant);
+        let shown = reader.get_event(get()).await.unwrap().into_inner();
+        assert_eq!(shown.event.unwrap().request_id, own);
+        // Rows of before have it in clear.
+        scene.run(&SET_LAST_REQUEST, params![own]).await;
+        let report = world.verify(&trust).await;
+        assert_eq!(ExitCode::from(&report), ExitCode::Verified, "{report:?}");
+        scene.run(&SET_LAST_REQUEST, params!["another"]).await;
+        assert!(matches!(world.verify(&trust).await.verdict, Verdict::Broken { entry: 3, .. }));
+        scene.run(&SET_LAST_REQUEST, params![None::<&str>]).await;
+
+        let request = EraseSubjectRequest { subject_id: scene.ada.to_string() };
+        world.operator(&scene.replica).erase_subject(request).await.unwrap();
+        let shown = reader.get_event(get()).await.unwrap().into_inner().event.unwrap();
+        assert_eq!((shown.request_id.as_str(), shown.erased), ("", true));
+        scene.replica.stop().await;
+    }
+
     async fn an_erased_person_is_no_damage(db: TestDb) {
         let scene = scene(db).await;
         let request = EraseSubjectRequest { subject_id: scene.ada.to_string() };
         scene.world.operator(&scene.replica).erase_subject(request).await.unwrap();
         let report = scene.with_keys().await;
-        assert_eq!(report.persons, Persons::Compared { unknown: 0, nameless: 1 });
+        // Her own entry, and that of the erasure.
+        assert_eq!(report.persons, Persons::Compared { unknown: 0, nameless: 2 });
         assert_eq!(report.verdict, Verdict::Verified { proven: 3 });
+        assert!(report.notes.iter().any(|note| note.starts_with("2 rows, the first of entry 1")), "{:?}", report.notes);
         assert_eq!(ExitCode::from(&report), ExitCode::Verified);
         scene.replica.stop().await;
     }

@@ -92,7 +92,7 @@ both_engines! {
                     _ => String::new(),
                 },
                 target: if number == 7 { format!("job/{job}") } else { String::new() },
-                request_id: format!("r{number}"),
+                request_id: format!("0190b5c2-7f3e-7a52-9d2c-0000000000{number:02}"),
                 ..world.event(if number % 2 == 0 { "job.jobs.submit" } else { "job.results.read" })
             })
             .collect();
@@ -117,7 +117,7 @@ both_engines! {
             (ListEventsRequest { action: "job.jobs.".into(), ..ListEventsRequest::default() }, 13),
             (ListEventsRequest { action: "job.jobs".into(), ..ListEventsRequest::default() }, 0),
             (ListEventsRequest { actor: "client:optimizer".into(), ..ListEventsRequest::default() }, 5),
-            (ListEventsRequest { request_id: "r3".into(), ..ListEventsRequest::default() }, 1),
+            (ListEventsRequest { request_id: "0190b5c2-7f3e-7a52-9d2c-000000000003".into(), ..ListEventsRequest::default() }, 1),
             (ListEventsRequest { occurred_from: 1_002, occurred_to: 1_004, ..ListEventsRequest::default() }, 4),
             (ListEventsRequest { target: "job/x".into(), ..ListEventsRequest::default() }, 0),
             (ListEventsRequest { actor: person.clone(), ..ListEventsRequest::default() }, 5),

@@ -72,6 +72,22 @@ impl Db {
         Ok(Self { pools, entropy: Entropy::system() })
     }
 
+    /// Connects to a database that is there, to read only: nothing of it is changed, nothing is made, and writing fails.
+    ///
+    /// A SQLite file is left as it is, with the log (`-wal`) beside it; an index (`-shm`) may be laid beside both. Where
+    /// that can't be, as on read-only media, a file without a log is read as one that nobody writes to. The error's text
+    /// says what to do.
+    pub async fn connect_read_only(config: &Config, service: &str) -> Result<Self> {
+        let pools = match config.url.target().map_err(Error::setup)? {
+            Target::Postgres(options) => {
+                let options = options.options([("default_transaction_read_only", "on")]);
+                connect_postgres(config, service, options).await?
+            }
+            Target::Sqlite(path) => connect_sqlite_read_only(config, &path).await?,
+        };
+        Ok(Self { pools, entropy: Entropy::system() })
+    }
+
     /// The engine behind.
     #[must_use]
     pub fn engine(&self) -> Engine {
@@ -290,6 +306,54 @@ async fn connect_sqlite(config: &Config, path: &Path) -> Result<Pools> {
         .await
         .map_err(explain)?;
     Ok(Pools::Sqlite { writer, readers })
+}
+
+async fn connect_sqlite_read_only(config: &Config, path: &Path) -> Result<Pools> {
+    std::fs::File::open(path).map_err(|cause| {
+        let message =
+            format!("{} can't be read: {cause}. Check the path and who may read it.", path.display());
+        Error::setup_caused_by(message, cause)
+    })?;
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .read_only(true)
+        .busy_timeout(config.acquire_timeout())
+        .pragma("query_only", "ON")
+        .pragma("trusted_schema", "OFF");
+    let connections = config.max_connections.min(MOST_SQLITE_READERS);
+    let open = async |options: SqliteConnectOptions| {
+        let readers = sqlite_pool(connections, config).connect_with(options).await?;
+        readers.execute("SELECT COUNT(*) FROM sqlite_master").await.map(|_| readers)
+    };
+    let readers = match open(options.clone()).await {
+        Ok(readers) => readers,
+        // Neither an index can be made nor, so, can anybody be writing here.
+        Err(cause) if !is_cant_open(&cause) => return Err(explain_sqlite(path, cause)),
+        Err(_) if !has_log(path) => {
+            open(options.immutable(true)).await.map_err(|cause| explain_sqlite(path, cause))?
+        }
+        Err(cause) => {
+            let message = format!(
+                "{}-wal holds a part of the database, and can't be read where nothing can be written. Copy the file and \
+                 what lies beside it under its name (-wal, -shm) to a folder that you may write to.",
+                path.display()
+            );
+            return Err(Error::setup_caused_by(message, cause));
+        }
+    };
+    Ok(Pools::Sqlite { writer: readers.clone(), readers })
+}
+
+/// SQLite's CANTOPEN and READONLY, with what they are extended by.
+fn is_cant_open(cause: &sqlx::Error) -> bool {
+    code(cause).parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 8 | 14))
+}
+
+/// Whether there is a write-ahead log of the SQLite file `path` with anything in it.
+fn has_log(path: &Path) -> bool {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    std::fs::metadata(log).is_ok_and(|log| log.len() > 0)
 }
 
 /// A pool that keeps only connections which are outside a transaction. SQLite ends one itself when the disk is full or

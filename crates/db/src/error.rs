@@ -127,6 +127,13 @@ impl Error {
         }
     }
 
+    /// Whether the tables are not those that the statement is made for: one is gone, or a column is, or has another type.
+    #[must_use]
+    pub fn is_schema_mismatch(&self) -> bool {
+        let Failure::Statement { cause: sqlx::Error::Database(error), .. } = &*self.0 else { return false };
+        error.code().is_some_and(|code| is_schema_mismatch(&code))
+    }
+
     /// Whether `fetch_one` found no row.
     #[must_use]
     pub fn is_no_row(&self) -> bool {
@@ -148,6 +155,12 @@ fn is_away(code: &str) -> bool {
     } else {
         matches!(sqlite_code(code), Some(7 | 8 | 10 | 13 | 14))
     }
+}
+
+/// SQLSTATE 42P01 undefined table, 42703 undefined column, 42883 and 42804 and 42846 operators and types that don't go
+/// together; SQLite's ERROR, which a statement that was right once gives for no other reason.
+fn is_schema_mismatch(code: &str) -> bool {
+    matches!(code, "42P01" | "42703" | "42883" | "42804" | "42846") || sqlite_code(code) == Some(1)
 }
 
 fn sqlite_code(code: &str) -> Option<u32> {
@@ -206,7 +219,9 @@ mod tests {
         }
         for other in ["23505", "42601", "2067", "1555", "1", "11"] {
             assert!(!is_away(other) && !is_conflict(other), "{other}");
+            assert_eq!(is_schema_mismatch(other), other == "1", "{other}");
         }
+        assert!(is_schema_mismatch("42P01") && !is_schema_mismatch("42501"));
     }
 
     #[test]

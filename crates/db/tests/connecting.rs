@@ -114,3 +114,88 @@ async fn a_statement_that_takes_too_long_is_cut_off() {
     let error = run_tx!(db, "test.slow", |tx| { tx.fetch_one(&SLOW, params![]).await }).unwrap_err();
     assert!(error.is_unavailable(), "{error}");
 }
+
+/// All that lies in a folder but for indexes of logs, which are made anew wherever they are missing.
+fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    let mut files: Vec<_> = files
+        .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(&path).unwrap()))
+        .filter(|(name, bytes)| !name.ends_with("-shm") && !bytes.is_empty())
+        .collect();
+    files.sort();
+    files
+}
+
+#[tokio::test]
+async fn what_is_opened_to_read_is_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db");
+    let missing = Db::connect_read_only(&sqlite(&path), "test").await.unwrap_err().to_string();
+    assert!(missing.contains("a.db can't be read"), "{missing}");
+    assert!(!path.exists(), "it was made");
+    let db = Db::connect(&sqlite(&path), "test").await.unwrap();
+    db.migrate(&MIGRATIONS).await.unwrap();
+    run_tx!(db, "test.add", |tx| { tx.execute(&ADD, params![1_i64]).await }).unwrap();
+    // As of a process that was killed, and as of one that has ended.
+    let (killed, ended) = (folder.path().join("killed"), folder.path().join("ended"));
+    fs::create_dir(&killed).unwrap();
+    fs::create_dir(&ended).unwrap();
+    for file in ["a.db", "a.db-wal"] {
+        fs::copy(folder.path().join(file), killed.join(file)).unwrap();
+    }
+    let live = Db::connect_read_only(&sqlite(&path), "test").await.unwrap();
+    assert_eq!(count(&live).await, 1);
+    run_tx!(db, "test.add", |tx| { tx.execute(&ADD, params![2_i64]).await }).unwrap();
+    assert_eq!(count(&live).await, 2, "what is written meanwhile is not seen");
+    live.close().await;
+    db.close().await;
+    fs::copy(&path, ended.join("a.db")).unwrap();
+
+    for (folder, rows) in [(&killed, 1), (&ended, 2)] {
+        let file = folder.join("a.db");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o444)).unwrap();
+        let before = contents(folder);
+        let db = Db::connect_read_only(&sqlite(&file), "test").await.unwrap();
+        assert_eq!(count(&db).await, rows);
+        let written = run_tx!(db, "test.add", |tx| { tx.execute(&ADD, params![3_i64]).await });
+        assert!(written.is_err());
+        db.close().await;
+        assert_eq!(contents(folder), before);
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o444);
+    }
+}
+
+/// Where not even an index can be made. (Whoever runs this as root may write everywhere, and reads as above.)
+#[tokio::test]
+async fn a_file_in_a_folder_that_nobody_may_write_to_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db");
+    let db = Db::connect(&sqlite(&path), "test").await.unwrap();
+    db.migrate(&MIGRATIONS).await.unwrap();
+    db.close().await;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o555)).unwrap();
+    let db = Db::connect_read_only(&sqlite(&path), "test").await.unwrap();
+    assert_eq!(count(&db).await, 0);
+    db.close().await;
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[tokio::test]
+async fn postgresql_is_only_read_too() {
+    let test = TestDb::postgres(&MIGRATIONS).await;
+    let db = Db::connect_read_only(test.config(), "test").await.unwrap();
+    assert_eq!(count(&db).await, 0);
+    let row = read_tx!(db, "test.setting", |tx| { tx.fetch_one(&READ_ONLY, params![]).await }).unwrap();
+    assert_eq!(row.get::<String>("setting").unwrap(), "on");
+    db.close().await;
+}
+
+const ADD: Sql = Sql::new("ADD", "INSERT INTO a (id) VALUES ($1)");
+const COUNT: Sql = Sql::new("COUNT", "SELECT COUNT(*) AS rows FROM a");
+const READ_ONLY: Sql =
+    Sql::new("READ_ONLY", "SELECT current_setting('default_transaction_read_only') AS setting");
+
+async fn count(db: &Db) -> i64 {
+    read_tx!(db, "test.count", |tx| { tx.fetch_one(&COUNT, params![]).await?.get("rows") }).unwrap()
+}

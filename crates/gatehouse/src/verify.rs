@@ -1,6 +1,7 @@
 //! `gatehouse verify-audit-chain`: the proof that a log is as it was, read straight from the database.
 
 use std::collections::BTreeSet;
+use std::error::Error as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,7 +12,7 @@ use gatehouse_audit::domain::note::VerifierKey;
 use gatehouse_audit::domain::verify::{Fault, Report, Verdict};
 use gatehouse_audit::keys::SubjectKeys;
 use gatehouse_audit::verify_log::{self, Retention, Trust};
-use gatehouse_core::{Clock, Environment};
+use gatehouse_core::{Clock, Environment, ErrorCode};
 use gatehouse_db::{DatabaseUrl, Db};
 
 use crate::cli::{ConfigArgs, environment};
@@ -66,7 +67,8 @@ pub(crate) async fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     let mut trust = trust(&args)?;
     // Where the keys are not at hand, the report says that persons were not compared.
     trust.subjects = SubjectKeys::existing(&subject_keys);
-    let db = Db::connect(&database, "audit").await?;
+    // What is examined may be evidence, or on media that nobody can write to.
+    let db = Db::connect_read_only(&database, "audit").await?;
     // Whoever can write to the database can take a log out of each table: names come from elsewhere too.
     let mut names = verify_log::logs_in(&db).await?;
     if let Some(only) = &args.log {
@@ -94,7 +96,7 @@ pub(crate) async fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
             // One log that can't be read must not keep the others from being looked at.
             Err(error) => {
                 codes.push(verify_log::ExitCode::Failed);
-                complain!("gatehouse: log {}: {error}", name.escape_debug());
+                complain!("gatehouse: log {}: {}", name.escape_debug(), why(&error));
             }
         }
     }
@@ -115,6 +117,17 @@ fn tell(report: &Report, json: bool) -> anyhow::Result<()> {
         complain!("{told}");
     }
     Ok(())
+}
+
+/// Why a log could not be verified, with the cause, which only a service keeps from its callers.
+fn why(error: &gatehouse_core::Error) -> String {
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    let causes: Vec<String> = causes.map(ToString::to_string).collect();
+    match causes.is_empty() {
+        true => error.to_string(),
+        false if error.code() == ErrorCode::Internal => causes.join(": "),
+        false => format!("{error} ({})", causes.join(": ")),
+    }
 }
 
 /// What is known of the log `name`, of all that is known.
@@ -179,6 +192,10 @@ fn describe(fault: &Fault) -> String {
             "the row that says where the log begins and ends is gone, and other rows of the log are there"
                 .to_owned()
         }
+        Fault::HeadUnreadable => {
+            "the row that says where the log begins and ends does not hold what it must".to_owned()
+        }
+        Fault::TablesDiffer { why } => format!("its tables are not those that the service made: {why}"),
         Fault::LogMissing => "nothing of the log is there, though the configuration names it".to_owned(),
         Fault::PlainRowWithoutEntry => {
             "a plain row is shown to people, and there is no such entry".to_owned()
@@ -196,8 +213,9 @@ fn trust(args: &VerifyArgs) -> anyhow::Result<Trust> {
         .checkpoint
         .iter()
         .map(|path| {
-            std::fs::read_to_string(path)
-                .with_context(|| format!("the checkpoint {} can't be read", path.display()))
+            let kept = std::fs::read_to_string(path)
+                .with_context(|| format!("the checkpoint {} can't be read", path.display()))?;
+            Ok(as_signed(&kept))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
     let mut keys = Vec::new();
@@ -210,6 +228,14 @@ fn trust(args: &VerifyArgs) -> anyhow::Result<Trust> {
         keys.push(verifier_key(&text).with_context(|| path.display().to_string())?);
     }
     Ok(Trust { checkpoints, keys, ..Trust::default() })
+}
+
+/// A note as it was signed, whatever mail, editors and shells did to the ends of its lines and to its own: a note has
+/// no carriage returns, begins with text and ends with one newline.
+fn as_signed(kept: &str) -> String {
+    let lines: Vec<&str> = kept.trim_start_matches('\u{feff}').lines().map(str::trim_ascii_end).collect();
+    let text = lines.join("\n");
+    format!("{}\n", text.trim_ascii())
 }
 
 fn verifier_key(text: &str) -> anyhow::Result<VerifierKey> {
@@ -261,4 +287,32 @@ fn text(report: &Report) -> String {
         report.root
     );
     report.notes.iter().fold(told, |told, note| told + "\n  note: " + note)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_reads_however_it_was_kept() {
+        let note = "a/default\n3\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n\n\u{2014} a/default Az3g\n";
+        let dos = note.replace('\n', "\r\n");
+        let kept = [
+            note.to_owned(),
+            format!("{note}\n"),
+            format!("{note}\n \n"),
+            note.trim_end().to_owned(),
+            dos.clone(),
+            format!("{dos}\r\n"),
+            format!("\u{feff}{dos}"),
+            format!("\n{note}"),
+            note.replace('\n', " \n"),
+        ];
+        for kept in kept {
+            assert_eq!(as_signed(&kept), note, "{kept:?}");
+        }
+        // What was changed otherwise is what its signature does not fit.
+        assert_ne!(as_signed(&note.replace("\n\n", "\n")), note);
+        assert_eq!(as_signed(""), "\n");
+    }
 }

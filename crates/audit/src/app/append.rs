@@ -90,6 +90,12 @@ impl Target {
     }
 }
 
+/// Whether a caller's id of a request or trace may stand in clear in the plain row: a UUID, or 32 hexadecimal digits. Any
+/// other may be anything, a name or a telephone number too, and stands only where it is sealed.
+pub(crate) fn is_plain_id(id: &str) -> bool {
+    Uuid::try_parse(id).is_ok()
+}
+
 /// An event on its way in, checked.
 #[derive(Clone, Debug)]
 pub(crate) struct Incoming {
@@ -220,9 +226,8 @@ impl App {
             delegate: event.delegate.as_ref().map(ToString::to_string),
             subject: subject.filter(|_| subject_key.kept),
             target: plain_target,
-            // Only ids of our own making go into the leaf: a caller's may be anything, a telephone number too.
-            request_id: event.request_id.clone(),
-            trace_id: event.trace_id,
+            request_id: event.request_id.clone().filter(|id| is_plain_id(id)),
+            trace_id: event.trace_id.filter(|id| is_plain_id(id)),
         };
         let leaf = Leaf {
             action: event.action,
@@ -236,7 +241,7 @@ impl App {
             prev_chain: Digest::of_genesis(&log.id),
             reason: event.reason,
             recorded: Timestamp::default(),
-            // One that a client spelled in its own way is the client's text, which the leaf does not hold.
+            // Only ids of our own making: one that a client spelled in its own way is the client's text.
             request_id: event
                 .request_id
                 .filter(|id| is_canonical(id))
@@ -260,6 +265,14 @@ mod tests {
         let id = "0190b5c2-7f3e-7a52-9d2c-0b1d7cbb1f5e";
         for text in [id.to_owned(), format!("api_key:{id}"), "client:job".into(), "system:audit".into()] {
             assert_eq!(Actor::parse(&text).expect("reads").plain(), text);
+        }
+        for (id, plain) in [
+            (id, true),
+            ("0190B5C27F3E7A529D2C0B1D7CBB1F5E", true),
+            ("4111111111111111", false),
+            ("ada", false),
+        ] {
+            assert_eq!(is_plain_id(id), plain, "{id}");
         }
         assert_eq!(Actor::parse(""), Ok(Actor::Anonymous));
         for text in [format!("person/{id}"), format!("job/{id}"), "flag/security.csrf".into()] {

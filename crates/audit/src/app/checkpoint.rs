@@ -5,12 +5,17 @@ use std::path::Path;
 
 use gatehouse_core::{Error, Result};
 use gatehouse_db::{read_tx, run_tx};
+use gatehouse_service::reply;
+use serde_json::json;
 
+use super::append::{Actor, Incoming};
 use super::{App, Log};
 use crate::domain::checkpoint::{Checkpoint, CheckpointError};
+use crate::domain::names::Service;
 use crate::domain::note::NoteError;
 use crate::domain::tiles::tiles_of;
 use crate::sequencer::damaged;
+use crate::signed_states::{self, Known};
 use crate::store::heads::Head;
 use crate::store::{checkpoints, heads, tiles};
 
@@ -53,17 +58,32 @@ impl App {
     }
 
     /// Signs the log's present state, unless that is signed already. Refuses where the stored tree does not extend
-    /// what was signed before: a second history gets no signature.
+    /// what was signed before, as the database and the file outside of it say: a second history gets no signature.
     pub(crate) async fn sign_checkpoint(&self, log: &Log) -> Result<Signed> {
+        // Before the log is looked at: another replica may sign more meanwhile.
+        let known = self.signed_state(log).await.map_err(Error::internal)?.state();
+        let known_size = known.as_ref().map_or(0, |state| state.size);
         let (head, tree, newest) = read_tx!(self.db, "audit.checkpoint_state", |tx| {
             let head = heads::lookup(tx, &log.id)
                 .await?
                 .ok_or_else(|| Error::internal(format!("the log {} has no head", log.id)))?;
             let newest = checkpoints::lookup_newest(tx, &log.id).await?;
             let older = newest.as_ref().map_or(0, |(size, _)| (*size).min(head.size));
-            let needed: BTreeSet<_> = tiles_of([(0, head.size), (0, older)]);
+            let needed: BTreeSet<_> = tiles_of([(0, head.size), (0, older), (0, known_size.min(head.size))]);
             Ok((head, tiles::load(tx, &log.id, &needed).await?, newest))
         })?;
+        if let Some(state) = &known
+            && (state.size > head.size || tree.range(0, state.size).map_err(damaged)? != state.root)
+        {
+            let path = self.states.path(&log.origin);
+            return Err(Error::internal(format!(
+                "the log {} does not extend its state of {} entries, which was signed, as {} says: it was rewritten or \
+                 restored from a backup. Run verify-audit-chain.",
+                log.id,
+                state.size,
+                path.display()
+            )));
+        }
         if let Some((size, note)) = newest {
             let (signed, by) = Checkpoint::open_by_any(&note, &log.accepted).map_err(|error| {
                 Error::internal(format!("the stored checkpoint of size {size} of {}: {error}", log.id))
@@ -78,6 +98,10 @@ impl App {
                     log.id
                 )));
             }
+            // It may be another replica that signed it, with a folder of its own.
+            if size > known_size && signed.origin == log.origin {
+                self.record(signed.clone()).await?;
+            }
             if size == head.size {
                 // Under another name it would be the checkpoint of another log.
                 let of_before = *by != log.signer.verifier() && signed.origin == log.origin;
@@ -90,6 +114,7 @@ impl App {
         }
         let root = tree.range(0, head.size).map_err(damaged)?;
         let checkpoint = Checkpoint { origin: log.origin.clone(), size: head.size, root };
+        self.record(checkpoint.clone()).await?;
         let note = checkpoint.sign(&log.signer).map_err(Error::internal)?;
         let now = self.clock.now();
         let kept = run_tx!(self.db, "audit.sign", |tx| {
@@ -109,6 +134,72 @@ impl App {
             checkpoints::lookup(tx, &log.id, size).await
         })?;
         kept_as_stored(kept)
+    }
+
+    /// What the log was signed as, by what stands outside of the database.
+    async fn signed_state(&self, log: &Log) -> Result<Known> {
+        let origin = log.origin.clone();
+        self.blocking(move |app| app.states.lookup(&origin)).await
+    }
+
+    async fn record(&self, state: Checkpoint) -> Result<()> {
+        self.blocking(move |app| app.states.record(&state)).await
+    }
+
+    /// Refuses a log that has fewer entries than were signed: its database was restored from a backup, and what it would
+    /// sign next would be a second history. One that was rewritten is told only: events must still be written down.
+    ///
+    /// # Errors
+    /// `AUDIT_LOG_BEHIND`, `SIGNED_STATE_UNREADABLE`.
+    pub(crate) async fn check_signed_state(&self, log: &Log) -> Result<()> {
+        let state = match self.signed_state(log).await? {
+            Known::Nothing => return Ok(()),
+            Known::State(state) => state,
+            Known::GivenUp(state) => return self.give_up(log, &state).await,
+        };
+        let (head, tree) = read_tx!(self.db, "audit.signed_state", |tx| {
+            let size = heads::lookup(tx, &log.id).await?.map_or(0, |head| head.size);
+            let needed = tiles_of([(0, state.size.min(size))]);
+            Ok((size, tiles::load(tx, &log.id, &needed).await?))
+        })?;
+        if head < state.size {
+            return Err(Error::failed_precondition(
+                "AUDIT_LOG_BEHIND",
+                format!(
+                    "The log {} has {head} entries, and {} were signed, as {} says: the database was restored from an older \
+                     backup, or is another one. Restore the newest that there is. If what came since is lost, say so: \
+                     audit.given_up_states = [\"{}\"]. See \"A restored database\" in docs/audit-log.md.",
+                    log.id,
+                    state.size,
+                    self.states.path(&log.origin).display(),
+                    signed_states::as_configured(&state),
+                ),
+            ));
+        }
+        if tree.range(0, state.size).ok() != Some(state.root) {
+            tracing::error!(
+                log = %log.id,
+                size = state.size,
+                "NOTHING WILL BE SIGNED: the log does not extend what was signed of it; run verify-audit-chain and keep what \
+                 it says"
+            );
+        }
+        Ok(())
+    }
+
+    /// Goes on without `state`. That is itself audited, and then signed, with which the file knows the new state.
+    async fn give_up(&self, log: &Log, state: &Checkpoint) -> Result<()> {
+        tracing::warn!(log = %log.id, size = state.size, "a state that was signed is given up");
+        let service = Service::new("audit").map_err(Error::internal)?;
+        let event = self.own_event("audit.states.give_up", Actor::System(service))?;
+        let payload = json!({ "size": state.size, "root": state.root.to_base64() }).to_string();
+        let target = Some(Self::log_target(log.id.as_str())?);
+        self.append(vec![Incoming { target, payload, ..event }]).await?;
+        // A log that can't be signed takes events all the same.
+        if let Err(error) = self.sign_checkpoint(log).await {
+            reply::log(&error);
+        }
+        Ok(())
     }
 
     /// Refuses a key that the log was not signed with, unless the configuration names the one that signed it.

@@ -20,6 +20,7 @@ use crate::domain::names::{LogId, RetentionClass};
 use crate::domain::note::{SignerKey, VerifierKey};
 use crate::keys::SubjectKeys;
 use crate::sequencer::Sequencer;
+use crate::signed_states::SignedStates;
 use crate::signing::CheckpointSeed;
 use crate::store::heads;
 
@@ -35,6 +36,7 @@ pub(crate) struct App {
     pub(crate) environment: Environment,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) keys: SubjectKeys,
+    pub(crate) states: SignedStates,
     pub(crate) max_prune: u64,
     logs: Arc<BTreeMap<String, Log>>,
 }
@@ -69,8 +71,8 @@ pub(crate) struct Parts {
 }
 
 impl App {
-    /// The app with the logs of `config`, whose beginnings are made where they are missing. Logs that another key signed
-    /// are refused.
+    /// The app with the logs of `config`, whose beginnings are made where they are missing. Logs that another key signed,
+    /// or that were signed with more entries than they have, are refused.
     pub(crate) async fn new(config: &Config, parts: Parts) -> Result<Self> {
         let Parts { db, clock, entropy, environment, lifecycle, keys, seed } = parts;
         let mut logs = BTreeMap::new();
@@ -105,10 +107,13 @@ impl App {
             };
             logs.insert(each.name, log);
         }
+        let states = SignedStates::beside(&config.subject_keys_dir, config.given_up(), entropy.clone());
         let max_prune = config.max_prune.into();
-        let app = Self { db, clock, entropy, environment, lifecycle, keys, max_prune, logs: Arc::new(logs) };
+        let logs = Arc::new(logs);
+        let app = Self { db, clock, entropy, environment, lifecycle, keys, states, max_prune, logs };
         for log in app.logs() {
             app.check_key(log, &config.checkpoint_key_file).await?;
+            app.check_signed_state(log).await?;
         }
         Ok(app)
     }

@@ -8,6 +8,7 @@ use gatehouse_db::read_tx;
 use uuid::Uuid;
 
 use super::App;
+use super::append::Context;
 use crate::domain::names::LogId;
 use crate::domain::seal::{self, OpenError, Part};
 use crate::keys::Owner;
@@ -100,7 +101,7 @@ impl App {
         self.blocking(move |app| app.open(row, entry)).await
     }
 
-    fn open(&self, row: PlainRow, entry: events::Stored) -> Result<Event> {
+    fn open(&self, mut row: PlainRow, entry: events::Stored) -> Result<Event> {
         let tenant = (row.tenant != PLATFORM).then_some(row.tenant);
         // Its log may be one that the configuration names no more: what it holds is still to be read.
         let log = LogId::new(row.log.as_str()).map_err(Error::internal)?;
@@ -126,6 +127,12 @@ impl App {
             }
         };
         let payload = read(Part::Subject, Self::owner(row.subject, tenant))?;
+        if row.request_id.is_none() {
+            // A caller's own id, which may say anything, is sealed.
+            let context = read(Part::Context, Self::owner(row.subject, tenant))?;
+            let context = serde_json::from_str::<Context>(&context).unwrap_or_default();
+            row.request_id = Some(context.request).filter(|id| !id.is_empty());
+        }
         let actor = row.actor.parse().ok();
         let actor_payload = read(Part::Actor, Self::owner(actor, tenant))?;
         Ok(Event { row, payload, actor_payload, erased, leaf: entry.leaf })

@@ -137,6 +137,13 @@ pub enum Fault {
     PrefixRemoved,
     /// There are rows of the log, but not the one that says where it begins and ends.
     HeadMissing,
+    /// The row that says where the log begins and ends does not hold what it must.
+    HeadUnreadable,
+    /// The tables are not those that the service made.
+    TablesDiffer {
+        /// What the database says.
+        why: String,
+    },
     /// Several rows say where the log begins and ends.
     HeadRepeated,
     /// Rows stand under a name that no log can have.

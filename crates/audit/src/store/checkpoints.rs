@@ -3,7 +3,7 @@
 use gatehouse_core::Timestamp;
 use gatehouse_db::{Result, Row, Tx, params, sql};
 
-use super::{read, stored};
+use super::{find, read, stored};
 use crate::domain::names::LogId;
 
 sql! {
@@ -52,8 +52,13 @@ pub(crate) async fn lookup(tx: &mut Tx, log: &LogId, size: u64) -> Result<Option
         .transpose()
 }
 
-/// Up to `most`, from the size `from` on.
-pub(crate) async fn list(tx: &mut Tx, log: &LogId, from: u64, most: u32) -> Result<Vec<(u64, String)>> {
+/// Up to `most`, from the size `from` on, for verification: a size or a note that is none is left out.
+pub(crate) async fn list(
+    tx: &mut Tx,
+    log: &LogId,
+    from: u64,
+    most: u32,
+) -> Result<Vec<(Option<u64>, Option<String>)>> {
     let rows = tx.fetch_all(&CHECKPOINTS_FROM, params![log.as_str(), stored(from), most]).await?;
-    rows.iter().map(checkpoint).collect()
+    Ok(rows.iter().map(|row| (find(row, "size"), row.get("note").ok())).collect())
 }

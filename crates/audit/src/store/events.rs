@@ -7,7 +7,7 @@ use gatehouse_core::ids::EventId;
 use gatehouse_db::{Param, Result, Row, Tx, insert, params, sql};
 use uuid::Uuid;
 
-use super::{read, stored};
+use super::{find, read, stored};
 use crate::domain::names::LogId;
 
 sql! {
@@ -29,16 +29,16 @@ sql! {
         AND EXISTS (SELECT 1 FROM audit_heads h WHERE h.log = e.log AND e.seq >= h.first_seq AND e.seq < h.size)";
     /// The first entry that lies outside of what the head states, for verification: in one statement, for both change in
     /// one transaction.
-    pub(crate) ENTRY_OUTSIDE = "SELECT e.seq AS seq, h.first_seq AS first_seq FROM audit_heads h
+    pub(crate) ENTRY_OUTSIDE = "SELECT CAST(e.seq AS BIGINT) AS seq, h.first_seq AS first_seq FROM audit_heads h
         JOIN audit_events e ON e.log = h.log AND e.seq < h.first_seq WHERE h.log = $1
-        UNION ALL SELECT e.seq, h.first_seq FROM audit_heads h
+        UNION ALL SELECT CAST(e.seq AS BIGINT), h.first_seq FROM audit_heads h
         JOIN audit_events e ON e.log = h.log AND e.seq >= h.size WHERE h.log = $1
         ORDER BY seq LIMIT 1";
     /// Whether any event stands at two places: one scan of the index that should forbid it.
     pub(crate) ANY_EVENT_TWICE = "SELECT event_id FROM audit_events GROUP BY event_id HAVING COUNT(*) > 1 LIMIT 1";
     /// The first entry whose event stands at another place too, of this log or another.
-    pub(crate) EVENT_TWICE = "SELECT seq FROM audit_events WHERE log = $1 AND event_id IN
-        (SELECT event_id FROM audit_events GROUP BY event_id HAVING COUNT(*) > 1) ORDER BY seq LIMIT 1";
+    pub(crate) EVENT_TWICE = "SELECT CAST(e.seq AS BIGINT) AS seq FROM audit_events e WHERE log = $1 AND event_id IN
+        (SELECT event_id FROM audit_events GROUP BY event_id HAVING COUNT(*) > 1) ORDER BY e.seq LIMIT 1";
     /// The front of the log.
     pub(crate) PRUNE_EVENTS = "DELETE FROM audit_events WHERE log = $1 AND seq < $2";
 }
@@ -71,6 +71,27 @@ pub(crate) struct Stored {
     pub(crate) recorded: Timestamp,
     pub(crate) leaf: Vec<u8>,
     pub(crate) payload: Vec<u8>,
+}
+
+/// What stands at a place, for verification. Whoever can write to the database can write anything into a column, or change
+/// its type: what does not hold what it must is left out.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    pub(crate) seq: Option<u64>,
+    pub(crate) event_id: Option<Uuid>,
+    pub(crate) recorded: Option<Timestamp>,
+    pub(crate) leaf: Option<Vec<u8>>,
+    pub(crate) payload: Option<Vec<u8>>,
+}
+
+fn found(row: &Row) -> Found {
+    Found {
+        seq: find(row, "seq"),
+        event_id: row.get("event_id").ok(),
+        recorded: row.get("recorded_at").ok(),
+        leaf: row.get("leaf").ok(),
+        payload: row.get("payload").ok(),
+    }
 }
 
 fn entry(row: &Row) -> Result<Stored> {
@@ -121,15 +142,15 @@ pub(crate) async fn list_between(
     from: u64,
     end: u64,
     most: u32,
-) -> Result<Vec<Stored>> {
+) -> Result<Vec<Found>> {
     let values = params![log.as_str(), stored(from), stored(end), most];
-    tx.fetch_all(&ENTRIES_BETWEEN, values).await?.iter().map(entry).collect()
+    Ok(tx.fetch_all(&ENTRIES_BETWEEN, values).await?.iter().map(found).collect())
 }
 
 /// The place of the first entry outside of what the head states, and that of the first inside.
 pub(crate) async fn lookup_outside(tx: &mut Tx, log: &LogId) -> Result<Option<(i64, i64)>> {
     let row = tx.fetch_optional(&ENTRY_OUTSIDE, params![log.as_str()]).await?;
-    row.map(|row| Ok((row.get("seq")?, row.get("first_seq")?))).transpose()
+    row.map(|row| Ok((row.get::<Option<i64>>("seq")?.unwrap_or(0), row.get("first_seq")?))).transpose()
 }
 
 /// The first entry of `log` whose event stands at another place too.
@@ -138,7 +159,7 @@ pub(crate) async fn lookup_repeated(tx: &mut Tx, log: &LogId) -> Result<Option<u
         return Ok(None);
     }
     let row = tx.fetch_optional(&EVENT_TWICE, params![log.as_str()]).await?;
-    row.map(|row| read(&row, "seq")).transpose()
+    Ok(row.map(|row| find(&row, "seq").unwrap_or(0)))
 }
 
 /// One entry, if it is within what the head states.

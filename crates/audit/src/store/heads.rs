@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use gatehouse_db::{Result, Row, Tx, params, sql};
+use gatehouse_db::{Result, Row, Sql, Tx, params, sql};
 
 use super::{read, read_digest, stored};
 use crate::domain::digest::Digest;
@@ -23,9 +23,16 @@ sql! {
     pub(crate) HEADS = "SELECT log FROM audit_heads ORDER BY log";
     /// Whether any log has an entry, or had one.
     pub(crate) COUNT_BEGUN = "SELECT COUNT(*) AS begun FROM audit_heads WHERE size > 0";
-    /// Every log that any table knows of: whoever deletes its head leaves rows, or has to find all of them.
-    pub(crate) NAMES = "SELECT log FROM audit_heads UNION SELECT log FROM audit_events UNION SELECT log FROM audit_logs
-        UNION SELECT log FROM audit_tiles UNION SELECT log FROM audit_checkpoints";
+    /// Every log that a table knows of: whoever deletes its head leaves rows, or has to find all of them.
+    pub(crate) NAMES_IN_HEADS = "SELECT DISTINCT log FROM audit_heads";
+    /// See [`NAMES_IN_HEADS`].
+    pub(crate) NAMES_IN_EVENTS = "SELECT DISTINCT log FROM audit_events";
+    /// See [`NAMES_IN_HEADS`].
+    pub(crate) NAMES_IN_ROWS = "SELECT DISTINCT log FROM audit_logs";
+    /// See [`NAMES_IN_HEADS`].
+    pub(crate) NAMES_IN_TILES = "SELECT DISTINCT log FROM audit_tiles";
+    /// See [`NAMES_IN_HEADS`].
+    pub(crate) NAMES_IN_CHECKPOINTS = "SELECT DISTINCT log FROM audit_checkpoints";
     /// Moves the end on, unless someone else did since.
     pub(crate) ADVANCE_HEAD = "UPDATE audit_heads SET size = $4, chain = $5
         WHERE log = $1 AND epoch = $2 AND size = $3";
@@ -33,6 +40,12 @@ sql! {
     pub(crate) PRUNE_HEAD = "UPDATE audit_heads SET first_seq = $4, first_chain = $5, pruned_note = $6
         WHERE log = $1 AND epoch = $2 AND first_seq = $3";
 }
+
+/// What names the logs, a table each.
+pub(crate) const NAMES: [&Sql; 5] =
+    [&NAMES_IN_HEADS, &NAMES_IN_EVENTS, &NAMES_IN_ROWS, &NAMES_IN_TILES, &NAMES_IN_CHECKPOINTS];
+/// Stands for a name that is no text: no log has this one.
+const NOT_TEXT: &str = "(not text)";
 
 /// What the row of a log says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +83,11 @@ pub(crate) async fn lookup(tx: &mut Tx, log: &LogId) -> Result<Option<Head>> {
     tx.fetch_optional(&HEAD, params![log.as_str()]).await?.as_ref().map(head).transpose()
 }
 
+/// As [`lookup`], for verification: an error inside where a column does not hold what it must.
+pub(crate) async fn find(tx: &mut Tx, log: &LogId) -> Result<Option<Result<Head>>> {
+    Ok(tx.fetch_optional(&HEAD, params![log.as_str()]).await?.as_ref().map(head))
+}
+
 /// How many heads `log` has.
 pub(crate) async fn count(tx: &mut Tx, log: &LogId) -> Result<i64> {
     tx.fetch_one(&COUNT_HEADS, params![log.as_str()]).await?.get("heads")
@@ -85,9 +103,19 @@ pub(crate) async fn any_begun(tx: &mut Tx) -> Result<bool> {
     Ok(tx.fetch_one(&COUNT_BEGUN, params![]).await?.get::<i64>("begun")? > 0)
 }
 
+/// The names of all logs that one of [`NAMES`] finds.
+pub(crate) async fn names_by(tx: &mut Tx, sql: &Sql) -> Result<BTreeSet<String>> {
+    let rows = tx.fetch_all(sql, params![]).await?;
+    Ok(rows.iter().map(|row| row.get("log").unwrap_or_else(|_| NOT_TEXT.to_owned())).collect())
+}
+
 /// The names of all logs that have a head or a row in any other table.
 pub(crate) async fn names_anywhere(tx: &mut Tx) -> Result<BTreeSet<String>> {
-    tx.fetch_all(&NAMES, params![]).await?.iter().map(|row| row.get("log")).collect()
+    let mut names = BTreeSet::new();
+    for sql in NAMES {
+        names.extend(names_by(tx, sql).await?);
+    }
+    Ok(names)
 }
 
 /// Whether the end was moved: false means that the lock was lost, and nothing may be committed.

@@ -24,6 +24,11 @@ pub(crate) fn read(row: &gatehouse_db::Row, column: &str) -> gatehouse_db::Resul
     u64::try_from(row.get::<i64>(column)?).map_err(|cause| gatehouse_db::Error::decode(column, cause))
 }
 
+/// As [`read`], for what somebody else may have written: nothing where it is no such number.
+pub(crate) fn find(row: &gatehouse_db::Row, column: &str) -> Option<u64> {
+    read(row, column).ok()
+}
+
 /// A stored digest.
 pub(crate) fn read_digest(
     row: &gatehouse_db::Row,

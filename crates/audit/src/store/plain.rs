@@ -5,7 +5,7 @@ use gatehouse_core::ids::{EventId, PersonId, TenantId};
 use gatehouse_db::{Result, Row, Tx, Value, insert, params, sql};
 use uuid::Uuid;
 
-use super::{read, stored};
+use super::{find, read, stored};
 use crate::domain::names::LogId;
 
 /// The tenant of the platform's own events.
@@ -37,8 +37,8 @@ sql! {
     pub(crate) ROWS_BETWEEN = concat!("SELECT ", columns!(), " FROM audit_logs
         WHERE log = $1 AND seq >= $2 AND seq < $3 ORDER BY seq LIMIT $4");
     /// The first row for which there is no entry, in one statement: both go and come in one transaction.
-    pub(crate) ROW_WITHOUT_ENTRY = "SELECT seq FROM audit_logs l WHERE l.log = $1
-        AND NOT EXISTS (SELECT 1 FROM audit_events e WHERE e.log = l.log AND e.seq = l.seq) ORDER BY seq LIMIT 1";
+    pub(crate) ROW_WITHOUT_ENTRY = "SELECT CAST(l.seq AS BIGINT) AS seq FROM audit_logs l WHERE l.log = $1
+        AND NOT EXISTS (SELECT 1 FROM audit_events e WHERE e.log = l.log AND e.seq = l.seq) ORDER BY l.seq LIMIT 1";
     /// The rows of entries that were pruned.
     pub(crate) PRUNE_ROWS = "DELETE FROM audit_logs WHERE log = $1 AND seq < $2";
     /// A person who acted becomes a pseudonym.
@@ -76,6 +76,13 @@ pub(crate) struct PlainRow {
     pub(crate) target: Option<String>,
     pub(crate) request_id: Option<String>,
     pub(crate) trace_id: Option<String>,
+}
+
+/// A row as it is found, for verification: nothing of it where any column does not hold what it must.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    pub(crate) seq: Option<u64>,
+    pub(crate) row: Option<PlainRow>,
 }
 
 /// What to list.
@@ -162,7 +169,7 @@ pub(crate) async fn lookup(tx: &mut Tx, tenant: TenantId, log: &str, seq: u64) -
 /// The place of the first row that shows an entry which is not there; it may be one that no entry can have.
 pub(crate) async fn lookup_without_entry(tx: &mut Tx, log: &LogId) -> Result<Option<i64>> {
     let row = tx.fetch_optional(&ROW_WITHOUT_ENTRY, params![log.as_str()]).await?;
-    row.map(|row| row.get("seq")).transpose()
+    Ok(row.map(|row| row.get("seq").unwrap_or(0)))
 }
 
 /// All rows for the places from `from` to before `end`, but at most `most`.
@@ -172,9 +179,10 @@ pub(crate) async fn list_between(
     from: u64,
     end: u64,
     most: u32,
-) -> Result<Vec<PlainRow>> {
+) -> Result<Vec<Found>> {
     let values = params![log.as_str(), stored(from), stored(end), most];
-    tx.fetch_all(&ROWS_BETWEEN, values).await?.iter().map(row).collect()
+    let rows = tx.fetch_all(&ROWS_BETWEEN, values).await?;
+    Ok(rows.iter().map(|found| Found { seq: find(found, "seq"), row: row(found).ok() }).collect())
 }
 
 pub(crate) async fn prune(tx: &mut Tx, log: &LogId, before: u64) -> Result<()> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gatehouse_db::{Result, Tx, params, sql};
 
-use super::{read, stored};
+use super::{find, stored};
 use crate::domain::names::LogId;
 use crate::domain::tiles::{HEIGHT, TileId, Tiles, WIDTH};
 
@@ -25,7 +25,8 @@ pub(crate) async fn put(tx: &mut Tx, log: &LogId, id: TileId, hashes: Vec<u8>) -
 
 pub(crate) async fn lookup(tx: &mut Tx, log: &LogId, id: TileId) -> Result<Option<Vec<u8>>> {
     let row = tx.fetch_optional(&TILE, params![log.as_str(), i64::from(id.level), stored(id.index)]).await?;
-    row.map(|row| row.get("hashes")).transpose()
+    // What is no tile stays out, and whoever needs it is told that it is missing.
+    Ok(row.and_then(|row| row.get("hashes").ok()))
 }
 
 /// The bytes of every tile that holds a hash of the entries `first..=last` or of a subtree that one of them completes.
@@ -45,10 +46,11 @@ pub(crate) async fn of_run(
         let (from, to) = (from / WIDTH, (to - 1) / WIDTH);
         let values = params![log.as_str(), i64::from(level), stored(from), stored(to)];
         for row in tx.fetch_all(&TILES, values).await? {
-            let hashes: Vec<u8> = row.get("hashes")?;
+            let Some(index) = find(&row, "tile") else { continue };
+            let hashes: Vec<u8> = row.get("hashes").unwrap_or_default();
             // Of two versions of a tile neither is the one.
             tiles
-                .entry(TileId { level, index: read(&row, "tile")? })
+                .entry(TileId { level, index })
                 .and_modify(|other: &mut Vec<u8>| {
                     if *other != hashes {
                         other.clear();

@@ -6,17 +6,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread::available_parallelism;
 
+use gatehouse_core::ids::PersonId;
 use gatehouse_core::{Error, Result};
 use gatehouse_db::{Db, read_tx};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::domain::digest::Digest;
-use crate::domain::names::LogId;
+use crate::domain::leaf::Leaf;
+use crate::domain::names::{LogId, Pseudonym};
 use crate::domain::tiles::{TileId, Tiles};
 use crate::domain::verify::{Fault, LogVerifier, ReadEntry, StoredEntry};
-use crate::keys::SubjectKeys;
+use crate::keys::{KeyIds, SubjectKeys};
 use crate::plain_rows::{Compared, Comparison, Findings};
-use crate::store::events::Stored;
 use crate::store::heads::Head;
 use crate::store::plain::PlainRow;
 use crate::store::{events, plain, tiles};
@@ -29,8 +30,8 @@ const LEAST_ENTRIES_A_THREAD: usize = 64;
 /// What one transaction read: all that stands at the places from one to before `end`.
 struct Page {
     end: u64,
-    entries: Vec<Stored>,
-    rows: Vec<PlainRow>,
+    entries: Vec<events::Found>,
+    rows: Vec<plain::Found>,
     tiles: BTreeMap<TileId, Vec<u8>>,
 }
 
@@ -39,6 +40,9 @@ type Row = Result<Option<PlainRow>, Fault>;
 
 /// An entry, and what the comparison with its row gave.
 type Checked = (ReadEntry, Result<Compared, Fault>);
+
+/// A run of entries in their order, and those whom their rows named and whose keys are at hand.
+type Run = (Vec<Checked>, Vec<(Pseudonym, PersonId)>);
 
 /// Feeds the verifier the entries below the head's size, and says what was found of the persons in their rows.
 pub(super) async fn verify(
@@ -49,6 +53,7 @@ pub(super) async fn verify(
     subjects: Option<&SubjectKeys>,
 ) -> Result<Findings> {
     let mut findings = Findings::new(subjects.is_some());
+    let key_ids = KeyIds::of(subjects);
     let edge = read_tx!(db, "verify.edge", |tx| { tiles::load_right_edge(tx, log, head.first_seq).await })?;
     let mut tree = truncated(&edge, head.first_seq);
     let mut reading = read(db, log, head.first_seq, head.size);
@@ -61,8 +66,10 @@ pub(super) async fn verify(
         }
         reading = read(db, log, page.end, head.size);
         let mut changed = BTreeSet::new();
-        for entries in check(page.entries, page.rows, subjects) {
-            for (entry, compared) in entries.await.map_err(Error::internal)? {
+        for run in check(page.entries, page.rows, subjects, &key_ids) {
+            let (entries, persons) = run.await.map_err(Error::internal)?;
+            findings.learn(persons);
+            for (entry, compared) in entries {
                 verifier.push_read(&entry);
                 if verifier.is_broken() {
                     return Ok(findings);
@@ -109,43 +116,48 @@ fn read(db: &Db, log: &LogId, from: u64, size: u64) -> Option<JoinHandle<gatehou
 
 /// Begins to check entries, each apart from the others; the answers are in their order.
 fn check(
-    entries: Vec<Stored>,
-    rows: Vec<PlainRow>,
+    entries: Vec<events::Found>,
+    rows: Vec<plain::Found>,
     subjects: Option<&SubjectKeys>,
-) -> Vec<JoinHandle<Vec<Checked>>> {
+    key_ids: &KeyIds,
+) -> Vec<JoinHandle<Run>> {
     let threads = available_parallelism().map_or(1, usize::from);
     let each = entries.len().div_ceil(threads).max(LEAST_ENTRIES_A_THREAD);
     let (mut entries, mut rows) = (entries.into_iter().peekable(), rows.into_iter().peekable());
     let mut checks = Vec::new();
     while entries.peek().is_some() {
-        let pairs: Vec<(Stored, Row)> = entries
+        let pairs: Vec<(events::Found, Row)> = entries
             .by_ref()
             .take(each)
             .map(|entry| {
                 // Both are in order. A row before the entry stands for one that is missing, which the verifier tells.
-                while rows.next_if(|row| row.seq < entry.seq).is_some() {}
+                while rows.next_if(|row| row.seq.is_none() || row.seq < entry.seq).is_some() {}
                 let mut own = || rows.next_if(|row| row.seq == entry.seq);
                 let found = match (own(), own()) {
-                    (row, None) => Ok(row),
+                    (row, None) => Ok(row.and_then(|found| found.row)),
                     (_, Some(_)) => Err(Fault::PlainRowRepeated),
                 };
                 (entry, found)
             })
             .collect();
-        let subjects = subjects.cloned();
+        let (subjects, key_ids) = (subjects.cloned(), key_ids.clone());
         checks.push(spawn_blocking(move || {
-            let mut comparison = Comparison::new(subjects.as_ref());
-            pairs.iter().map(|(entry, row)| check_one(entry, row, &mut comparison)).collect()
+            let mut comparison = Comparison::new(subjects.as_ref(), &key_ids);
+            let checked = pairs.iter().map(|(entry, row)| check_one(entry, row, &mut comparison)).collect();
+            (checked, comparison.persons())
         }));
     }
     checks
 }
 
-fn check_one(entry: &Stored, row: &Row, comparison: &mut Comparison<'_>) -> Checked {
+fn check_one(entry: &events::Found, row: &Row, comparison: &mut Comparison<'_>) -> Checked {
+    let leaf = entry.leaf.as_deref().unwrap_or_default();
+    // A place that is no number is not the leaf's, which the comparison tells; until then the leaf says where it stands.
+    let own_place = || Leaf::parse(leaf).map_or(u64::MAX, |leaf| leaf.seq);
     let read = ReadEntry::of(StoredEntry {
-        seq: entry.seq,
-        leaf: &entry.leaf,
-        payload_sha256: Some(Digest::of_payload(&entry.payload)),
+        seq: entry.seq.unwrap_or_else(own_place),
+        leaf,
+        payload_sha256: entry.payload.as_deref().map(Digest::of_payload),
     });
     let compared = match row {
         Ok(row) => comparison.compare(row.as_ref(), entry, read.leaf()),

@@ -196,7 +196,7 @@ const ACROSS_TENANTS: &[(&str, &str, &str)] = &[
         "the only process of an installation starts, so none of its leases is held",
     ),
     ("token_broker", "FIND_GRANT", "an internal service shows a grant's id, and the grant says whose it is"),
-    ("audit", "NAMES", "names of logs, for verification; a log is of all tenants"),
+    ("audit", "NAMES_IN_ROWS", "names of logs, for verification; a log is of all tenants"),
     ("audit", "ROW_WITHOUT_ENTRY", "verification of a whole log"),
     ("audit", "ROWS_BETWEEN", "the proof of a log reads it whole"),
     ("audit", "PRUNE_ROWS", "time ends a log's entries, whose they are"),

@@ -167,6 +167,7 @@ async fn the_command_finds_every_way_to_tamper_with_a_log() {
     let prefix = (3, "prefix not proven: give --verifier-key");
     kept.check("forged prefix", &pruned, [at_0, prefix, prefix]).await;
     rows_of_no_log(&kept).await;
+    a_checkpoint_as_shells_and_mail_leave_it(&kept).await;
     nobody_reads_it(&kept).await;
     a_foreign_checkpoint(&kept).await;
 }
@@ -182,6 +183,21 @@ async fn rows_of_no_log(kept: &Kept) {
         found.stdout.contains(told) && found.stdout.contains("which the service gives no log"),
         "{found:?}"
     );
+}
+
+/// `jq -r` adds a newline, `$(…)` takes the last one away, and mail has carriage returns.
+async fn a_checkpoint_as_shells_and_mail_leave_it(kept: &Kept) {
+    let data = kept.tampered("kept otherwise", &[]).await;
+    let note = std::fs::read_to_string(&kept.checkpoint).unwrap();
+    for text in [format!("{note}\n"), note.trim_end().to_owned(), note.replace('\n', "\r\n")] {
+        let file = kept.place.path().join("checkpoint kept otherwise");
+        std::fs::write(&file, &text).unwrap();
+        let mut command = program();
+        command.arg("verify-audit-chain").arg("--data").arg(&data);
+        command.arg("--checkpoint").arg(&file).arg("--verifier-key-file").arg(&kept.key);
+        let found = ended(&mut command).await;
+        assert_eq!(found.code, Some(0), "{text:?}: {found:?}");
+    }
 }
 
 /// The status is what scripts go by: it does not depend on who reads the words.

@@ -1,0 +1,216 @@
+//! A database that is restored from an older backup: what was signed of it is known outside of it.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod world;
+
+use std::path::PathBuf;
+
+use gatehouse_audit::MIGRATIONS;
+use gatehouse_audit::domain::checkpoint::Checkpoint;
+use gatehouse_audit::domain::verify::{Fault, Verdict};
+use gatehouse_audit::verify_log::Trust;
+use gatehouse_core::Error;
+use gatehouse_db::{params, read_tx, run_tx, sql};
+use gatehouse_proto::audit::v1::GetCheckpointRequest;
+use gatehouse_testkit::{TestDb, both_engines};
+use world::{Replica, World, append};
+
+sql! {
+    KEEP_HEADS = "CREATE TABLE kept_heads AS SELECT * FROM audit_heads";
+    KEEP_EVENTS = "CREATE TABLE kept_events AS SELECT * FROM audit_events";
+    KEEP_ROWS = "CREATE TABLE kept_logs AS SELECT * FROM audit_logs";
+    KEEP_TILES = "CREATE TABLE kept_tiles AS SELECT * FROM audit_tiles";
+    KEEP_CHECKPOINTS = "CREATE TABLE kept_checkpoints AS SELECT * FROM audit_checkpoints";
+    EMPTY_HEADS = "DELETE FROM audit_heads";
+    EMPTY_EVENTS = "DELETE FROM audit_events";
+    EMPTY_ROWS = "DELETE FROM audit_logs";
+    EMPTY_TILES = "DELETE FROM audit_tiles";
+    EMPTY_CHECKPOINTS = "DELETE FROM audit_checkpoints";
+    RESTORE_HEADS = "INSERT INTO audit_heads SELECT * FROM kept_heads";
+    RESTORE_EVENTS = "INSERT INTO audit_events SELECT * FROM kept_events";
+    RESTORE_ROWS = "INSERT INTO audit_logs SELECT * FROM kept_logs";
+    RESTORE_TILES = "INSERT INTO audit_tiles SELECT * FROM kept_tiles";
+    RESTORE_CHECKPOINTS = "INSERT INTO audit_checkpoints SELECT * FROM kept_checkpoints";
+    GIVEN_UP = "SELECT COUNT(*) AS events FROM audit_logs WHERE action = 'audit.states.give_up'";
+}
+
+async fn log(world: &World, replica: &Replica, events: usize) {
+    let events = (0..events).map(|_| world.event("test.things.do")).collect();
+    append(&mut world.emitter(replica, "job"), events).await;
+}
+
+async fn back_up(world: &World) {
+    run_tx!(&*world.db, "test.back_up", |tx| {
+        for sql in [KEEP_HEADS, KEEP_EVENTS, KEEP_ROWS, KEEP_TILES, KEEP_CHECKPOINTS] {
+            tx.execute(&sql, params![]).await?;
+        }
+        Ok(())
+    })
+    .unwrap();
+}
+
+async fn empty(world: &World) {
+    run_tx!(&*world.db, "test.empty", |tx| {
+        for sql in [EMPTY_HEADS, EMPTY_EVENTS, EMPTY_ROWS, EMPTY_TILES, EMPTY_CHECKPOINTS] {
+            tx.execute(&sql, params![]).await?;
+        }
+        Ok(())
+    })
+    .unwrap();
+}
+
+async fn restore(world: &World) {
+    empty(world).await;
+    run_tx!(&*world.db, "test.restore", |tx| {
+        for sql in [RESTORE_HEADS, RESTORE_EVENTS, RESTORE_ROWS, RESTORE_TILES, RESTORE_CHECKPOINTS] {
+            tx.execute(&sql, params![]).await?;
+        }
+        Ok(())
+    })
+    .unwrap();
+}
+
+async fn refusal(world: &World) -> Error {
+    match world.try_replica().await {
+        Ok(_) => panic!("it started"),
+        Err(error) => error,
+    }
+}
+
+async fn given_up(world: &World) -> i64 {
+    read_tx!(&*world.db, "test.given_up", |tx| { tx.fetch_one(&GIVEN_UP, params![]).await?.get("events") })
+        .unwrap()
+}
+
+/// The file that says what was signed last.
+fn state_file(world: &World) -> PathBuf {
+    let folder = std::fs::read_dir(world.config.subject_keys_dir.join("signed")).unwrap();
+    let mut files = folder.map(|file| file.unwrap().path());
+    files.find(|path| path.extension().is_some_and(|extension| extension == "checkpoint")).unwrap()
+}
+
+/// A log of 5 entries, signed at 3 and at 5, with a backup of 3 and what somebody kept at 5. The service has stopped.
+async fn signed_beyond_its_backup(db: TestDb) -> (World, Trust) {
+    let world = World::new(db);
+    let replica = world.replica().await;
+    log(&world, &replica, 3).await;
+    world.keep_checkpoint(&replica).await;
+    back_up(&world).await;
+    log(&world, &replica, 2).await;
+    let trust = world.keep_checkpoint(&replica).await;
+    replica.stop().await;
+    (world, trust)
+}
+
+both_engines! {
+    migrations: MIGRATIONS;
+
+    async fn a_log_with_fewer_entries_than_were_signed_is_refused(db: TestDb) {
+        let (mut world, trust) = signed_beyond_its_backup(db).await;
+        world.replica().await.stop().await;
+        restore(&world).await;
+        let error = refusal(&world).await;
+        assert_eq!(error.reason(), "AUDIT_LOG_BEHIND");
+        let signed = Checkpoint::read_unsigned(&trust.checkpoints[0]).unwrap();
+        let state = format!("{} 5 {}", signed.origin, signed.root.to_base64());
+        let text = error.to_string();
+        for words in ["has 3 entries, and 5 were signed", &format!("audit.given_up_states = [\"{state}\"]")] {
+            assert!(text.contains(words), "{text}");
+        }
+        assert!(text.contains(state_file(&world).to_str().unwrap()), "{text}");
+
+        // An empty one is no other.
+        empty(&world).await;
+        assert_eq!(refusal(&world).await.reason(), "AUDIT_LOG_BEHIND");
+        restore(&world).await;
+
+        // On purpose: it goes on, says so, and later starts need no word any more.
+        world.config.given_up_states = vec![state];
+        let replica = world.replica().await;
+        assert_eq!(given_up(&world).await, 1);
+        let later = world.keep_checkpoint(&replica).await;
+        replica.stop().await;
+        world.config.given_up_states.clear();
+        let replica = world.replica().await;
+        assert_eq!(given_up(&world).await, 1);
+        assert_eq!(world.verify(&later).await.verdict, Verdict::Verified { proven: 4 });
+        // Whoever kept what was given up finds that it is gone.
+        let report = world.verify(&trust).await;
+        assert!(
+            matches!(report.verdict, Verdict::Broken { fault: Fault::Missing { known_size: 5 }, .. }),
+            "{report:?}"
+        );
+        replica.stop().await;
+    }
+
+    /// It was restored, and went on under a service that did not know, or was rewritten.
+    async fn a_second_history_is_not_signed_and_takes_events(db: TestDb) {
+        let (world, _) = signed_beyond_its_backup(db).await;
+        let file = state_file(&world);
+        let state = std::fs::read(&file).unwrap();
+        restore(&world).await;
+        std::fs::remove_file(&file).unwrap();
+        let replica = world.replica().await;
+        log(&world, &replica, 4).await;
+        replica.stop().await;
+        std::fs::write(&file, state).unwrap();
+        let replica = world.replica().await;
+        log(&world, &replica, 1).await;
+        let fresh = GetCheckpointRequest { log: String::new(), fresh: true };
+        assert_eq!(world.operator(&replica).get_checkpoint(fresh).await.unwrap_err().code(), tonic::Code::Internal);
+        replica.stop().await;
+    }
+
+    /// As where another replica signed, with a folder of its own, or the folder was restored from a backup too.
+    async fn a_file_that_is_behind_only_knows_less(db: TestDb) {
+        let world = World::new(db);
+        let replica = world.replica().await;
+        log(&world, &replica, 3).await;
+        world.keep_checkpoint(&replica).await;
+        let file = state_file(&world);
+        let (size, behind) = (|| Checkpoint::read_unsigned(&std::fs::read_to_string(&file).unwrap()).unwrap().size, std::fs::read(&file).unwrap());
+        log(&world, &replica, 2).await;
+        world.keep_checkpoint(&replica).await;
+        assert_eq!(size(), 5);
+        std::fs::write(&file, &behind).unwrap();
+        // It learns what was signed without it, though there is nothing to sign.
+        world.keep_checkpoint(&replica).await;
+        assert_eq!(size(), 5);
+        replica.stop().await;
+        for old in [Some(&behind), None] {
+            match old {
+                Some(old) => std::fs::write(&file, old).unwrap(),
+                None => std::fs::remove_file(&file).unwrap(),
+            }
+            let (one, two) = (world.replica().await, world.replica().await);
+            log(&world, &one, 1).await;
+            let ours = world.keep_checkpoint(&one).await;
+            log(&world, &two, 1).await;
+            let theirs = world.keep_checkpoint(&two).await;
+            world.keep_checkpoint(&one).await;
+            for trust in [ours, theirs] {
+                assert!(matches!(world.verify(&trust).await.verdict, Verdict::Verified { .. }));
+            }
+            one.stop().await;
+            two.stop().await;
+        }
+    }
+
+    /// Nothing is signed that could not be written down before.
+    async fn what_can_not_be_written_down_is_not_signed(db: TestDb) {
+        let world = World::new(db);
+        let replica = world.replica().await;
+        log(&world, &replica, 1).await;
+        std::fs::write(world.config.subject_keys_dir.join("signed"), "in the way").unwrap();
+        let fresh = GetCheckpointRequest { log: String::new(), fresh: true };
+        assert!(world.operator(&replica).get_checkpoint(fresh.clone()).await.is_err());
+        let last = GetCheckpointRequest { log: String::new(), fresh: false };
+        assert!(world.operator(&replica).get_checkpoint(last).await.is_err(), "a signature was handed out");
+        std::fs::remove_file(world.config.subject_keys_dir.join("signed")).unwrap();
+        world.operator(&replica).get_checkpoint(fresh).await.unwrap();
+        std::fs::write(state_file(&world), "garbage").unwrap();
+        replica.stop().await;
+        assert_eq!(refusal(&world).await.reason(), "SIGNED_STATE_UNREADABLE");
+    }
+}
