@@ -278,7 +278,9 @@ async fn run(
         tracing::Span::current().record("caller", admitted.caller.subject().as_text());
     }
     let handler = route.handler;
-    handler(Context { gateway, route, request, payload, info, caller }).await
+    let context = Context { gateway, route, request, payload, info, caller };
+    context.check_query()?;
+    handler(context).await
 }
 
 /// Counts the request and lets its sender in. See [`crate::limits`] for the order.

@@ -12,7 +12,7 @@ use gatehouse_core::Result;
 use gatehouse_proto::access::{self, Access as RpcAccess, Declared};
 use utoipa::__dev::{SchemaReferences, Tags};
 use utoipa::Path;
-use utoipa::openapi::path::{HttpMethod, Operation};
+use utoipa::openapi::path::{HttpMethod, Operation, Parameter, ParameterIn};
 use utoipa::openapi::{RefOr, Schema};
 
 use crate::context::Context;
@@ -116,6 +116,8 @@ pub(crate) struct Route {
     pub(crate) streams: bool,
     /// Whether only a signed-in person gets anything here, so that the documentation offers no API key.
     pub(crate) persons_only: bool,
+    /// Whether there are parameters that stand in the query.
+    pub(crate) takes_query: bool,
     pub(crate) handler: Handler,
     pub(crate) operation: Operation,
     pub(crate) schemas: Vec<(String, RefOr<Schema>)>,
@@ -150,6 +152,7 @@ impl Route {
             class,
             errors: ErrorFormat::Problem,
             streams: false,
+            takes_query: operation.parameters.iter().flatten().any(in_query),
             persons_only: declared(calls).any(|rule| rule.persons_only),
             handler,
             operation,
@@ -185,6 +188,10 @@ impl Route {
         permissions.dedup();
         permissions
     }
+}
+
+fn in_query(parameter: &RefOr<Parameter>) -> bool {
+    matches!(parameter, RefOr::T(parameter) if parameter.parameter_in == ParameterIn::Query)
 }
 
 /// What `calls` declare.
