@@ -1,4 +1,5 @@
-//! A worker's stream outlives its token: it is opened again, with the next one, before the service has to end it.
+//! A worker's stream outlives its token: it is opened again, with the next one, before the service has to end it. Its jobs
+//! do not outlive their leases.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -6,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gatehouse_client::worker::{LeasedJob, Worker, WorkerConfig};
+use gatehouse_client::worker::{LeasedJob, Stop, Worker, WorkerConfig};
 use gatehouse_client::{Authorized, ChannelConfig, ClientCredentials, TokenSource, audience, channel};
 use gatehouse_core::{Clock, Secret};
 use gatehouse_proto::auth::v1::token_service_server::{TokenService, TokenServiceServer};
@@ -18,7 +19,7 @@ use gatehouse_proto::auth::v1::{
 use gatehouse_proto::job::v1::work_request::Message;
 use gatehouse_proto::job::v1::work_response::Message as Answer;
 use gatehouse_proto::job::v1::worker_service_server::{WorkerService, WorkerServiceServer};
-use gatehouse_proto::job::v1::{WorkDrain, WorkRequest, WorkResponse, WorkWelcome};
+use gatehouse_proto::job::v1::{WorkDrain, WorkLease, WorkRequest, WorkResponse, WorkWelcome};
 use gatehouse_testkit::eventually;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -28,6 +29,7 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 const LIFE: Duration = Duration::from_secs(2);
+const JOB: &str = "01900000-0000-7000-8000-000000000001";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the services saw.
@@ -43,6 +45,8 @@ struct Record {
     expired: usize,
     /// Streams that ended without a goodbye.
     broken: usize,
+    /// Whether the first stream brings a lease and breaks, and no other is answered.
+    strands: bool,
 }
 
 impl Seen {
@@ -115,16 +119,36 @@ impl WorkerService for Seen {
         let mut incoming = request.into_inner();
         let first = incoming.message().await?.and_then(|request| request.message);
         let Some(Message::Hello(hello)) = first else { return Err(Status::invalid_argument("no hello")) };
-        self.with(|seen| seen.streams.push((token, hello.worker_id)));
+        let number = self.with(|seen| {
+            seen.streams.push((token, hello.worker_id));
+            seen.streams.len()
+        });
+        let strands = self.with(|seen| seen.strands);
+        if strands && number > 1 {
+            std::future::pending::<()>().await;
+        }
         let (answers, stream) = mpsc::channel(8);
         let say = |answer| Ok(WorkResponse { message: Some(answer) });
         let welcome = WorkWelcome {
             worker_id: "w1".into(),
             heartbeat_interval_ms: 100,
-            lease_ttl_ms: 5_000,
+            lease_ttl_ms: if strands { 500 } else { 5_000 },
             held: Vec::new(),
         };
         answers.send(say(Answer::Welcome(welcome))).await.unwrap();
+        if strands {
+            let lease = WorkLease {
+                job_id: JOB.into(),
+                tenant_id: JOB.into(),
+                kind: "count".into(),
+                epoch: 1,
+                attempt: 1,
+                input_json: "{}".into(),
+                ..WorkLease::default()
+            };
+            answers.send(say(Answer::Lease(lease))).await.unwrap();
+            return Ok(Response::new(ReceiverStream::new(stream)));
+        }
         let seen = self.clone();
         tokio::spawn(async move {
             let expiry = tokio::time::sleep(LIFE);
@@ -165,18 +189,47 @@ async fn serve(seen: Seen) -> SocketAddr {
     address
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_is_opened_again_before_its_token_ends() {
-    let seen = Seen::default();
-    let channel = channel(&ChannelConfig::to(format!("http://{}", serve(seen.clone()).await))).unwrap();
+/// A worker of jobs of the kind `count`, and when it is connected.
+fn worker(address: SocketAddr) -> Worker {
+    let channel = channel(&ChannelConfig::to(format!("http://{address}"))).unwrap();
     let credentials =
         ClientCredentials { client_id: "worker".into(), client_secret: Secret::new("none".into()) };
     let tokens = TokenSource::new(channel.clone(), credentials, Clock::system());
-    let worker = Worker::new(
+    Worker::new(
         Authorized::as_client(channel, tokens, audience::JOB),
         WorkerConfig { name: "counter".into(), ..WorkerConfig::default() },
     )
-    .handle("count", |_: LeasedJob| async { Ok("1".to_owned()) });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_ends_with_its_lease_also_while_no_stream_can_be_opened() {
+    let seen = Seen::default();
+    seen.with(|seen| seen.strands = true);
+    let (stopped, mut told) = mpsc::unbounded_channel();
+    let worker = worker(serve(seen.clone()).await).handle("count", move |job: LeasedJob| {
+        let stopped = stopped.clone();
+        async move {
+            let stop = job.stopped().await;
+            let _ = stopped.send(stop);
+            Err(stop.into())
+        }
+    });
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(worker.run(shutdown.clone()));
+    eventually(PATIENCE, || async { seen.with(|seen| seen.streams.len() == 2) }).await;
+    // The lease is over after half a second; an answer to the hello may be waited for a good deal longer.
+    let stop = tokio::time::timeout(Duration::from_secs(4), told.recv()).await.expect("it goes on").unwrap();
+    assert_eq!(stop, Stop::LeaseLost);
+    assert_eq!(seen.with(|seen| seen.streams.len()), 2, "it was not given up on the hello that it stopped");
+    shutdown.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_is_opened_again_before_its_token_ends() {
+    let seen = Seen::default();
+    let worker =
+        worker(serve(seen.clone()).await).handle("count", |_: LeasedJob| async { Ok("1".to_owned()) });
     let mut connected = worker.connected();
     let shutdown = CancellationToken::new();
     let running = tokio::spawn(worker.run(shutdown.clone()));

@@ -26,9 +26,10 @@ use serde::de::DeserializeOwned;
 use crate::client_address::ClientAddress;
 use crate::door::Admitted;
 use crate::gateway::Gateway;
-use crate::route::{Route, Service};
+use crate::route::{Access, Route, Service};
 use crate::strict_json;
 use crate::upstream::DeclaredCalls;
+use crate::wording::public_detail;
 
 /// What is known of a request before it is routed. Stands in the request's extensions.
 #[derive(Clone, Debug)]
@@ -39,6 +40,8 @@ pub(crate) struct RequestInfo {
 
 /// A body that nobody has read, or read to its end. actix-web drains a chunked body whose reader was dropped, for
 /// as long as it goes on; one that still has its reader when the answer has been sent is given two seconds and cut off.
+/// Over HTTP/2 it is given up as soon as there is an answer: what is kept of it there is missing to the other requests
+/// of the connection, for as long as the answer lasts.
 pub(crate) type Unread = Rc<RefCell<Option<Payload>>>;
 
 /// One request on its way through a handler.
@@ -102,14 +105,36 @@ impl Context {
     /// # Errors
     /// `INVALID_FIELD`.
     pub(crate) fn query<T: DeserializeOwned>(&self) -> Result<T> {
-        let pairs = url::form_urlencoded::parse(self.request.query_string().as_bytes());
-        serde_path_to_error::deserialize(serde_urlencoded::Deserializer::new(pairs)).map_err(|error| {
+        let pairs = || url::form_urlencoded::parse(self.request.query_string().as_bytes());
+        if let Some((name, _)) =
+            pairs().find(|(name, value)| name.contains('\u{fffd}') || value.contains('\u{fffd}'))
+        {
+            return Err(Error::invalid_field(safe_name(&name), "must be UTF-8, percent-encoded"));
+        }
+        let parsed = serde_path_to_error::deserialize(serde_urlencoded::Deserializer::new(pairs()));
+        parsed.map_err(|error| {
             let field = error.path().to_string();
             let field = if field == "." { "query".to_owned() } else { field };
-            let detail: String =
-                error.inner().to_string().chars().filter(|c| !c.is_control()).take(200).collect();
-            Error::invalid_field(field, detail)
+            Error::invalid_field(field, public_detail(&error.inner().to_string()))
         })
+    }
+
+    /// Refuses a query where the route has no parameter that could stand in one.
+    ///
+    /// # Errors
+    /// `INVALID_FIELD`.
+    pub(crate) fn check_query(&self) -> Result<()> {
+        if self.route.takes_query || self.route.access == Access::Probe {
+            return Ok(());
+        }
+        match url::form_urlencoded::parse(self.request.query_string().as_bytes()).next() {
+            None => Ok(()),
+            Some((name, _)) => {
+                let name = Some(safe_name(&name)).filter(|name| !name.is_empty());
+                let name = name.unwrap_or_else(|| "query".to_owned());
+                Err(Error::invalid_field(name, "this address takes no query parameters"))
+            }
+        }
     }
 
     /// An id that stands in the path.

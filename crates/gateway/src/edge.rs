@@ -115,7 +115,7 @@ pub(crate) async fn surround<B: MessageBody + 'static>(
                 log(&error);
                 let payload = request.take_payload();
                 let response = problem::response(&error, &id, false);
-                let response = keep_unread(response, Rc::new(RefCell::new(Some(payload))));
+                let response = keep_unread(response, request.version(), Rc::new(RefCell::new(Some(payload))));
                 Ok(request.into_response(response).map_into_right_body())
             }
         }
@@ -234,6 +234,7 @@ async fn dispatch(
     let shown =
         request.headers().contains_key(header::AUTHORIZATION) || request.headers().contains_key("x-api-key");
     let mut extra = HeaderMap::new();
+    let version = request.version();
     let unread: Unread = Rc::new(RefCell::new(Some(payload)));
     let run = run(gateway, Arc::clone(&route), request, Rc::clone(&unread), info, &mut extra);
     let result = AssertUnwindSafe(run)
@@ -251,11 +252,14 @@ async fn dispatch(
     for (name, value) in extra {
         response.headers_mut().insert(name, value);
     }
-    keep_unread(response, unread)
+    keep_unread(response, version, unread)
 }
 
 /// Keeps the body that was not read for as long as the answer is on its way. See [`Unread`].
-fn keep_unread(mut response: HttpResponse, unread: Unread) -> HttpResponse {
+fn keep_unread(mut response: HttpResponse, version: Version, unread: Unread) -> HttpResponse {
+    if version >= Version::HTTP_2 {
+        unread.take();
+    }
     if unread.borrow().is_none() {
         return response;
     }
@@ -277,7 +281,9 @@ async fn run(
         tracing::Span::current().record("caller", admitted.caller.subject().as_text());
     }
     let handler = route.handler;
-    handler(Context { gateway, route, request, payload, info, caller }).await
+    let context = Context { gateway, route, request, payload, info, caller };
+    context.check_query()?;
+    handler(context).await
 }
 
 /// Counts the request and lets its sender in. See [`crate::limits`] for the order.
@@ -338,7 +344,7 @@ pub(crate) async fn not_found(
 ) -> HttpResponse {
     let error = Error::not_found("ROUTE_NOT_FOUND", "There is no such address here. /docs lists all.");
     let response = unrouted(&gateway, &request, error).await;
-    keep_unread(response, Rc::new(RefCell::new(Some(payload.into_inner()))))
+    keep_unread(response, request.version(), Rc::new(RefCell::new(Some(payload.into_inner()))))
 }
 
 /// The path exists, the method does not; or a preflight.
@@ -358,7 +364,7 @@ async fn wrong_method(
     if let Ok(value) = HeaderValue::from_str(&allow) {
         response.headers_mut().insert(header::ALLOW, value);
     }
-    keep_unread(response, Rc::new(RefCell::new(Some(payload))))
+    keep_unread(response, request.version(), Rc::new(RefCell::new(Some(payload))))
 }
 
 async fn options(gateway: &Gateway, request: &HttpRequest, allow: &str) -> HttpResponse {

@@ -11,6 +11,7 @@
 
 use std::cell::Cell;
 use std::error::Error as StdError;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -23,12 +24,12 @@ use actix_web::dev::{Payload, Service};
 use actix_web::error::PayloadError;
 use actix_web::http::header::{self, HeaderName, HeaderValue, HttpDate};
 use actix_web::http::uri::Authority;
-use actix_web::http::{Method, StatusCode};
+use actix_web::http::{Method, StatusCode, Uri, Version, uri};
 use bytes::Bytes;
 use futures_util::Stream;
 use gatehouse_core::Clock;
-use h2_03::server::{Builder, SendResponse};
-use h2_03::{Ping, PingPong, Reason, RecvStream};
+use h2::server::{Builder, SendResponse};
+use h2::{Ping, PingPong, Reason, RecvStream};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -84,6 +85,7 @@ impl Bounds {
             // A byte can stand for a whole header that was sent before (RFC 7541): without a bound of its own a head of
             // half a megabyte takes fifty, and is kept for as long as its body does not come.
             .max_header_list_size(self.max_header_list_bytes);
+        // Frames that carry little or nothing of a body have bounds of `h2`'s own: windows know nothing of them.
         builder
     }
 }
@@ -137,7 +139,7 @@ pub(crate) async fn serve<T, S, B>(
     connection: Connection,
     bounds: Bounds,
     Leaving { leaving, stopping }: Leaving,
-) -> Result<(), h2_03::Error>
+) -> Result<(), h2::Error>
 where
     T: AsyncRead + AsyncWrite + Unpin,
     S: Service<Request> + 'static,
@@ -171,7 +173,10 @@ where
                     continue;
                 }
                 way_out.took_request();
-                let (request, is_head) = request_of(request, peer, &connection);
+                let Some((request, is_head)) = request_of(request, peer, &connection) else {
+                    reply.send_reset(Reason::PROTOCOL_ERROR);
+                    continue;
+                };
                 let (answering, at_work) = (app.call(request), AtWork::begin(&work));
                 actix_web::rt::spawn(async move {
                     let sent = match answering.await {
@@ -232,25 +237,37 @@ async fn silence(pings: Option<PingPong>, keep_alive: Duration) {
     }
 }
 
-/// The request as the application takes it, and whether it asks for no body.
+/// The request as the application takes it, and whether it asks for no body. None if it can't be said there.
 fn request_of(
-    request: http_02::Request<RecvStream>,
+    request: http::Request<RecvStream>,
     peer: Option<SocketAddr>,
     connection: &Connection,
-) -> (Request, bool) {
+) -> Option<(Request, bool)> {
     let (parts, body) = request.into_parts();
     let payload: BoxedPayloadStream = Box::pin(Upload(body));
     let mut request = Request::with_payload(Payload::Stream { payload });
-    let is_head = parts.method == Method::HEAD;
+    let is_head = parts.method == http::Method::HEAD;
     let head = request.head_mut();
-    head.uri = parts.uri;
-    head.method = parts.method;
-    head.version = parts.version;
-    head.headers = parts.headers.into();
+    head.uri = uri_of(&parts.uri)?;
+    head.method = Method::from_bytes(parts.method.as_str().as_bytes()).ok()?;
+    head.version = Version::HTTP_2;
+    for (name, value) in &parts.headers {
+        let name = HeaderName::from_bytes(name.as_str().as_bytes()).ok()?;
+        head.headers.append(name, HeaderValue::from_bytes(value.as_bytes()).ok()?);
+    }
     name_host(head);
     head.peer_addr = peer;
     request.extensions_mut().insert(connection.clone());
-    (request, is_head)
+    Some((request, is_head))
+}
+
+/// The same URI, of the older `http` that actix-web has.
+fn uri_of(uri: &http::Uri) -> Option<Uri> {
+    let mut parts = uri::Parts::default();
+    parts.scheme = uri.scheme_str().map(str::parse).transpose().ok()?;
+    parts.authority = uri.authority().map(|authority| authority.as_str().parse()).transpose().ok()?;
+    parts.path_and_query = uri.path_and_query().map(|path| path.as_str().parse()).transpose().ok()?;
+    Uri::from_parts(parts).ok()
 }
 
 /// The host of a request stands in `Host`, as it does over HTTP/1.1. One that says two different things (RFC 9113,
@@ -265,7 +282,8 @@ fn name_host(head: &mut RequestHead) {
     }
 }
 
-/// The body of a request.
+/// The body of a request. Dropped, it takes nothing of the connection's window any more: what came is given back, and
+/// what comes after that is thrown away.
 struct Upload(RecvStream);
 
 impl Stream for Upload {
@@ -273,12 +291,16 @@ impl Stream for Upload {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<Option<Self::Item>> {
         let chunk = match ready!(self.0.poll_data(context)) {
-            Some(chunk) => chunk?,
+            Some(chunk) => chunk.map_err(broken)?,
             None => return Poll::Ready(None),
         };
-        self.0.flow_control().release_capacity(chunk.len())?;
+        self.0.flow_control().release_capacity(chunk.len()).map_err(broken)?;
         Poll::Ready(Some(Ok(chunk)))
     }
+}
+
+fn broken(error: h2::Error) -> PayloadError {
+    PayloadError::Io(io::Error::other(error))
 }
 
 /// Sends an answer.
@@ -288,7 +310,7 @@ async fn answer<B: MessageBody>(
     is_head: bool,
 ) -> Result<(), Box<dyn StdError>> {
     let (response, body) = response.into_parts();
-    let (head, size) = head_of(response.head(), body.size());
+    let (head, size) = head_of(response.head(), body.size())?;
     let is_whole = is_head || size.is_eof();
     let mut stream = reply.send_response(head, is_whole)?;
     if is_whole {
@@ -323,10 +345,10 @@ async fn answer<B: MessageBody>(
 }
 
 /// The head of an answer, and the size of its body: without what only HTTP/1.1 says (RFC 9113, section 8.2.2).
-fn head_of(head: &ResponseHead, size: BodySize) -> (http_02::Response<()>, BodySize) {
+fn head_of(head: &ResponseHead, size: BodySize) -> Result<(http::Response<()>, BodySize), http::Error> {
     let size = if head.status == StatusCode::NO_CONTENT { BodySize::None } else { size };
-    let mut sent = http_02::Response::new(());
-    *sent.status_mut() = head.status;
+    let mut sent = http::Response::new(());
+    *sent.status_mut() = http::StatusCode::from_u16(head.status.as_u16())?;
     let headers = sent.headers_mut();
     for (name, value) in head.headers() {
         let of_http1 = *name == header::CONNECTION
@@ -337,18 +359,17 @@ fn head_of(head: &ResponseHead, size: BodySize) -> (http_02::Response<()>, BodyS
         // The body knows its length, unless it is a stream of which the answer knows it.
         let known = *name == header::CONTENT_LENGTH && size != BodySize::Stream;
         if !of_http1 && !known {
-            headers.append(name.clone(), value.clone());
+            let name = http::HeaderName::from_bytes(name.as_str().as_bytes())?;
+            headers.append(name, http::HeaderValue::from_bytes(value.as_bytes())?);
         }
     }
     if let BodySize::Sized(bytes) = size {
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes));
+        headers.insert(http::header::CONTENT_LENGTH, bytes.into());
     }
-    if !headers.contains_key(header::DATE)
-        && let Ok(date) = HeaderValue::from_str(&HttpDate::from(now()).to_string())
-    {
-        headers.insert(header::DATE, date);
+    if !headers.contains_key(http::header::DATE) {
+        headers.insert(http::header::DATE, HttpDate::from(now()).to_string().try_into()?);
     }
-    (sent, size)
+    Ok((sent, size))
 }
 
 /// The time of day.

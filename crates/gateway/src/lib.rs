@@ -47,6 +47,7 @@ mod time;
 pub mod tls;
 mod upstream;
 mod wire;
+mod wording;
 
 mod reference;
 

@@ -12,7 +12,7 @@ use gatehouse_core::{ErrorCode, Result};
 use gatehouse_proto::access::{self, Access as RpcAccess, Declared, Refusal};
 use utoipa::__dev::{SchemaReferences, Tags};
 use utoipa::Path;
-use utoipa::openapi::path::{HttpMethod, Operation};
+use utoipa::openapi::path::{HttpMethod, Operation, Parameter, ParameterIn};
 use utoipa::openapi::{RefOr, Schema};
 
 use crate::context::Context;
@@ -130,6 +130,8 @@ pub(crate) struct Route {
     /// What the handler itself refuses for, beside what follows from all else that is declared here.
     pub(crate) own_refusals: &'static [(ErrorCode, &'static str)],
     refusals: OnceLock<Vec<Refusal>>,
+    /// Whether there are parameters that stand in the query.
+    pub(crate) takes_query: bool,
     pub(crate) handler: Handler,
     pub(crate) operation: Operation,
     pub(crate) schemas: Vec<(String, RefOr<Schema>)>,
@@ -164,6 +166,7 @@ impl Route {
             class,
             errors: ErrorFormat::Problem,
             streams: false,
+            takes_query: operation.parameters.iter().flatten().any(in_query),
             persons_only: declared(calls).any(|rule| rule.persons_only),
             own_refusals: &[],
             refusals: OnceLock::new(),
@@ -212,6 +215,10 @@ impl Route {
         permissions.dedup();
         permissions
     }
+}
+
+fn in_query(parameter: &RefOr<Parameter>) -> bool {
+    matches!(parameter, RefOr::T(parameter) if parameter.parameter_in == ParameterIn::Query)
 }
 
 /// What `calls` declare.

@@ -14,11 +14,12 @@ use serde::de::{
 use serde::forward_to_deserialize_any;
 use serde_json::{Map, Number, Value};
 
+use crate::wording::public_detail;
+
 /// The deepest nesting of arrays and objects that a body may have.
 pub(crate) const MAX_DEPTH: usize = 32;
 /// The longest string, in characters (requirement T4).
 pub(crate) const MAX_TEXT_CHARS: usize = 8192;
-const MAX_DETAIL_CHARS: usize = 200;
 
 /// Reads `bytes` as exactly one JSON value of type `T`.
 ///
@@ -84,21 +85,6 @@ fn category(error: &serde_json::Error) -> &'static str {
 
 fn field_error(path: &str, detail: &str) -> Error {
     if path == "." { Error::invalid_field("body", detail) } else { Error::invalid_field(path, detail) }
-}
-
-/// Serde's sentence without the value that the caller sent (it may be a password in the wrong place), without
-/// positions, and bounded.
-fn public_detail(message: &str) -> String {
-    let message = message.split(" at line ").next().unwrap_or(message);
-    let cleaned = match (message.strip_prefix("invalid type: "), message.strip_prefix("invalid value: ")) {
-        (Some(rest), _) | (None, Some(rest)) => {
-            let found = rest.split([' ', '`', '"', ',']).next().unwrap_or("a value");
-            let expected = rest.rsplit_once(", expected ").map_or("another type", |(_, expected)| expected);
-            format!("expected {expected}, found {found}")
-        }
-        _ => message.to_owned(),
-    };
-    cleaned.chars().filter(|c| !c.is_control()).take(MAX_DETAIL_CHARS).collect()
 }
 
 /// A value, of which only objects become structs, however deep they lie.

@@ -258,6 +258,25 @@ async fn wrong_media_types_paths_methods_ids_and_queries_are_refused() {
         let answer = world.get(&format!("/v1/jobs?{query}")).bearer_auth(&token).send().await.unwrap();
         assert_eq!(problem(answer, 400, query).await["reason"], "INVALID_FIELD", "{query}");
     }
+    for (path, field, detail) in [
+        ("/v1/jobs?kind=%ff", "kind", "UTF-8"),
+        ("/v1/jobs?%ff=1", "\u{fffd}", "UTF-8"),
+        (&format!("/v1/jobs?kind={}", "x".repeat(65)), "kind", "1 to 64"),
+        ("/v1/jobs?kind=No%20such", "kind", "1 to 64"),
+        ("/v1/jobs?page_size=", "page_size", "expected a whole number"),
+        ("/v1/audit/logs/default/checkpoint?fresh=yes", "fresh", "expected true or false"),
+        ("/v1/auth/me?x=1", "x", "takes no query parameters"),
+        (&format!("/v1/jobs/{}?x=1", support::JOB), "x", "takes no query parameters"),
+        ("/openapi.json?v=2", "v", "takes no query parameters"),
+    ] {
+        let answer = world.get(path).bearer_auth(&token).send().await.unwrap();
+        let problem = problem(answer, 400, path).await;
+        let error = &problem["errors"][0];
+        let name = error["field"].as_str().unwrap();
+        assert!(name == field || field == "\u{fffd}", "{path}: {problem}");
+        assert!(error["detail"].as_str().unwrap().contains(detail), "{path}: {problem}");
+    }
+    assert_eq!(world.get("/healthz?x=1").send().await.unwrap().status(), 200, "probes take anything");
     for path in [format!("/v1/jobs?kind={}", "x".repeat(7000)), format!("/v1/{}", "x".repeat(9000))] {
         let answer = world.get(&path).bearer_auth(&token).send().await.unwrap();
         assert_eq!(problem(answer, 414, "long").await["reason"], "URI_TOO_LONG");

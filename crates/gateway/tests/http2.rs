@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use serde_json::Value;
 use support::http2::{Client, SOON, by_hand, frame, headers, literal, text, tls};
 use support::{JOB, World};
 use tokio::io::AsyncWriteExt as _;
+use tokio::sync::Notify;
 use tokio_rustls::client::TlsStream;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -90,7 +92,7 @@ async fn taken_unread(resets: bool) -> usize {
     }
     let unread = calls();
     let reading = tokio::spawn(async move { tokio::io::copy(&mut answers, &mut tokio::io::sink()).await });
-    tokio::time::timeout(Duration::from_secs(30), asking).await.expect("it is not read again");
+    tokio::time::timeout(Duration::from_secs(120), asking).await.expect("it is not read again");
     reading.abort();
     unread
 }
@@ -162,6 +164,160 @@ async fn a_stream_that_was_reset_or_whose_connection_broke_gives_back_its_place_
     let client = Client::connect(&world, folder.path()).await;
     eventually(SOON, || async { client.get(&path, &token).await.status() == 200 }).await;
     drop(second);
+}
+
+/// The head of a request to sign in, or for the job's result if there is a token, whose body is to follow.
+fn begins(stream: u32, token: Option<&str>) -> Vec<u8> {
+    let authority = literal(&[0x41], "localhost");
+    let fields = match token {
+        Some(token) => [
+            &[0x82, 0x87][..],
+            &authority,
+            &literal(&[0x44], &format!("/v1/jobs/{JOB}/result")),
+            &literal(&[0x57], &format!("Bearer {token}")),
+        ]
+        .concat(),
+        None => [
+            &[0x83, 0x87][..],
+            &authority,
+            &literal(&[0x44], "/v1/auth/sign-in"),
+            &literal(&[0x5f], "application/json"),
+        ]
+        .concat(),
+    };
+    let mut bytes = headers(stream, &fields);
+    // END_HEADERS alone.
+    bytes[4] = 0x04;
+    bytes
+}
+
+/// A frame of a body: `flags` say whether it is the last (1) and padded (8).
+fn data(stream: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
+    bytes.extend([0, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_that_carry_next_to_nothing_are_not_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::start_https(folder.path()).await;
+    let (token, _) = world.person(300);
+    // Its handler is at work, and reads none of it.
+    world.services.lock().held.insert("GetJobResult", Arc::new(Notify::new()));
+    for payload in [&b""[..], b" "] {
+        let mut stream = by_hand(&world, folder.path()).await;
+        let mut bytes = begins(1, Some(&token));
+        for _ in 0..20_000 {
+            bytes.extend(data(1, 0, payload));
+        }
+        // It may be closed before all of that is written.
+        let _ = stream.write_all(&bytes).await;
+        let told = async {
+            loop {
+                match frame(&mut stream).await {
+                    Some((7, _, 0, payload)) => return Some(payload[7]),
+                    Some(_) => {}
+                    None => return None,
+                }
+            }
+        };
+        let told = tokio::time::timeout(SOON, told).await.expect("all of it is taken");
+        assert_eq!(told, Some(11), "ENHANCE_YOUR_CALM");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn padding_is_given_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::start_https(folder.path()).await;
+    let mut stream = by_hand(&world, folder.path()).await;
+    let mut granted = 0;
+    for request in 0..10 {
+        let id = 2 * request + 1;
+        let mut bytes = begins(id, None);
+        // Padded to 256 bytes.
+        let with_padding = |text: &[u8]| {
+            let padding = 255 - text.len();
+            [&[u8::try_from(padding).unwrap()][..], text, &vec![0; padding]].concat()
+        };
+        for _ in 0..200 {
+            bytes.extend(data(id, 8, &with_padding(b" ")));
+        }
+        bytes.extend(data(id, 9, &with_padding(br#"{"email":"a@b.c","password":"p"}"#)));
+        stream.write_all(&bytes).await.unwrap();
+        loop {
+            let next = tokio::time::timeout(SOON, frame(&mut stream)).await.expect("no answer");
+            match next.expect("closed") {
+                (8, _, 0, payload) => granted += u32::from_be_bytes(payload.try_into().unwrap()),
+                (_, flags, stream, _) if stream == id && flags & 1 == 1 => break,
+                _ => {}
+            }
+        }
+    }
+    // What it may have in hand is 65,535 bytes at first, and four bodies of 64 KiB after the first words.
+    let sent = 10 * 201 * 256;
+    assert!(65_535 + granted >= sent, "of {sent} bytes sent, {granted} were given back");
+}
+
+/// Asks for the job's events, with `bytes` of a body that does not end here.
+async fn events_with_a_body(
+    client: &Client,
+    token: &str,
+    bytes: usize,
+) -> (h2::client::ResponseFuture, h2::SendStream<Bytes>) {
+    let request = Request::get(format!("https://localhost/v1/jobs/{JOB}/events"))
+        .header("authorization", format!("Bearer {token}"))
+        .body(())
+        .unwrap();
+    let (answer, mut body) =
+        client.requests.clone().ready().await.unwrap().send_request(request, false).unwrap();
+    body.send_data(Bytes::from(vec![b' '; bytes]), false).unwrap();
+    (answer, body)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_nobody_reads_takes_nothing_from_the_others_of_its_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::start_https(folder.path()).await;
+    let (token, _) = world.person(300);
+    let client = Client::connect(&world, folder.path()).await;
+    // Four bodies of so many bytes are what a connection takes.
+    let all = 64 * 1024;
+    let mut open = Vec::new();
+    let answers = Arc::new(Notify::new());
+    world.services.lock().held.insert("WatchJobEvents", Arc::clone(&answers));
+    for _ in 0..4 {
+        open.push(events_with_a_body(&client, &token, all - 1).await);
+    }
+    eventually(SOON, || async { world.calls("WatchJobEvents") == open.len() }).await;
+    // What was sent before this has arrived by then.
+    assert_eq!(client.get("/healthz", "").await.status(), 200);
+    world.services.lock().held.clear();
+    answers.notify_waiters();
+    // Of others, it comes when the answer has begun.
+    for _ in 0..4 {
+        open.push(events_with_a_body(&client, &token, 0).await);
+    }
+    let mut kept = Vec::new();
+    for (answer, mut body) in open {
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.status(), 200);
+        body.send_data(Bytes::from(vec![b' '; all]), false).unwrap();
+        kept.push((answer, body));
+    }
+    let sign_in = Request::post("https://localhost/v1/auth/sign-in")
+        .header("content-type", "application/json")
+        .body(())
+        .unwrap();
+    let mut requests = client.requests.clone().ready().await.unwrap();
+    let (answer, mut body) = requests.send_request(sign_in, false).unwrap();
+    let text = format!(r#"{{"email":"a@b.c","password":"p"}}{}"#, " ".repeat(30_000));
+    body.send_data(Bytes::from(text), true).unwrap();
+    let answer = tokio::time::timeout(SOON, answer).await.expect("its body does not come through").unwrap();
+    assert_eq!(answer.status(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

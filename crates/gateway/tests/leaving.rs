@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use gatehouse_proto::job::v1::JobEventType;
 use gatehouse_testkit::eventually;
-use h2::RecvStream;
+use h2::{Reason, RecvStream};
 use http::Request;
 use support::http2::{Client, LIMIT, SOON, by_hand, frame, headers, literal, text, tls};
 use support::{JOB, World};
@@ -60,11 +60,17 @@ async fn a_head_that_unpacks_to_much_is_refused_and_not_kept() {
         request
     };
     // 34 bytes each as they are counted: 32 KiB are 963, and the rest of the head takes some.
-    for (count, status) in [(900, 200), (1000, 431), (16_000, 431), (10, 200)] {
+    for (count, status) in [(900, 200), (1000, 431), (3500, 431), (10, 200)] {
         let mut requests = client.requests.clone().ready().await.unwrap();
         let (answer, _) = requests.send_request(with_headers(count), true).unwrap();
         assert_eq!(answer.await.unwrap().status(), status, "{count} headers");
     }
+    // One of more than four times what it may be is the connection's last.
+    let mut requests = client.requests.clone().ready().await.unwrap();
+    let (answer, _) = requests.send_request(with_headers(16_000), true).unwrap();
+    let refused = answer.await.unwrap_err();
+    assert_eq!(refused.reason(), Some(Reason::ENHANCE_YOUR_CALM), "{refused}");
+    assert!(refused.is_go_away() && refused.is_remote(), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,11 +29,12 @@ impl QuotaConfig {
         Self { capacity, interval_s }
     }
 
-    /// Whether requests come back more slowly than with `other`, whatever may come at once.
+    /// Whether `other` lets through whatever this does: no more at once, and none of it comes back sooner.
     #[must_use]
-    pub fn is_slower_than(self, other: Self) -> bool {
-        u128::from(self.capacity) * u128::from(other.interval_s)
-            < u128::from(other.capacity) * u128::from(self.interval_s)
+    pub fn is_within(self, other: Self) -> bool {
+        self.capacity <= other.capacity
+            && u128::from(self.capacity) * u128::from(other.interval_s)
+                <= u128::from(other.capacity) * u128::from(self.interval_s)
     }
 
     /// The checked quota.

@@ -96,8 +96,9 @@ pub struct Rules {
     pub routes: BTreeMap<String, QuotaConfig>,
     /// Classes of endpoints with stricter limits for each address and person. Default: `job-create` 30 in 60 s
     /// for each address, `sign-in` 20 in 60 s for each address, `upstream-token` 120 in 60 s for each person, over all
-    /// upstreams. A tenant's own limit for each person counts instead where it is stricter. What is not written here stays:
-    /// a class loses its limits by an empty table only (`sign-in = {}`; `classes = {}` frees all).
+    /// upstreams; a limit of the class `token` does not hold there. A tenant's own limit for each person counts instead where
+    /// it is stricter, and beside it where it is stricter in one of two ways only: at once, or in the long run. What is not
+    /// written here stays: a class loses its limits by an empty table only (`sign-in = {}`; `classes = {}` frees all).
     pub classes: BTreeMap<String, ClassRules>,
     /// Tenants with limits of their own, by their id.
     #[schemars(with = "BTreeMap<String, TenantRules>")]
@@ -202,14 +203,14 @@ impl Rules {
         QuotaConfig::new(self.capacity, self.interval_s)
     }
 
-    /// The buckets of one request, in the order of [`Dimension::ALL`].
+    /// The buckets of one request, in the order of [`Dimension::ALL`]; a person may have two.
     ///
     /// # Errors
     /// A quota is out of its bounds, which [`Rules::validate`] would have said.
     pub fn buckets(&self, subjects: &Subjects<'_>) -> Result<Vec<Bucket>, InvalidQuota> {
         let class = subjects.class.and_then(|name| Some((name, self.classes.get(name)?)));
         let tenant = subjects.tenant.and_then(|id| self.tenants.get(&id));
-        let mut buckets = Vec::with_capacity(Dimension::ALL.len());
+        let mut buckets = Vec::with_capacity(Dimension::ALL.len() + 1);
         let mut add = |dimension, subject: String, quota: QuotaConfig| -> Result<(), InvalidQuota> {
             let quota: Quota = quota.checked()?;
             buckets.push(Bucket::new(dimension, subject, quota));
@@ -229,13 +230,17 @@ impl Rules {
                 .and_then(|tenant| tenant.person)
                 .zip(subjects.tenant)
                 .map(|(quota, id)| (quota, format!("{person}|{id}")));
-            let (quota, subject) = match (of_class, of_tenant) {
-                // A class is for what costs more: nobody gets more by it than their tenant leaves them.
-                (Some(of_class), Some(of_tenant)) if of_tenant.0.is_slower_than(of_class.0) => of_tenant,
-                (Some(chosen), _) | (None, Some(chosen)) => chosen,
-                (None, None) => (self.person, person.to_owned()),
+            // A class is for what costs more: nobody gets more by it than their tenant leaves them, nor more at once by
+            // a tenant that counts over a longer time.
+            let counted = match (of_class, of_tenant) {
+                (Some(class), Some(tenant)) if class.0.is_within(tenant.0) => [Some(class), None],
+                (Some(class), Some(tenant)) if tenant.0.is_within(class.0) => [Some(tenant), None],
+                (None, None) => [Some((self.person, person.to_owned())), None],
+                both => both.into(),
             };
-            add(Dimension::Person, subject, quota)?;
+            for (quota, subject) in counted.into_iter().flatten() {
+                add(Dimension::Person, subject, quota)?;
+            }
         }
         if let Some(key) = subjects.api_key {
             add(Dimension::ApiKey, key.to_owned(), tenant.and_then(|t| t.api_key).unwrap_or(self.api_key))?;
@@ -392,8 +397,18 @@ mod tests {
         assert_eq!((token[0] == read[0], token[1] == read[1]), (true, false));
         assert_eq!((token[1].quota().capacity(), read[1].quota().capacity()), (120, 1200));
         assert_ne!(token[1], asks("b", "upstream-token")[1]);
-        // Of a tenant's own limit and the class's, the stricter one.
-        for (capacity, interval_s, chosen) in [(30, 60, 30), (239, 120, 239), (241, 120, 120), (2, 1, 120)] {
+        // Of a tenant's own limit and the class's, the stricter one; where one has the smaller burst and the other the
+        // lower rate, both.
+        for (capacity, interval_s, counted) in [
+            (30, 60, &[30][..]),
+            (120, 61, &[120]),
+            (5000, 3600, &[120, 5000]),
+            (239, 120, &[120, 239]),
+            (240, 120, &[120]),
+            (241, 120, &[120]),
+            (2, 1, &[2]),
+            (30, 10, &[120, 30]),
+        ] {
             let own = TenantRules {
                 person: Some(QuotaConfig::new(capacity, interval_s)),
                 ..TenantRules::default()
@@ -405,11 +420,10 @@ mod tests {
                 class: Some("upstream-token"),
                 ..Subjects::default()
             };
-            assert_eq!(
-                rules.buckets(&subjects).unwrap()[0].quota().capacity(),
-                chosen,
-                "{capacity} in {interval_s} s"
-            );
+            let buckets = rules.buckets(&subjects).unwrap();
+            let of_person = buckets.iter().filter(|bucket| bucket.dimension() == Dimension::Person);
+            let capacities: Vec<_> = of_person.map(|bucket| bucket.quota().capacity()).collect();
+            assert_eq!(capacities, counted, "{capacity} in {interval_s} s");
         }
         let subjects = Subjects { api_key: Some("k"), tenant: Some(id), ..Subjects::default() };
         let capacities: Vec<_> =

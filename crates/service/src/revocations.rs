@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gatehouse_client::{Authorized, Backoff, from_status};
 use gatehouse_core::{Clock, Entropy, Error, Result, Timestamp};
@@ -54,7 +54,33 @@ struct State {
     entries: HashMap<(i32, String), Entry>,
     sequence: i64,
     complete: bool,
-    heard_at: Option<Timestamp>,
+    heard_at: Option<Moment>,
+}
+
+/// A moment on two clocks: the wall's, which can be set, and one that only goes on, but may stand still while the machine
+/// sleeps.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    at: Timestamp,
+    instant: Instant,
+}
+
+impl Moment {
+    /// `age` ago.
+    fn before_now(clock: &Clock, age: Duration) -> Self {
+        let instant = Instant::now();
+        // Before the machine started only the wall's clock can tell.
+        Self { at: clock.now().minus(age), instant: instant.checked_sub(age).unwrap_or(instant) }
+    }
+
+    /// How long ago it was, by the clock that says more.
+    fn age(self, now: Timestamp) -> Duration {
+        now.since(self.at).max(self.instant.elapsed())
+    }
+
+    fn later_of(self, other: Self) -> Self {
+        Self { at: self.at.max(other.at), instant: self.instant.max(other.instant) }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -65,8 +91,8 @@ struct Entry {
 
 impl State {
     fn is_fresh(&self, now: Timestamp, limit: Duration) -> bool {
-        // A clock that was set back makes old news look fresh for as long: news from the future is no news.
-        let is_old = |heard_at: Timestamp| now.plus(CLOCK_SLACK) < heard_at || now.since(heard_at) > limit;
+        // When the clock was set back, news from the future is no news.
+        let is_old = |heard: Moment| now.plus(CLOCK_SLACK) < heard.at || heard.age(now) > limit;
         self.complete && !self.heard_at.is_none_or(is_old)
     }
 }
@@ -105,8 +131,9 @@ impl Revocations {
         if complete {
             state.complete = true;
             // Old news takes nothing from newer news, unless the clock was set back since that.
-            let newest = state.heard_at.filter(|heard_at| *heard_at <= now);
-            state.heard_at = newest.max(Some(now.minus(age)));
+            let newest = state.heard_at.filter(|heard| heard.at <= now);
+            let told = Moment::before_now(&self.0.clock, age);
+            state.heard_at = Some(newest.map_or(told, |newest| newest.later_of(told)));
         }
         let sequence = state.sequence;
         drop(state);
@@ -288,20 +315,28 @@ impl RevocationFeed {
         let mut auth = self.auth.clone();
         self.fetch_keys(&mut auth).await?;
         let request = WatchRevocationsRequest { after_sequence: self.revocations.sequence() };
+        let clock = &self.revocations.0.clock;
+        let mut last = Moment::before_now(clock, Duration::ZERO);
         let mut stream = auth.watch_revocations(request).await.map_err(from_status)?.into_inner();
         let mut silence = Duration::from_secs(2);
+        let silent = || Error::unavailable("STREAM_SILENT", "Auth's stream fell silent.");
         loop {
             let message = tokio::select! {
                 // A stream that says nothing for too long is as good as gone.
                 message = tokio::time::timeout(silence * 2, stream.message()) => match message {
                     Ok(message) => message.map_err(from_status)?,
-                    Err(_) => return Err(Error::unavailable("STREAM_SILENT", "Auth's stream fell silent.")),
+                    Err(_) => return Err(silent()),
                 },
                 () = self.keys.wanted() => {
                     self.fetch_keys(&mut auth.clone()).await?;
                     continue;
                 }
             };
+            // If it was this process that stood still, what auth said meanwhile is here at once, and as old as that.
+            if last.age(clock.now()) > silence * 2 {
+                return Err(silent());
+            }
+            last = Moment::before_now(clock, Duration::ZERO);
             let Some(news) = message else { return Ok(()) };
             if let Ok(heartbeat @ 1..) = u64::try_from(news.heartbeat_ms) {
                 silence = Duration::from_millis(heartbeat.max(100));

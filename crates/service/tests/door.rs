@@ -345,6 +345,22 @@ async fn nobody_comes_through_before_the_first_snapshot_or_after_too_long_a_sile
     assert!(door.submit(&good).await.is_ok(), "heard since");
 }
 
+#[test]
+fn a_clock_that_was_set_back_makes_nothing_new_by_catching_up() {
+    let clock = Clock::settable(Timestamp::from_seconds(NOW));
+    let limit = Duration::from_millis(200);
+    let revocations = Revocations::new(clock.clone(), Staleness { privileged: limit, all: limit });
+    revocations.apply(&[], 0, true);
+    clock.set(Timestamp::from_seconds(NOW - 60));
+    assert!(!revocations.is_fresh());
+    // What passes is the time that only goes on; a minute of it in the field.
+    std::thread::sleep(limit + Duration::from_millis(50));
+    clock.set(Timestamp::from_seconds(NOW));
+    assert!(!revocations.is_fresh(), "it is as old as before");
+    revocations.apply(&[], 0, true);
+    assert!(revocations.is_fresh(), "news again");
+}
+
 #[tokio::test]
 async fn privileged_methods_refuse_sooner() {
     let clock = Clock::settable(Timestamp::from_seconds(NOW));

@@ -326,8 +326,7 @@ impl Cluster {
         for node in self.nodes.values_mut().filter(|node| !node.is_ending) {
             let id = node.id();
             if let Some(status) = node.has_ended()? {
-                // Whoever looks may have been held up for long since.
-                let ran = node.seen_at.zip(node.started_at).map(|(seen, at)| seen - at).unwrap_or_default();
+                let ran = node.ran();
                 let (name, end) = (&node.name, node.end_of_log());
                 let gave_up = status.code() == Some(GAVE_UP) && ran < LONGEST_START && says_why(&end);
                 if !gave_up || !excused(node) {

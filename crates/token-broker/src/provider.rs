@@ -105,7 +105,7 @@ impl Providers {
         self.0.get(name).ok_or_else(|| {
             Error::not_found(
                 "UPSTREAM_NOT_FOUND",
-                "There is no such upstream. ListUpstreams names those there are.",
+                "There is no such upstream. The list of upstreams names those there are.",
             )
         })
     }

@@ -126,9 +126,9 @@ impl App {
     /// The log with this name; an empty name is `default`.
     pub(crate) fn log(&self, name: &str) -> Result<&Log> {
         let name = if name.is_empty() { DEFAULT_LOG } else { name };
-        self.logs
-            .get(name)
-            .ok_or_else(|| Error::not_found("LOG_NOT_FOUND", "There is no log of this name: see ListLogs."))
+        self.logs.get(name).ok_or_else(|| {
+            Error::not_found("LOG_NOT_FOUND", "There is no log of this name: see the list of logs.")
+        })
     }
 
     /// The log for a retention class; `default` for one that is not configured, since an event in the wrong log is

@@ -23,8 +23,8 @@ use super::job::{Failure, LeasedJob, Stop, Unfinished};
 use super::{Handler, WorkerConfig};
 use crate::{Authorized, Backoff, context, from_status};
 
-/// How long the service may take to answer a hello.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long it may take until the service has answered a hello, with the token for it.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) struct Session {
     channel: Authorized,
@@ -114,10 +114,8 @@ impl Session {
             if self.drained() {
                 return Ok(());
             }
-            let connected = tokio::select! {
-                connected = self.connect() => connected,
-                () = shutdown.cancelled(), if self.drain_by.is_none() => continue,
-            };
+            let connecting = connect(self.channel.clone(), self.hello());
+            let Some(connected) = self.meanwhile(connecting, &shutdown).await else { continue };
             match connected {
                 Ok((mut link, welcome)) => {
                     tracing::info!(
@@ -171,37 +169,11 @@ impl Session {
         self.connected.send_if_modified(|before| std::mem::replace(before, connected) != connected);
     }
 
-    async fn connect(&self) -> Result<(Link, WorkWelcome)> {
-        let (outgoing, requests) = mpsc::unbounded_channel();
-        let hello = WorkHello {
+    fn hello(&self) -> WorkHello {
+        WorkHello {
             kinds: self.handlers.keys().cloned().collect(),
             worker_id: self.worker_id.clone(),
             name: self.config.name.clone(),
-        };
-        let _ = outgoing.send(WorkRequest { message: Some(Message::Hello(hello)) });
-        let mut client = WorkerServiceClient::new(self.channel.clone());
-        let late = |_| {
-            gatehouse_core::Error::unavailable(
-                "SERVICE_UNAVAILABLE",
-                "The job service did not answer in time.",
-            )
-        };
-        // Asked before the call takes its token, which is this one or a newer one.
-        let fades_in = timeout(HELLO_TIMEOUT, self.channel.fades_in()).await.map_err(late)??;
-        let renew_at = fades_in.map(|left| Instant::now() + left);
-        let open = client.work(UnboundedReceiverStream::new(requests));
-        let mut incoming =
-            timeout(HELLO_TIMEOUT, open).await.map_err(late)?.map_err(from_status)?.into_inner();
-        let first = timeout(HELLO_TIMEOUT, incoming.message()).await.map_err(late)?.map_err(from_status)?;
-        match first.and_then(|answer| answer.message) {
-            Some(Answer::Welcome(welcome)) => Ok((
-                Link { outgoing, incoming, granted: 0, goodbye: Goodbye::Unsaid, closing: false, renew_at },
-                welcome,
-            )),
-            _ => Err(gatehouse_core::Error::unavailable(
-                "SERVICE_UNAVAILABLE",
-                "The job service did not say welcome.",
-            )),
         }
     }
 
@@ -380,9 +352,20 @@ impl Session {
         }
     }
 
-    /// Between two streams: jobs go on within their windows, until the service must take the worker for dead.
+    /// Waits before the next try.
     async fn wait(&mut self, shutdown: &CancellationToken) {
-        let resume_at = Instant::now() + self.backoff.next_wait();
+        let wait = tokio::time::sleep(self.backoff.next_wait());
+        self.meanwhile(wait, shutdown).await;
+    }
+
+    /// Between two streams: jobs go on within their windows, until the service must take the worker for dead. What
+    /// `awaited` gave; `None` if a drain is over before that.
+    async fn meanwhile<T>(
+        &mut self,
+        awaited: impl Future<Output = T>,
+        shutdown: &CancellationToken,
+    ) -> Option<T> {
+        let mut awaited = std::pin::pin!(awaited);
         loop {
             let dead_at = self.alive_at + self.lease_ttl;
             if Instant::now() >= dead_at && !self.leases.is_empty() {
@@ -394,16 +377,43 @@ impl Session {
                 self.alive_at = Instant::now();
             }
             if self.drained() {
-                return;
+                return None;
             }
             tokio::select! {
-                () = tokio::time::sleep_until(resume_at) => return,
+                given = &mut awaited => return Some(given),
                 () = tokio::time::sleep_until(dead_at), if !self.leases.is_empty() => {}
                 Some(command) = self.commands.1.recv() => drop(self.command(command)),
                 () = shutdown.cancelled(), if self.drain_by.is_none() => self.drain(),
                 () = until(self.drain_by) => {}
             }
         }
+    }
+}
+
+/// Opens a stream.
+async fn connect(channel: Authorized, hello: WorkHello) -> Result<(Link, WorkWelcome)> {
+    let (outgoing, requests) = mpsc::unbounded_channel();
+    let _ = outgoing.send(WorkRequest { message: Some(Message::Hello(hello)) });
+    let greeted = async move {
+        // Asked before the call takes its token, which is this one or a newer one.
+        let fades_in = channel.fades_in().await?;
+        let renew_at = fades_in.map(|left| Instant::now() + left);
+        let mut client = WorkerServiceClient::new(channel);
+        let answered = client.work(UnboundedReceiverStream::new(requests)).await;
+        let mut incoming = answered.map_err(from_status)?.into_inner();
+        let first = incoming.message().await.map_err(from_status)?;
+        Ok((renew_at, incoming, first.and_then(|answer| answer.message)))
+    };
+    let away = |message| gatehouse_core::Error::unavailable("SERVICE_UNAVAILABLE", message);
+    match timeout(HELLO_TIMEOUT, greeted).await {
+        Ok(greeted) => match greeted? {
+            (renew_at, incoming, Some(Answer::Welcome(welcome))) => Ok((
+                Link { outgoing, incoming, granted: 0, goodbye: Goodbye::Unsaid, closing: false, renew_at },
+                welcome,
+            )),
+            _ => Err(away("The job service did not say welcome.")),
+        },
+        Err(_) => Err(away("The job service did not answer in time.")),
     }
 }
 

@@ -309,7 +309,9 @@ impl World {
             rules.ip.capacity = 1_000_000;
             rules.person.capacity = 1_000_000;
         };
-        Self::start_listening(|_| {}, limit, Some(identity), None).await
+        // A client that asks faster than it reads may have more of them open than it is allowed by default.
+        let change = |config: &mut Config| config.max_requests_per_connection = 4096;
+        Self::start_listening(change, limit, Some(identity), None).await
     }
 
     async fn start_listening(

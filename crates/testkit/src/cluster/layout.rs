@@ -277,7 +277,6 @@ impl Layout {
             variables,
             child: None,
             started_at: None,
-            seen_at: None,
             is_ending: false,
             service,
             name,

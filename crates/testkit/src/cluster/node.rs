@@ -6,6 +6,7 @@ use std::io::{self, Error, Read as _, Seek as _, SeekFrom};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -34,8 +35,6 @@ pub struct Node {
     pub(super) child: Option<Child>,
     /// When it was last started.
     pub started_at: Option<Instant>,
-    /// When it was last seen running.
-    pub(super) seen_at: Option<Instant>,
     /// Whether it was told to end.
     pub(super) is_ending: bool,
 }
@@ -70,7 +69,6 @@ impl Node {
         self.child = Some(child);
         self.is_ending = false;
         self.started_at = Some(Instant::now());
-        self.seen_at = self.started_at;
         self.starts += 1;
         Ok(id)
     }
@@ -93,10 +91,15 @@ impl Node {
         let status = child.try_wait()?;
         if status.is_some() {
             self.child = None;
-        } else {
-            self.seen_at = Some(Instant::now());
         }
         Ok(status)
+    }
+
+    /// For how long it ran that has ended: until its last word, for whoever looks may have been held up for long since.
+    pub(super) fn ran(&self) -> Duration {
+        let last_word = std::fs::metadata(&self.log).and_then(|log| log.modified());
+        let since = last_word.ok().and_then(|at| at.elapsed().ok()).unwrap_or_default();
+        self.started_at.map(|at| at.elapsed().saturating_sub(since)).unwrap_or_default()
     }
 
     /// The last lines of its log.
@@ -111,5 +114,35 @@ impl Node {
             io::Result::Ok(String::from_utf8_lossy(&end).into_owned())
         };
         read().unwrap_or_else(|error| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_ended_ran_until_its_last_word_whoever_looks_when() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let file = File::create(&log).unwrap();
+        let (hour, minutes) = (Duration::from_hours(1), Duration::from_mins(50));
+        file.set_modified(file.metadata().unwrap().modified().unwrap() - minutes).unwrap();
+        let node = Node {
+            name: "auth-1".into(),
+            service: "auth",
+            address: ([127, 0, 0, 1], 1).into(),
+            probes: ([127, 0, 0, 1], 2).into(),
+            starts: 1,
+            program: PathBuf::new(),
+            config: PathBuf::new(),
+            variables: BTreeMap::new(),
+            log,
+            child: None,
+            started_at: Instant::now().checked_sub(hour),
+            is_ending: false,
+        };
+        let ran = node.ran();
+        assert!(ran.abs_diff(hour - minutes) < Duration::from_secs(30), "{ran:?}");
     }
 }

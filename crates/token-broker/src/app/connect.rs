@@ -89,7 +89,7 @@ impl Broker {
         if !asked.are_within(&known) {
             return Err(Error::invalid_argument(
                 "SCOPE_NOT_ALLOWED",
-                "Ask only for scopes that ListUpstreams names for this upstream.",
+                "Ask only for scopes that the list of upstreams names for this one.",
             ));
         }
         let (state, verifier) = (pkce::fresh(&self.entropy), pkce::fresh(&self.entropy));

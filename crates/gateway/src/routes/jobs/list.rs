@@ -31,7 +31,7 @@ pub(super) struct ListJobsQuery {
     /// From the page before.
     #[serde(default)]
     page_token: String,
-    /// Only this kind.
+    /// Only this kind: 1 to 64 of `a-z`, `0-9`, `-` and `_`.
     #[serde(default)]
     kind: String,
     /// Only this state: `queued`, `running`, `succeeded`, `failed` or `cancelled`.
@@ -62,6 +62,10 @@ async fn handle(context: Context) -> Result<HttpResponse> {
             ));
         }
     };
+    let is_kind = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
+    if query.kind.len() > 64 || !query.kind.bytes().all(is_kind) {
+        return Err(Error::invalid_field("kind", "a kind is 1 to 64 of a-z, 0-9, - and _"));
+    }
     let request = ListJobsRequest {
         page_size: query.page_size,
         page_token: query.page_token,
