@@ -40,6 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     )?;
     let mut builder = tonic_prost_build::configure()
         .emit_rerun_if_changed(false)
+        .codec_path("crate::codec::ProtoCodec")
         .skip_debug(SECRET_MESSAGES.iter().copied());
     builder = builder.bytes("."); // Leaves and checkpoints are shared, not copied.
     builder.compile_fds(compiler.file_descriptor_set())?;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use gatehouse_core::{Environment, Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::domain::checkpoint::Checkpoint;
 use crate::domain::names::LogId;
@@ -32,6 +33,9 @@ pub struct Config {
     /// Folder of the keys that payloads are sealed with, one file a subject. It must lie outside the database and
     /// outside what is backed up with it: a restored backup must not bring shredded keys back. Replicas share it.
     pub subject_keys_dir: PathBuf,
+    /// The id of a key folder that is lost for good, as the refused start names it: then what stands in `subject_keys_dir` takes
+    /// its place, and what persons did before stays sealed for ever. Works once; take it out again.
+    pub lost_subject_keys: Option<String>,
     /// File with the Ed25519 seed that checkpoints are signed with, 64 hexadecimal digits. In dev it is made if
     /// missing while the logs are empty. Logs that were signed with another key keep the service from starting, unless
     /// `accepted_verifier_keys` names that one.
@@ -72,6 +76,7 @@ impl Default for Config {
             retention_days: 30,
             logs: Vec::new(),
             subject_keys_dir: PathBuf::from("audit-keys"),
+            lost_subject_keys: None,
             checkpoint_key_file: PathBuf::from("audit-checkpoint.key"),
             accepted_verifier_keys: Vec::new(),
             given_up_states: Vec::new(),
@@ -128,6 +133,9 @@ impl Config {
                  says it"
             ));
         }
+        if self.lost_subject_keys.as_ref().is_some_and(|id| Uuid::parse_str(id).is_err()) {
+            problems.push("lost_subject_keys: name the id that the refused start told".to_owned());
+        }
         let mut within = |name: &str, value: u64, from: u64, to: u64| {
             if !(from..=to).contains(&value) {
                 problems.push(format!("{name}: must be from {from} to {to}"));
@@ -155,6 +163,11 @@ impl Config {
     /// The states that are given up.
     pub(crate) fn given_up(&self) -> Vec<Checkpoint> {
         self.given_up_states.iter().filter_map(|state| signed_states::parse(state)).collect()
+    }
+
+    /// The folder of keys that is lost for good.
+    pub(crate) fn lost_folder(&self) -> Option<Uuid> {
+        self.lost_subject_keys.as_deref().and_then(|id| Uuid::parse_str(id).ok())
     }
 
     /// The accepted verifier keys, under the names that they have for `log`.
@@ -198,5 +211,7 @@ mod tests {
             let config = Config { given_up_states, ..Config::default() };
             assert_eq!(config.validate(Environment::Dev).len(), wrong, "{config:?}");
         }
+        let lost = Config { lost_subject_keys: Some("all".into()), ..Config::default() };
+        assert!(lost.validate(Environment::Dev)[0].starts_with("lost_subject_keys:"));
     }
 }

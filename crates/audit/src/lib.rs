@@ -17,7 +17,9 @@
 mod app;
 mod config;
 pub mod domain;
+mod files;
 mod grpc;
+mod key_folder;
 pub mod keys;
 mod plain_rows;
 mod sequencer;

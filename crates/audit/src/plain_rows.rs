@@ -8,9 +8,10 @@
 //! that person's key, nor of the id that it belongs to: whose key is there, and bears no mark, was not erased.
 
 use std::collections::HashMap;
+use std::str::FromStr;
 
 use gatehouse_core::Environment;
-use gatehouse_core::ids::{PersonId, RequestId};
+use gatehouse_core::ids::{PersonId, RequestId, is_canonical};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -244,7 +245,7 @@ impl<'a> Comparison<'a> {
         let text = row.target.as_deref().unwrap_or_default();
         match &leaf.target {
             Some(Target::Person(pseudonym)) => {
-                let id = text.strip_prefix("person/").filter(|id| id.parse::<PersonId>().is_ok());
+                let id = text.strip_prefix("person/").filter(|id| is_canonical(id));
                 self.person(id.unwrap_or(text), "person/", *pseudonym)
             }
             Some(other) if other.to_string() == text => Who::Same,
@@ -255,7 +256,7 @@ impl<'a> Comparison<'a> {
 
     /// `text` is an id, or what an erasure put in its place behind `prefix`.
     fn person(&mut self, text: &str, prefix: &str, pseudonym: Pseudonym) -> Who {
-        if let Ok(id) = text.parse::<PersonId>() {
+        if let Some(id) = written::<PersonId>(text) {
             return match self.key(Owner::Person(id)) {
                 Some(key) if key.pseudonym == Some(pseudonym) => Who::Same,
                 Some(_) => Who::Other,
@@ -328,6 +329,11 @@ fn is_id_of(id: Option<&str>, sealed: &str) -> bool {
     id.unwrap_or_default() == sealed || (id.is_none() && !is_plain_id(sealed))
 }
 
+/// The id that stands there in the one spelling of ids.
+fn written<T: FromStr>(text: &str) -> Option<T> {
+    is_canonical(text).then(|| text.parse().ok()).flatten()
+}
+
 /// Whether the row says what the leaf says, persons left out.
 fn says_the_same(row: &PlainRow, leaf: &Leaf) -> bool {
     fn text(value: Option<&String>) -> &str {
@@ -344,5 +350,5 @@ fn says_the_same(row: &PlainRow, leaf: &Leaf) -> bool {
         && text(row.reason.as_ref()) == leaf.reason.as_ref().map(Reason::as_str).unwrap_or_default()
         && text(row.delegate.as_ref()) == leaf.delegate.as_ref().map(ClientName::as_str).unwrap_or_default()
         // The leaf holds it where it is an id of our own making.
-        && row.request_id.as_deref().and_then(|id| id.parse::<RequestId>().ok()) == leaf.request_id
+        && row.request_id.as_deref().and_then(written::<RequestId>) == leaf.request_id
 }

@@ -13,6 +13,7 @@ use tonic::service::Routes;
 use crate::Config;
 use crate::app::{App, Parts};
 use crate::grpc::Audit;
+use crate::key_folder;
 use crate::keys::SubjectKeys;
 use crate::signing::CheckpointSeed;
 use crate::store::heads;
@@ -20,6 +21,7 @@ use crate::store::heads;
 /// The tables of this service.
 pub const MIGRATIONS: Migrations = migrations![
     "0001_init" => include_str!("../../../migrations/audit/0001_init.sql"),
+    "0002_key_folder" => include_str!("../../../migrations/audit/0002_key_folder.sql"),
 ];
 
 /// The gRPC package that this service serves.
@@ -48,11 +50,12 @@ pub struct Deps {
 /// `deps.lifecycle` stops.
 ///
 /// # Errors
-/// A key folder or key file that can't be used, a checkpoint key that is not the one of the logs, a method without an access rule, or a database that is away.
+/// A key folder or key file that can't be used, a key folder or checkpoint key that is not the one of the logs, a method without an access rule, or a database that is away.
 pub async fn build(config: &Config, grpc: GrpcConfig, deps: Deps, listener: TcpListener) -> Result<()> {
     let Deps { db, verifier, clock, entropy, environment, lifecycle, readiness } = deps;
     let access = AccessLayer::new(&[PACKAGE], verifier, clock.clone(), entropy.clone())?;
     let has_entries = read_tx!(db, "audit.any_begun", |tx| { heads::any_begun(tx).await })?;
+    key_folder::settle(&db, config, has_entries, &entropy).await?;
     let parts = Parts {
         keys: SubjectKeys::open(&config.subject_keys_dir, entropy.clone())?,
         seed: CheckpointSeed::load(&config.checkpoint_key_file, environment, has_entries, &entropy)?,

@@ -1,14 +1,15 @@
 //! The key that checkpoints are signed with: a seed in a file, outside the database.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use gatehouse_core::{Entropy, Environment, Error, Result, Secret};
 use zeroize::Zeroizing;
 
 use crate::domain::note::SignerKey;
+use crate::files::write_once;
 
 /// An Ed25519 seed (RFC 8032). The names of the logs make different keys of it, as the signed-note format has it.
 #[derive(Clone, Debug)]
@@ -24,7 +25,8 @@ impl CheckpointSeed {
     pub fn load(file: &Path, environment: Environment, has_entries: bool, entropy: &Entropy) -> Result<Self> {
         let at = file.display();
         if environment == Environment::Dev && !has_entries && !file.exists() {
-            create(file, entropy).map_err(|error| {
+            let seed = Zeroizing::new(hex::encode(*Zeroizing::new(entropy.bytes::<32>())) + "\n");
+            write_once(file, &seed, entropy).map_err(|error| {
                 let text = format!(
                     "audit.checkpoint_key_file: {at} can't be written: {error}. Name a file in a folder that this \
                      process may write."
@@ -87,29 +89,6 @@ impl CheckpointSeed {
             )
         })
     }
-}
-
-/// Makes the file whole or not at all, and leaves one alone that another process made meanwhile.
-fn create(file: &Path, entropy: &Entropy) -> io::Result<()> {
-    let text = Zeroizing::new(hex::encode(*Zeroizing::new(entropy.bytes::<32>())) + "\n");
-    let mut draft = file.file_name().unwrap_or_default().to_owned();
-    draft.push(format!(".{}", hex::encode(entropy.bytes::<6>())));
-    let draft = file.with_file_name(draft);
-    let written = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&draft)
-        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-        // A link, unlike a rename, does not replace.
-        .and_then(|()| match fs::hard_link(&draft, file) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
-            _ => Ok(()),
-        });
-    let _ = fs::remove_file(&draft);
-    written?;
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]

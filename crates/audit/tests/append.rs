@@ -267,7 +267,9 @@ both_engines! {
         append(&mut world.emitter(&replica, "job"), vec![NewEvent { actor: ada.to_string(), ..world.event("test.a") }]).await;
         let folders = std::fs::read_dir(&world.config.subject_keys_dir).unwrap();
         let keys: Vec<_> = folders
-            .flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap())
+            .map(|place| place.unwrap().path())
+            .filter(|place| place.is_dir())
+            .flat_map(|folder| std::fs::read_dir(folder).unwrap())
             .map(|file| file.unwrap().path())
             .collect();
         assert_eq!(keys.len(), 1, "{keys:?}");

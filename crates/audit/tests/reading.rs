@@ -41,7 +41,8 @@ both_engines! {
             tenant_id: ours.to_string(),
             actor: person.to_string(),
             target: "session/0190b5c2-7f3e-7a52-9d2c-0b1d7cbb1f5e".into(),
-            request_id: "r-1".into(),
+            // As no id of ours is written: it is the client's own text, which the leaf holds none of.
+            request_id: "0190B5C2-7F3E-7A52-9D2C-0B1D7CBB0002".into(),
             trace_id: "t1".into(),
             outcome: Outcome::Denied.into(),
             reason: "INVALID_PASSWORD".into(),
@@ -59,12 +60,14 @@ both_engines! {
         assert_eq!((found.service.as_str(), found.actor.as_str()), ("auth", event.actor.as_str()));
         assert_eq!((found.target.as_str(), found.reason.as_str()), (event.target.as_str(), "INVALID_PASSWORD"));
         assert_eq!((found.delegate.as_str(), found.payload_json.as_str()), ("gateway", r#"{"ip":"192.0.2.1"}"#));
+        assert_eq!(found.request_id, event.request_id);
         assert!(!found.erased && found.outcome == i32::from(Outcome::Denied));
 
         let get = |id: &str| GetEventRequest { event_id: id.to_owned() };
         let one = reader.get_event(get(&event.event_id)).await.unwrap().into_inner();
         assert_eq!(one.event.unwrap(), *found);
         let leaf = String::from_utf8(one.leaf.to_vec()).unwrap();
+        assert!(!leaf.to_lowercase().contains(&event.request_id.to_lowercase()), "{leaf}");
         assert!(!leaf.contains(&person.to_string()) && !leaf.contains("192.0.2.1"), "{leaf}");
         for id in [foreign.event_id.as_str(), "x"] {
             assert_eq!(reader.get_event(get(id)).await.unwrap_err().code(), Code::NotFound);
@@ -78,11 +81,17 @@ both_engines! {
         let world = World::new(db);
         let replica = world.replica().await;
         let tenant = world.tenant();
+        let (person, job) = (world.person().to_string(), world.event("job.jobs.submit").event_id);
         let events: Vec<NewEvent> = (0..25)
             .map(|number| NewEvent {
                 tenant_id: tenant.to_string(),
                 occurred_at: 1_000 + number / 2,
-                actor: if number % 5 == 0 { "client:optimizer".into() } else { String::new() },
+                actor: match number % 5 {
+                    0 => "client:optimizer".into(),
+                    1 => person.clone(),
+                    _ => String::new(),
+                },
+                target: if number == 7 { format!("job/{job}") } else { String::new() },
                 request_id: format!("0190b5c2-7f3e-7a52-9d2c-0000000000{number:02}"),
                 ..world.event(if number % 2 == 0 { "job.jobs.submit" } else { "job.results.read" })
             })
@@ -111,6 +120,14 @@ both_engines! {
             (ListEventsRequest { request_id: "0190b5c2-7f3e-7a52-9d2c-000000000003".into(), ..ListEventsRequest::default() }, 1),
             (ListEventsRequest { occurred_from: 1_002, occurred_to: 1_004, ..ListEventsRequest::default() }, 4),
             (ListEventsRequest { target: "job/x".into(), ..ListEventsRequest::default() }, 0),
+            (ListEventsRequest { actor: person.clone(), ..ListEventsRequest::default() }, 5),
+            (ListEventsRequest { actor: person.to_uppercase(), ..ListEventsRequest::default() }, 5),
+            (ListEventsRequest { actor: format!(":{person}"), ..ListEventsRequest::default() }, 0),
+            (ListEventsRequest { target: format!("job/{job}"), ..ListEventsRequest::default() }, 1),
+            (
+                ListEventsRequest { target: format!("job/{}", job.to_uppercase()), ..ListEventsRequest::default() },
+                1,
+            ),
         ] {
             let found = reader.list_events(filter.clone()).await.unwrap().into_inner().events.len();
             assert_eq!(found, expected, "{filter:?}");

@@ -28,7 +28,8 @@ pub struct Client {
     pub name: String,
     /// What it may do, each perhaps with scope.
     pub permissions: Vec<String>,
-    /// SHA-256 of each of its secrets, which are random and long.
+    /// SHA-256 of each of its secrets, for a comparison of equal lengths. Without a key: they are never stored, and stand
+    /// beside nothing that could be kept apart from them (decision 0098).
     secrets: Vec<[u8; 32]>,
 }
 
@@ -76,6 +77,12 @@ impl Clients {
         self.by_name.get(name)
     }
 
+    /// `name` where a client is called so; what is nobody's name may be a secret in the wrong place.
+    #[must_use]
+    pub fn name_for_logs(&self, name: &str) -> &str {
+        self.lookup(name).map_or("unknown", |client| &client.name)
+    }
+
     /// The client called `name`, if `secret` is one of its secrets. Unknown names and wrong secrets cost the same.
     #[must_use]
     pub fn authenticate(&self, name: &str, secret: &str) -> Option<&Client> {
@@ -87,5 +94,23 @@ impl Clients {
             .iter()
             .fold(Choice::from(0), |right, known| right | shown.ct_eq(known));
         client.filter(|_| right.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_names_clients_and_nothing_else_that_was_shown_as_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (secret, secret_file) = ("d9-x".repeat(10), folder.path().join("secret"));
+        fs::write(&secret_file, &secret).unwrap();
+        let config = ClientConfig { name: "worker".into(), secret_file, permissions: Vec::new() };
+        let clients = Clients::load(&[config], &Entropy::seeded(1)).unwrap();
+        assert_eq!(clients.name_for_logs("worker"), "worker");
+        for shown in [secret.as_str(), "eyJhbGciOiJFZERTQSJ9.e30.c2ln", "", "work"] {
+            assert_eq!(clients.name_for_logs(shown), "unknown");
+        }
     }
 }

@@ -10,10 +10,12 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gatehouse_core::{Clock, Entropy, Environment, Error, Result, Secret, Timestamp};
+use gatehouse_db::{Db, read_tx};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::domain::keys::{KeyId, KeyRing, MasterKey};
+use crate::store::{bootstrap, signing_keys};
 
 /// How long before its first use a key stands in the file, so that every replica has read it by then. Replicas look
 /// every few seconds.
@@ -47,14 +49,40 @@ struct Shared {
 }
 
 impl Keys {
-    /// Reads the ring for `environment` from `path`. In dev a missing file is made.
+    /// Reads the ring for `environment` from `path`. In dev a missing file is made, unless `db` holds what a lost one
+    /// sealed: then nothing is written.
+    ///
+    /// # Errors
+    /// As [`Keys::read`], or the database is away.
+    pub async fn open(
+        path: &Path,
+        db: &Db,
+        environment: Environment,
+        clock: &Clock,
+        entropy: &Entropy,
+    ) -> Result<Self> {
+        if !path.exists() {
+            // Another replica may have made it meanwhile, and used it.
+            if is_in_use(db).await? && !path.exists() {
+                let message = format!(
+                    "The key file {} is not there, and what auth's database holds is sealed with it. Restore it from its \
+                     backup: a new one opens nothing.",
+                    path.display()
+                );
+                return Err(Error::failed_precondition("KEY_FILE_MISSING", message));
+            }
+            if environment.is_dev() {
+                create(path, environment, clock, entropy)?;
+            }
+        }
+        Self::read(path, environment)
+    }
+
+    /// Reads the ring for `environment` from `path`.
     ///
     /// # Errors
     /// `KEY_FILE_MISSING`, `KEY_FILE_INVALID`, `KEY_FILE_EXPOSED` (others may read it), each saying what to do.
-    pub fn open(path: &Path, environment: Environment, clock: &Clock, entropy: &Entropy) -> Result<Self> {
-        if environment.is_dev() && !path.exists() {
-            create(path, environment, clock, entropy)?;
-        }
+    pub fn read(path: &Path, environment: Environment) -> Result<Self> {
         let ring = RwLock::new(Arc::new(read(path, environment)?));
         Ok(Self(Arc::new(Shared { path: path.to_owned(), environment, ring })))
     }
@@ -68,12 +96,20 @@ impl Keys {
     /// Reads the file again. A file that turned unreadable keeps the last good ring.
     ///
     /// # Errors
-    /// As [`Keys::open`].
+    /// As [`Keys::read`].
     pub fn reload(&self) -> Result<()> {
         let ring = read(&self.0.path, self.0.environment)?;
         *self.0.ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ring);
         Ok(())
     }
+}
+
+/// Whether a key ring was at work on `db`: it sealed the signing keys, and the first admin's password went by it.
+async fn is_in_use(db: &Db) -> Result<bool> {
+    let is_in_use = read_tx!(db, "auth.key_ring.is_in_use", |tx| {
+        Ok(!signing_keys::list(tx).await?.is_empty() || bootstrap::is_claimed(tx).await?)
+    });
+    Ok(is_in_use?)
 }
 
 /// Makes a ring of one key, unless the file is there.
@@ -97,7 +133,7 @@ pub fn create(path: &Path, environment: Environment, clock: &Clock, entropy: &En
 /// Adds a key that will be used in [`LEAD`]; returns its id. The keys before it stay, for what was made under them.
 ///
 /// # Errors
-/// As [`Keys::open`], and `KEY_FILE_UNWRITABLE`.
+/// As [`Keys::read`], and `KEY_FILE_UNWRITABLE`.
 pub fn rotate(path: &Path, environment: Environment, clock: &Clock, entropy: &Entropy) -> Result<KeyId> {
     let ring = read(path, environment)?;
     let key = MasterKey::generate(clock, entropy, clock.now().plus(LEAD));
@@ -190,31 +226,67 @@ fn unwritable(path: &Path, error: &io::Error) -> Error {
 mod tests {
     use super::*;
 
+    use gatehouse_db::{params, run_tx, sql};
+    use gatehouse_testkit::TestDb;
+
+    sql! {
+        FORGET = "DELETE FROM bootstrap";
+        SEAL = "INSERT INTO signing_keys (sequence, kid, created_at, signs_from, sealed_kid, sealed) VALUES (1, 'k', 1, 1, 'm', $1)";
+    }
+
     fn clock() -> Clock {
         Clock::settable(Timestamp::from_seconds(1_000_000))
     }
 
-    #[test]
-    fn dev_makes_its_file_once_for_its_owner_only() {
+    #[tokio::test]
+    async fn dev_makes_its_file_once_for_its_owner_only() {
+        let db = TestDb::sqlite(&crate::MIGRATIONS).await;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys").join("auth.json");
-        let open = || Keys::open(&path, Environment::Dev, &clock(), &Entropy::system());
-        let first = open().unwrap().ring().keys()[0].id.clone();
-        assert_eq!(open().unwrap().ring().keys()[0].id, first);
+        let open = async || Keys::open(&path, db.db(), Environment::Dev, &clock(), &Entropy::system()).await;
+        let first = open().await.unwrap().ring().keys()[0].id.clone();
+        assert_eq!(open().await.unwrap().ring().keys()[0].id, first);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "a temporary file was left");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        assert_eq!(open().unwrap_err().reason(), "KEY_FILE_EXPOSED");
+        assert_eq!(open().await.unwrap_err().reason(), "KEY_FILE_EXPOSED");
     }
 
-    #[test]
-    fn other_environments_need_a_file_of_their_own() {
+    #[tokio::test]
+    async fn nothing_is_made_in_place_of_a_file_that_was_lost() {
+        let db = TestDb::sqlite(&crate::MIGRATIONS).await;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys").join("auth.json");
+        let refused = async |environment| {
+            let opened = Keys::open(&path, db.db(), environment, &clock(), &Entropy::system()).await;
+            let error = opened.expect_err("a new ring does not open what the old one sealed");
+            assert_eq!(error.reason(), "KEY_FILE_MISSING");
+            assert!(error.message().contains("Restore it"), "{error}");
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "something was made");
+        };
+        // There may be a first admin before there is a signing key, and the other way round.
+        run_tx!(db.db(), "test.claim", |tx| { bootstrap::claim(tx, clock().now()).await }).unwrap();
+        refused(Environment::Dev).await;
+        let sealed = vec![0_u8; 32];
+        run_tx!(db.db(), "test.seal", |tx| {
+            tx.execute(&FORGET, params![]).await?;
+            tx.execute(&SEAL, params![sealed.as_slice()]).await
+        })
+        .unwrap();
+        refused(Environment::Dev).await;
+        refused(Environment::Prod).await;
+    }
+
+    #[tokio::test]
+    async fn other_environments_need_a_file_of_their_own() {
+        let db = TestDb::sqlite(&crate::MIGRATIONS).await;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("auth.json");
-        let open = |environment| Keys::open(&path, environment, &clock(), &Entropy::system());
-        assert_eq!(open(Environment::Prod).unwrap_err().reason(), "KEY_FILE_MISSING");
-        open(Environment::Dev).unwrap();
-        let error = open(Environment::Prod).unwrap_err();
+        let open =
+            async |environment| Keys::open(&path, db.db(), environment, &clock(), &Entropy::system()).await;
+        assert_eq!(open(Environment::Prod).await.unwrap_err().reason(), "KEY_FILE_MISSING");
+        open(Environment::Dev).await.unwrap();
+        let error = open(Environment::Prod).await.unwrap_err();
         assert!(error.message().contains("belongs to the environment dev"), "{error}");
     }
 
@@ -223,7 +295,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("auth.json");
         let (clock, entropy) = (clock(), Entropy::system());
-        let keys = Keys::open(&path, Environment::Dev, &clock, &entropy).unwrap();
+        create(&path, Environment::Dev, &clock, &entropy).unwrap();
+        let keys = Keys::read(&path, Environment::Dev).unwrap();
         let old = keys.ring().keys()[0].id.clone();
         let new = rotate(&path, Environment::Dev, &clock, &entropy).unwrap();
         keys.reload().unwrap();

@@ -29,6 +29,7 @@ pub const MIGRATIONS: Migrations = migrations![
     "0001_init" => include_str!("../../../migrations/auth/0001_init.sql"),
     "0002_key_holders" => include_str!("../../../migrations/auth/0002_key_holders.sql"),
     "0003_live_sessions" => include_str!("../../../migrations/auth/0003_live_sessions.sql"),
+    "0004_overlaps" => include_str!("../../../migrations/auth/0004_overlaps.sql"),
 ];
 
 /// How often keys are looked at.
@@ -100,7 +101,7 @@ pub async fn build(config: Config, deps: Deps, listener: TcpListener) -> Result<
         staleness,
         grpc: server_config,
     } = deps;
-    let keys = Keys::open(&config.key_file, environment, &clock, &entropy)?;
+    let keys = Keys::open(&config.key_file, &db, environment, &clock, &entropy).await?;
     let clients = Clients::load(&config.clients, &entropy)?;
     let hasher =
         Hasher::new(&config.hashing, config.hash_cost(), keys.clone(), clock.clone(), entropy.clone());
@@ -136,6 +137,7 @@ pub async fn build(config: Config, deps: Deps, listener: TcpListener) -> Result<
     }));
     log.follow(&doorbell, &lifecycle);
     lifecycle.spawn(maintain(app.clone(), lifecycle.stopping()));
+    lifecycle.spawn(app.clone().end_overlaps_in_time(lifecycle.stopping()));
     let routes = grpc::routes(&app, &lifecycle);
     GrpcServer::new(server_config, access, listener).start(routes, &lifecycle, &readiness)?;
     gate.ready();

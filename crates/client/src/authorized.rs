@@ -87,7 +87,7 @@ impl Service<http::Request<Body>> for Authorized {
             if let Credential::Client(tokens, audience) = &credential
                 && is_unauthenticated(response.headers())
             {
-                tokens.forget(audience).await;
+                tokens.forget(audience);
             }
             Ok(response)
         })

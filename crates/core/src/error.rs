@@ -29,13 +29,15 @@ pub enum ErrorCode {
     Unavailable,
     /// The time allowed ran out; whether it was done is not known.
     DeadlineExceeded,
+    /// The server has no such method.
+    Unimplemented,
     /// Our fault.
     Internal,
 }
 
 impl ErrorCode {
     /// Every code, in the order of the documentation.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::InvalidArgument,
         Self::Unauthenticated,
         Self::PermissionDenied,
@@ -46,6 +48,7 @@ impl ErrorCode {
         Self::ResourceExhausted,
         Self::Unavailable,
         Self::DeadlineExceeded,
+        Self::Unimplemented,
         Self::Internal,
     ];
 
@@ -63,6 +66,7 @@ impl ErrorCode {
             Self::ResourceExhausted => "RESOURCE_EXHAUSTED",
             Self::Unavailable => "UNAVAILABLE",
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
+            Self::Unimplemented => "UNIMPLEMENTED",
             Self::Internal => "INTERNAL",
         }
     }
@@ -79,6 +83,7 @@ impl ErrorCode {
             Self::ResourceExhausted => 8,
             Self::FailedPrecondition => 9,
             Self::Aborted => 10,
+            Self::Unimplemented => 12,
             Self::Internal => 13,
             Self::Unavailable => 14,
             Self::Unauthenticated => 16,
@@ -98,6 +103,7 @@ impl ErrorCode {
             Self::Unavailable => 503,
             Self::DeadlineExceeded => 504,
             Self::Internal => 500,
+            Self::Unimplemented => 501,
         }
     }
 
@@ -185,6 +191,8 @@ impl Error {
         unavailable => Unavailable;
         /// See [`ErrorCode::DeadlineExceeded`].
         deadline_exceeded => DeadlineExceeded;
+        /// See [`ErrorCode::Unimplemented`].
+        unimplemented => Unimplemented;
     }
 
     /// A fault of ours: the caller reads a fixed sentence, the log reads `source`.

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 use crate::{Clock, Entropy};
 
@@ -13,6 +14,13 @@ use crate::{Clock, Entropy};
 pub fn new_uuid(clock: &Clock, entropy: &Entropy) -> Uuid {
     let millis = u64::try_from(clock.now().as_micros() / 1000).unwrap_or(0);
     uuid::Builder::from_unix_timestamp_millis(millis, &entropy.bytes::<10>()).into_uuid()
+}
+
+/// Whether `text` is an id as ids are written: hyphenated, lower case. What is signed, hashed or compared as text holds
+/// ids in this one spelling.
+#[must_use]
+pub fn is_canonical(text: &str) -> bool {
+    Uuid::try_parse(text).is_ok_and(|uuid| uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text)
 }
 
 /// The text was not the id that it should have been.
@@ -59,17 +67,15 @@ macro_rules! ids {
             }
         }
 
-        /// Accepts only the hyphenated lower-case form: one id, one spelling.
+        /// Accepts the hyphenated form alone, in letters of either case (RFC 9562, section 4). It is written in
+        /// lower case, always: where a text must be *the* spelling of an id, ask [`is_canonical`].
         impl FromStr for $name {
             type Err = InvalidId;
 
             fn from_str(text: &str) -> Result<Self, Self::Err> {
-                let uuid = Uuid::try_parse(text).map_err(|_| InvalidId($label))?;
-                if uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text {
-                    Ok(Self(uuid))
-                } else {
-                    Err(InvalidId($label))
-                }
+                // The hyphenated form is the one of this length.
+                let uuid = Uuid::try_parse(text).ok().filter(|_| text.len() == Hyphenated::LENGTH);
+                uuid.map(Self).ok_or(InvalidId($label))
             }
         }
 
@@ -121,12 +127,41 @@ mod tests {
     }
 
     #[test]
-    fn other_spellings_of_an_id_are_refused() {
+    fn letters_of_either_case_are_the_same_id() {
+        let id: JobId = "0190b5c2-7f3e-7a52-9d2c-0b1d7cbb1f5e".parse().expect("an id");
+        for same in ["0190B5C2-7F3E-7A52-9D2C-0B1D7CBB1F5E", "0190b5c2-7F3e-7a52-9D2c-0b1d7cbb1f5E"] {
+            assert_eq!(same.parse(), Ok(id), "{same}");
+            assert_eq!(
+                same.parse::<JobId>().expect("an id").to_string(),
+                "0190b5c2-7f3e-7a52-9d2c-0b1d7cbb1f5e"
+            );
+        }
+    }
+
+    #[test]
+    fn an_id_is_written_in_one_spelling() {
         let id = JobId::new(&Clock::system(), &Entropy::system()).to_string();
-        for wrong in [id.to_uppercase(), id.replace('-', ""), format!("{{{id}}}"), String::new(), "1".into()]
-        {
-            let same = wrong == id;
-            assert!(same || wrong.parse::<JobId>().is_err(), "{wrong:?} was accepted");
+        assert!(is_canonical(&id));
+        for other in [id.to_uppercase(), id.replace('-', ""), format!("{{{id}}}"), String::new()] {
+            assert!(!is_canonical(&other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn other_forms_of_an_id_are_refused() {
+        let id = JobId::new(&Clock::system(), &Entropy::system()).to_string();
+        let simple = id.replace('-', "");
+        for wrong in [
+            simple.clone(),
+            simple.to_uppercase(),
+            format!("{{{id}}}"),
+            format!("urn:uuid:{id}"),
+            String::new(),
+        ] {
+            assert!(wrong.parse::<JobId>().is_err(), "{wrong:?} was accepted");
+        }
+        for wrong in ["1", "0190b5c2-7f3e-7a52-9d2c-0b1d7cbb1f5", "0190b5c2-7f3e-7a52-9d2c-0b1d7cbb1f5g"] {
+            assert!(wrong.parse::<JobId>().is_err(), "{wrong:?} was accepted");
         }
     }
 }

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use gatehouse_core::Environment;
+use gatehouse_service::config::{Sources, load};
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::output::{complain, say};
 use crate::services::Service;
 use crate::{admin, certs, docs, healthcheck, process, services, submit, up, verify};
@@ -34,7 +35,14 @@ pub(crate) struct ConfigArgs {
 impl ConfigArgs {
     /// The configuration of file and environment.
     pub(crate) fn load(&self) -> anyhow::Result<Config> {
-        Ok(gatehouse_service::config::load(self.config.as_deref(), variables())?)
+        self.load_over(toml::Table::new())
+    }
+
+    /// As [`ConfigArgs::load`], with other defaults where neither says anything.
+    pub(crate) fn load_over(&self, defaults: toml::Table) -> anyhow::Result<Config> {
+        let sources =
+            Sources { defaults, file: self.config.as_deref(), others: &config::variables::others() };
+        Ok(load(&sources, std::env::vars_os())?)
     }
 }
 
@@ -45,12 +53,6 @@ struct CheckArgs {
     /// Only what this service needs as a process of its own
     #[arg(long, value_name = "NAME", value_parser = Service::ALL.map(Service::name))]
     service: Option<String>,
-}
-
-/// The environment variables that are text.
-fn variables() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 /// `GATEHOUSE_ENV`; there is no default.

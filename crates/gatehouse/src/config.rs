@@ -13,6 +13,7 @@ use url::Url;
 use crate::services::{Service, own_certificates};
 
 mod sections;
+pub(crate) mod variables;
 
 pub(crate) use sections::{
     ClientConfig, DatabasesConfig, ListenConfig, PeersConfig, ProbesConfig, RedisConfig, RevocationsConfig,

@@ -1,5 +1,7 @@
 //! What a file and the environment make of the defaults.
 
+use gatehouse_service::config::Sources;
+
 use super::Config;
 
 /// One changed limit once took the others away without a word.
@@ -9,8 +11,8 @@ fn what_is_written_comes_to_the_defaults_and_is_shown_as_it_is_read() {
     let file = place.path().join("gatehouse.toml");
     let load = |text: &str, variables: &[(&str, &str)]| -> Config {
         std::fs::write(&file, text).unwrap();
-        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        gatehouse_service::config::load(Some(&file), variables).unwrap()
+        let sources = Sources { file: Some(&file), ..Sources::default() };
+        gatehouse_service::config::load(&sources, variables.iter().copied()).unwrap()
     };
     let written = "[rate_limits.rules.classes.job-create.ip]\ncapacity = 5\n[rate_limits.rules.classes.token]\n\
                    [rate_limits.rules.person]\ncapacity = 7\n[job.kinds.other]\n";

@@ -18,6 +18,14 @@ pub(crate) struct DataFolder {
 }
 
 impl DataFolder {
+    /// Where the folder is, or will be once it is opened. Makes nothing.
+    pub(crate) fn place(root: &Path) -> anyhow::Result<PathBuf> {
+        let place = root.canonicalize().or_else(|_| std::path::absolute(root));
+        place.with_context(|| {
+            format!("the data folder {} has no place. Name another with --data.", root.display())
+        })
+    }
+
     /// Makes the folder if it is missing (mode 0700) and takes its lock.
     ///
     /// # Errors

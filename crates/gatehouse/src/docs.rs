@@ -7,10 +7,11 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 use gatehouse_core::ErrorCode;
-use gatehouse_proto::access::{Access, PACKAGES, access_table};
+use gatehouse_proto::access::{Access, Declared, PACKAGES, access_table};
 
-use crate::config::Config;
+use crate::config::{Config, variables};
 use crate::output::{complain, say};
+use crate::up;
 
 #[derive(Debug, Args)]
 pub(crate) struct DocsArgs {
@@ -50,7 +51,7 @@ pub(crate) fn run(args: &DocsArgs) -> anyhow::Result<ExitCode> {
 pub(crate) fn pages() -> anyhow::Result<Vec<(&'static str, String)>> {
     Ok(vec![
         ("configuration.md", configuration()),
-        ("errors.md", errors()),
+        ("errors.md", errors()?),
         ("permissions.md", permissions()?),
         ("openapi.json", gatehouse_gateway::openapi_json() + "\n"),
     ])
@@ -63,13 +64,20 @@ fn configuration() -> String {
         "# Configuration\n\n{GENERATED}\nA TOML file (`--config FILE` or `GATEHOUSE_CONFIG`), then the environment over it. Keys that do not exist are \
          refused, and every section is checked before anything starts. `gatehouse config check` says what is wrong, \
          `gatehouse config show` what is in force. `GATEHOUSE_ENV` (`dev`, `staging` or `prod`) has no default but in \
-         `gatehouse up`, which is `dev`.\n\nDefaults are those of a process by itself; `gatehouse up` fills in files and \
-         addresses below its data folder.\n\n{}",
-        gatehouse_service::config::markdown::<Config>()
+         `gatehouse up`, which is `dev`.\n\nDefaults are those of a process by itself. {}\n\n{}\n## Other variables\n\n\
+         A variable that begins with `GATEHOUSE_` and is neither in the table above nor in the one below keeps every \
+         process from starting, with the name that it is closest to: a setting that is misspelt never goes unheard. \
+         Kubernetes puts variables for each Service of a namespace into its containers, and those of a Service named \
+         `gatehouse-auth` are `GATEHOUSE_AUTH_SERVICE_HOST`, `GATEHOUSE_AUTH_SERVICE_PORT`, `GATEHOUSE_AUTH_PORT`, \
+         `GATEHOUSE_AUTH_PORT_9000_TCP_ADDR` and so on. They are known by the `_SERVICE_HOST` with an address that stands \
+         beside them, and let be; `enableServiceLinks: false` in the pod keeps them out.\n\n{}",
+        up::defaults_text(),
+        gatehouse_service::config::markdown::<Config>(),
+        variables::markdown()
     )
 }
 
-fn errors() -> String {
+fn errors() -> anyhow::Result<String> {
     let mut text = format!(
         "# Errors\n\n{GENERATED}\nEvery failure has a code, a stable reason (`UPPER_SNAKE_CASE`, for programs) and one \
          sentence that says what to do (for people). Over HTTP it is `application/problem+json` (RFC 9457) with `reason`; \
@@ -84,9 +92,38 @@ fn errors() -> String {
     text.push_str(
         "\nA few reasons have an HTTP status of their own: `PAYLOAD_TOO_LARGE` 413, `URI_TOO_LONG` 414, \
          `UNSUPPORTED_MEDIA_TYPE` 415, `METHOD_NOT_ALLOWED` 405, `BODY_TIMEOUT` 408. \
-         The reasons of each gRPC method stand beside it in `proto/`; which methods stand behind a route is in \
-         `/openapi.json`, `x-grpc-methods`.\n",
+         Every gRPC method may answer `MESSAGE_INVALID` (`INVALID_ARGUMENT`: the bytes are not its request) and, where the \
+         server has no such method, `METHOD_NOT_FOUND` (`UNIMPLEMENTED`). \
+         All that a route may answer stands in `/openapi.json`, by status: `x-reasons` of each response, and `x-errors` where \
+         errors have the format of RFC 6749. It is made of the methods that the route calls (`x-grpc-methods`) and of what \
+         the gateway itself refuses for.\n\n## Methods\n\nEach gRPC method declares its reasons beside itself in `proto/` \
+         (`refusals`), where its comment says more of them.\n\n",
     );
+    for (whose, refusals) in Declared::common_refusals() {
+        let _ = writeln!(text, "- {whose} may also refuse for {}.", listed(refusals));
+    }
+    text.push_str("\n| method | reasons of its own |\n| --- | --- |\n");
+    for (path, declared) in access_table(PACKAGES)? {
+        let own = declared.own_refusals.iter().map(|(code, reason)| (*code, reason.as_str()));
+        let _ = writeln!(text, "| `{}` | {} |", path.trim_start_matches('/'), listed(own));
+    }
+    Ok(text)
+}
+
+/// Reasons with their codes: `NOT_FOUND` `JOB_NOT_FOUND`, …
+fn listed<'a>(refusals: impl IntoIterator<Item = (ErrorCode, &'a str)>) -> String {
+    let mut text = String::new();
+    let mut last = None;
+    for (code, reason) in refusals {
+        let before = match last {
+            None => String::new(),
+            Some(same) if same == code => ", ".to_owned(),
+            Some(_) => "; ".to_owned(),
+        };
+        let code_name = if last == Some(code) { String::new() } else { format!("{code}: ") };
+        let _ = write!(text, "{before}{code_name}`{reason}`");
+        last = Some(code);
+    }
     text
 }
 

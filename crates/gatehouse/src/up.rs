@@ -1,18 +1,17 @@
 //! `gatehouse up`: every service as a task of one process, on SQLite, talking real gRPC over loopback.
 
 mod first_admin;
+mod settle;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Args;
-use gatehouse_auth::config::ClientConfig;
 use gatehouse_client::{ChannelConfig, TokenSource, audience};
-use gatehouse_core::{Entropy, Environment};
-use gatehouse_db::DatabaseUrl;
+use gatehouse_core::Environment;
 use gatehouse_service::{Doorbell, Lifecycle, grpc};
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -24,21 +23,14 @@ use crate::output::say;
 use crate::process::Process;
 use crate::services::{self, Runtime, Service};
 use first_admin::FirstAdmin;
+use settle::{Made, callback, client_secret};
+pub(crate) use settle::{assume_files, defaults_text};
 
 /// How long the services may take to be ready before the start counts as failed.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a start that is to stop may go on, so that it can stop in order.
 const SETTLE_LIMIT: Duration = Duration::from_secs(2);
-
-/// Where `up` serves HTTPS, with a certificate of its own, unless told otherwise.
-const DEV_TLS_ADDRESS: &str = "127.0.0.1:8443";
-
-/// How long `up` keeps the jobs of a worker that is out of touch, unless told otherwise, milliseconds.
-const UP_LEASE_TTL_MS: u64 = 3_000;
-
-/// How long `up` keeps the relay of audit events for a process that was killed, unless told otherwise, milliseconds.
-const UP_RELAY_LEASE_MS: u64 = 3_000;
 
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
@@ -61,7 +53,7 @@ struct Listeners {
     token_broker: TcpListener,
     job: TcpListener,
     audit: TcpListener,
-    gateway: gatehouse_gateway::Listeners,
+    gateway: services::GatewayListeners,
 }
 
 /// Starts everything and stays until a signal.
@@ -74,19 +66,18 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         ),
     }
     let environment = Environment::Dev;
-    let mut config = args.config.load()?;
-    let folder = DataFolder::open(&args.data)?;
-    anyhow::ensure!(
-        !config.tls.is_on(),
-        "the section tls is for services in processes of their own; `gatehouse up` is one process and needs none. Leave it out."
-    );
+    let place = DataFolder::place(&args.data)?;
+    let mut config = args.config.load_over(settle::defaults(&place))?;
+    settle::check_is_for_one_process(&config)?;
     let own_callback = config.token_broker.callback_url.is_empty();
-    let to_make = settle(&mut config, &folder, args.free_ports);
+    let to_make = settle::settle(&mut config, &place, args.free_ports);
     let problems = config.validate(environment, &Service::ALL);
     if !problems.is_empty() {
         anyhow::bail!(gatehouse_service::config::ConfigError(problems));
     }
-    let listeners = bind(&mut config, &folder, environment).await?;
+    // From here on something is written, if only the folder and its lock.
+    let folder = DataFolder::open(&args.data)?;
+    let listeners = bind(&mut config).await?;
     if own_callback {
         // The port is known only now.
         config.token_broker.callback_url = callback(&listeners.gateway.http.local_addr()?.to_string());
@@ -94,8 +85,9 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let mut process = Process::start("gatehouse", &config, environment).await?;
     let limit = Duration::from_secs(config.drain_timeout_s);
     let stages = Stages::of(&process.lifecycle);
+    let mut made = Made::default();
     let started = async {
-        to_make.make(&folder)?;
+        to_make.make(&folder, &mut made)?;
         Box::pin(start(&args.config, config, listeners, &process, &stages, &folder, environment)).await
     };
     let started = started.await;
@@ -104,6 +96,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         // What was begun ends in order; the first failure is the one to tell.
         Err(error) => {
             let _ = process.finish(&stages.in_order(), limit).await;
+            made.take_back();
             return Err(error);
         }
     };
@@ -141,136 +134,14 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     code
 }
 
-/// What is to be made in the data folder before the services start: the rest they make themselves.
-#[derive(Default)]
-struct ToMake {
-    folders: Vec<&'static str>,
-    secrets: Vec<String>,
-}
-
-impl ToMake {
-    fn make(&self, folder: &DataFolder) -> anyhow::Result<()> {
-        for name in &self.folders {
-            folder.folder(name)?;
-        }
-        for name in &self.secrets {
-            folder.secret_file(name, &Entropy::system())?;
-        }
-        Ok(())
-    }
-}
-
-/// What `up` fills in where the configuration says nothing: everything below the data folder, and a client with its
-/// own secret for each service. Nothing is made yet: a start that is refused leaves nothing behind.
-fn settle(config: &mut Config, folder: &DataFolder, free_ports: bool) -> ToMake {
-    let mut to_make = ToMake { folders: vec!["keys"], secrets: Vec::new() };
-    let databases = &mut config.databases;
-    for (database, name) in [
-        (&mut databases.auth, "auth"),
-        (&mut databases.token_broker, "token-broker"),
-        (&mut databases.job, "job"),
-        (&mut databases.audit, "audit"),
-    ] {
-        if database.url.to_string().is_empty() {
-            to_make.folders.push(name);
-            let file = folder.path(name).join(format!("{name}.db"));
-            database.url = DatabaseUrl::sqlite(&file);
-        }
-    }
-    if config.auth.key_file.as_os_str().is_empty() {
-        config.auth.key_file = folder.path("keys/auth.json");
-    }
-    let defaults = Config::default();
-    if config.secrets.embedded.folder == defaults.secrets.embedded.folder {
-        to_make.folders.push("secrets");
-        config.secrets.embedded.folder = folder.path("secrets");
-        config.secrets.embedded.key_file = folder.path("keys/secrets.json");
-    }
-    if config.audit.subject_keys_dir == defaults.audit.subject_keys_dir {
-        to_make.folders.push("keys/audit-subjects");
-        config.audit.subject_keys_dir = folder.path("keys/audit-subjects");
-        config.audit.checkpoint_key_file = folder.path("keys/audit-checkpoint.key");
-    }
-    for service in Service::ALL {
-        if config.auth.clients.iter().all(|client| client.name != service.name()) {
-            config.auth.clients.push(ClientConfig {
-                name: service.name().to_owned(),
-                secret_file: folder.path(&client_secret(service)),
-                permissions: service.permissions(),
-            });
-            to_make.secrets.push(client_secret(service));
-        }
-    }
-    // The worker dies with the process, so its jobs need not wait long for another.
-    if config.job.lease_ttl_ms == defaults.job.lease_ttl_ms {
-        config.job.lease_ttl_ms = UP_LEASE_TTL_MS;
-    }
-    // No other process relays, so none has to be kept out while a call to the audit service lasts.
-    if config.outbox.lease_ms == defaults.outbox.lease_ms {
-        config.outbox.lease_ms = UP_RELAY_LEASE_MS;
-    }
-    if config.gateway.tls_address.is_empty() {
-        DEV_TLS_ADDRESS.clone_into(&mut config.gateway.tls_address);
-    }
-    if free_ports {
-        let free = || "127.0.0.1:0".to_owned();
-        config.gateway.address = free();
-        config.gateway.tls_address = free();
-        config.probes.address = free();
-        for address in [
-            &mut config.listen.auth,
-            &mut config.listen.token_broker,
-            &mut config.listen.job,
-            &mut config.listen.audit,
-        ] {
-            *address = free();
-        }
-    }
-    if config.token_broker.callback_url.is_empty() {
-        config.token_broker.callback_url = callback(&config.gateway.address);
-    }
-    to_make
-}
-
-/// Names the files that [`run`] would make, for a check that makes none.
-pub(crate) fn assume_files(config: &mut Config) {
-    let databases = &mut config.databases;
-    for database in
-        [&mut databases.auth, &mut databases.token_broker, &mut databases.job, &mut databases.audit]
-    {
-        if database.url.to_string().is_empty() {
-            database.url = DatabaseUrl::sqlite(Path::new("gatehouse-data/gatehouse.db"));
-        }
-    }
-    if config.auth.key_file.as_os_str().is_empty() {
-        config.auth.key_file = "gatehouse-data/keys/auth.json".into();
-    }
-    if config.token_broker.callback_url.is_empty() {
-        config.token_broker.callback_url = callback(&config.gateway.address);
-    }
-}
-
-fn callback(gateway: &str) -> String {
-    format!("http://{gateway}/v1/connections/callback")
-}
-
-fn client_secret(service: Service) -> String {
-    format!("clients/{}.secret", service.name())
-}
-
 /// Binds every address and points the services at each other.
-async fn bind(
-    config: &mut Config,
-    folder: &DataFolder,
-    environment: Environment,
-) -> anyhow::Result<Listeners> {
+async fn bind(config: &mut Config) -> anyhow::Result<Listeners> {
     let listeners = Listeners {
         auth: grpc::bind("auth", &config.listen.auth).await?,
         token_broker: grpc::bind("token-broker", &config.listen.token_broker).await?,
         job: grpc::bind("job", &config.listen.job).await?,
         audit: grpc::bind("audit", &config.listen.audit).await?,
-        gateway: services::gateway_listeners(config, environment, Some(&folder.folder("certificate")?))
-            .await?,
+        gateway: services::GatewayListeners::bind(config).await?,
     };
     for (peer, listener) in [
         (&mut config.peers.auth, &listeners.auth),
@@ -333,7 +204,7 @@ async fn start(
     let doorbell = Doorbell::local();
     let runtime = |service: Service| {
         let mut config = config.clone();
-        config.client.secret_file = folder.path(&client_secret(service));
+        config.client.secret_file = client_secret(&config, service)?;
         let runtime = Runtime::with_doorbell(service, config, environment, process, doorbell.clone(), None)
             .with_context(|| format!("{} did not start", service.name()))?;
         anyhow::Ok(Runtime { lifecycle: stages.of_service(service).clone(), ..runtime })
@@ -346,14 +217,30 @@ async fn start(
         runtime(Service::Gateway)?,
     );
     let auth_tokens = auth.tokens.clone();
-    // Each opens its own files; the slowest decides.
-    let (auth, (), (), (), gateway) = tokio::try_join!(
+    let to_start = (
         services::start_auth(&auth, listeners.auth),
         services::start_audit(&audit, listeners.audit),
-        services::start_job(&job, listeners.job),
         services::start_token_broker(&broker, listeners.token_broker, true),
-        services::start_gateway(&gateway, listeners.gateway, args),
-    )?;
+        services::start_job(&job, listeners.job),
+        async {
+            let certificate = folder.folder("certificate")?;
+            let listeners = listeners.gateway.with_certificate(&config, environment, Some(&certificate))?;
+            services::start_gateway(&gateway, listeners, args).await
+        },
+    );
+    let (auth, gateway) = if settle::lacks_a_key(&config) {
+        // One of them will refuse: before that the others must make nothing that does not belong to what is restored then.
+        let auth = to_start.0.await?;
+        to_start.1.await?;
+        to_start.2.await?;
+        to_start.3.await?;
+        (auth, to_start.4.await?)
+    } else {
+        // Each opens its own files; the slowest decides.
+        let (auth, (), (), (), gateway) =
+            tokio::try_join!(to_start.0, to_start.1, to_start.2, to_start.3, to_start.4)?;
+        (auth, gateway)
+    };
     // The worker comes when the services know auth's keys: before that it would only be sent away.
     let worker = runtime(Service::Optimizer)?;
     let readiness = process.readiness.clone();

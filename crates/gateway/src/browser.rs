@@ -2,6 +2,7 @@
 
 use actix_web::http::Method;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::uri::{Authority, Uri};
 use gatehouse_core::{Environment, Error, Result};
 use url::Url;
 
@@ -119,17 +120,28 @@ impl BrowserRules {
     }
 }
 
+/// Whether the request calls us by a name that means its sender's own machine.
+pub(crate) fn names_this_machine(uri: &Uri, headers: &HeaderMap) -> bool {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = host.or_else(|| uri.authority().map(Authority::as_str));
+    host.is_some_and(|host| is_loopback(&format!("https://{host}")))
+}
+
 fn is_loopback(origin: &str) -> bool {
     match Url::parse(origin).ok().as_ref().and_then(Url::host) {
         Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
         Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
-        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(url::Host::Domain(name)) => {
+            let name = name.strip_suffix('.').unwrap_or(name);
+            name == "localhost" || name.ends_with(".localhost")
+        }
         None => false,
     }
 }
 
-/// Adds what every answer carries (requirement C5). What the answer has set already stays.
-pub(crate) fn add_security_headers(headers: &mut HeaderMap, https: bool) {
+/// Adds what every answer carries (requirement C5). What the answer has set already stays. `keep_https` tells browsers to
+/// come by HTTPS alone from now on (RFC 6797), to every port of this host: for a host that is the deployment's own.
+pub(crate) fn add_security_headers(headers: &mut HeaderMap, keep_https: bool) {
     for (name, value) in [
         (header::CONTENT_SECURITY_POLICY, API_CSP),
         (header::X_FRAME_OPTIONS, "DENY"),
@@ -144,7 +156,7 @@ pub(crate) fn add_security_headers(headers: &mut HeaderMap, https: bool) {
             headers.insert(name, HeaderValue::from_static(value));
         }
     }
-    if https {
+    if keep_https {
         headers.insert(
             header::STRICT_TRANSPORT_SECURITY,
             HeaderValue::from_static("max-age=31536000; includeSubDomains"),

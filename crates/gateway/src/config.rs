@@ -16,7 +16,8 @@ pub struct Config {
     pub address: String,
     /// Address to serve HTTPS on, `ip:port`; empty for none. Needs `tls`, but in dev, where a certificate is made.
     pub tls_address: String,
-    /// Certificate chain for HTTPS, path of a PEM file.
+    /// Certificate chain for HTTPS, path of a PEM file. Under it, browsers are told to come by HTTPS alone from then on
+    /// (HSTS), unless they came by a name of their own machine, such as `localhost`.
     pub tls_certificate_file: String,
     /// Its private key, path of a PEM file.
     pub tls_key_file: String,

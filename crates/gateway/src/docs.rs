@@ -2,13 +2,16 @@
 
 use std::fmt::Write as _;
 
+use actix_web::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::config::Config;
+use crate::oauth_error::OAuthProblem;
 use crate::problem::{self, Problem, ProblemField};
+use crate::refusals;
 use crate::route::{Access, ErrorFormat, Route};
 use utoipa::{PartialSchema as _, ToSchema as _};
 
@@ -55,7 +58,7 @@ pub(crate) fn document(routes: &[Route], config: &Config) -> Value {
         "info": {
             "title": "Gatehouse",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Who is calling, acting upstream for a person, long work with live progress, proof of what happened.",
+            "description": "Who is calling, acting upstream for a person, long work with live progress, proof of what happened.\n\nEach refusal lists what it may be: `x-reasons` are the values of `reason` in a problem document, `x-errors` those of `error` in the format of RFC 6749. A later version may add to them.",
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
         },
         "tags": [
@@ -104,21 +107,40 @@ fn operation(route: &Route) -> Value {
         operation["x-permissions"] = json!(permissions);
     }
     if !route.calls.is_empty() {
-        // Where the reasons of its refusals stand.
+        // Whose contracts say more of what each refusal means.
         operation["x-grpc-methods"] = json!(route.calls);
     }
-    let content = match route.errors {
-        ErrorFormat::Problem => {
-            let name = Problem::name();
-            json!({ problem::MEDIA_TYPE: { "schema": { "$ref": format!("#/components/schemas/{name}") } } })
+    let content = [ErrorFormat::Problem, ErrorFormat::OAuth].map(content);
+    operation["responses"]["default"] =
+        json!({ "description": "Refused or failed", "content": content[route.errors as usize] });
+    for (status, format, name) in refusals::answers(route) {
+        let response = &mut operation["responses"][status.to_string()];
+        if !response["description"].is_string() {
+            let phrase = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+            response["description"] = phrase.unwrap_or("Refused").into();
         }
-        // RFC 6749, section 5.2: whatever the status.
-        ErrorFormat::OAuth => operation["responses"]["400"]["content"].clone(),
-    };
-    if !content.is_null() {
-        operation["responses"]["default"] = json!({ "description": "Refused or failed", "content": content });
+        for (media, schema) in entries(&content[format as usize]) {
+            response["content"][media] = schema.clone();
+        }
+        push(&mut response[format.names()], name.into());
     }
     operation
+}
+
+/// What a refusal in this format carries, whatever its status.
+fn content(format: ErrorFormat) -> Value {
+    let (media, schema) = match format {
+        ErrorFormat::Problem => (problem::MEDIA_TYPE, Problem::name()),
+        ErrorFormat::OAuth => ("application/json", OAuthProblem::name()),
+    };
+    json!({ media: { "schema": { "$ref": format!("#/components/schemas/{schema}") } } })
+}
+
+fn push(list: &mut Value, item: Value) {
+    match list {
+        Value::Array(items) => items.push(item),
+        empty => *empty = json!([item]),
+    }
 }
 
 fn to_json(value: &impl serde::Serialize) -> Value {
@@ -204,11 +226,17 @@ fn write_operation(html: &mut String, path: &str, method: &str, operation: &Valu
         let content = entries(&response["content"]).next().map(|(_, content)| kind(&content["schema"]));
         let _ = write!(
             html,
-            "<dt>{}</dt><dd>{} {}</dd>",
+            "<dt>{}</dt><dd>{} {}",
             escape(status),
             escape(text(&response["description"])),
             content.unwrap_or_default(),
         );
+        for format in [ErrorFormat::Problem, ErrorFormat::OAuth] {
+            for reason in items(&response[format.names()]) {
+                let _ = write!(html, " <code>{}</code>", escape(text(reason)));
+            }
+        }
+        html.push_str("</dd>");
     }
     html.push_str("</dl></article>");
 }

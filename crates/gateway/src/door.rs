@@ -268,6 +268,7 @@ impl Door {
     }
 }
 
+/// A digest, so that what is held longest is no credential. It has no key because it leaves memory never (decision 0098).
 fn key(presented: &Presented, service: Service) -> Key {
     (Sha256::digest(presented.text().expose().as_bytes()).into(), service)
 }

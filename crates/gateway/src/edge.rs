@@ -20,7 +20,7 @@ use gatehouse_core::{Error, Result};
 use tracing::Instrument as _;
 
 use crate::body::holding;
-use crate::browser::{BrowserRules, add_security_headers};
+use crate::browser::{BrowserRules, add_security_headers, names_this_machine};
 use crate::client_address;
 use crate::connection::Connection;
 use crate::context::{Context, RequestInfo, Unread};
@@ -31,7 +31,7 @@ use crate::heads::Activity;
 use crate::limits::{Charge, Outcome};
 use crate::route::{Access, ErrorFormat, LimitClass, Route};
 use crate::sse::{OK_KEEP_ALIVE, SaysKeepAlive};
-use crate::{oauth_error, problem, request_id, telemetry};
+use crate::{oauth_error, problem, refusals, request_id, telemetry};
 
 /// Registers every route of the table, each path's 405, and the 404.
 pub(crate) fn configure(gateway: &Arc<Gateway>, config: &mut web::ServiceConfig) {
@@ -80,6 +80,7 @@ pub(crate) async fn surround<B: MessageBody + 'static>(
     let presented = request.headers().get(request_id::HEADER).and_then(|value| value.to_str().ok());
     let id = request_id::choose(presented, &gateway.clock, &gateway.entropy);
     let peer = request.peer_addr().map_or_else(|| [0, 0, 0, 0].into(), |address| address.ip());
+    let names_this_machine = names_this_machine(request.uri(), request.headers());
     let connection = request.conn_data::<Connection>().cloned();
     let connection = connection.or_else(|| request.extensions_mut().remove::<Connection>());
     let tls = connection.as_ref().is_some_and(Connection::is_tls);
@@ -144,7 +145,8 @@ pub(crate) async fn surround<B: MessageBody + 'static>(
     if let Ok(value) = HeaderValue::from_str(&id) {
         headers.insert(HeaderName::from_static(request_id::HEADER), value);
     }
-    add_security_headers(headers, client.https);
+    let made_for_development = tls && gateway.config.tls_certificate_file.is_empty();
+    add_security_headers(headers, client.https && !names_this_machine && !made_for_development);
     gateway.browser.add_cors_headers(headers, origin.as_ref());
     let took = started.elapsed();
     gateway.metrics.ended(&method, route.as_deref(), status, took);
@@ -233,12 +235,13 @@ async fn dispatch(
         request.headers().contains_key(header::AUTHORIZATION) || request.headers().contains_key("x-api-key");
     let mut extra = HeaderMap::new();
     let unread: Unread = Rc::new(RefCell::new(Some(payload)));
-    let run = run(gateway, route, request, Rc::clone(&unread), info, &mut extra);
+    let run = run(gateway, Arc::clone(&route), request, Rc::clone(&unread), info, &mut extra);
     let result = AssertUnwindSafe(run)
         .catch_unwind()
         .await
         .unwrap_or_else(|_| Err(Error::internal("a handler panicked")));
     let mut response = result.unwrap_or_else(|error| {
+        let error = refusals::as_listed(&route, error);
         log(&error);
         match format {
             ErrorFormat::Problem => problem::response(&error, &id, shown),

@@ -10,6 +10,7 @@
 //!   documentation or does not compile, a declaration that contradicts the contracts keeps the gateway from starting,
 //!   and a call that was not declared does not leave;
 //! - no service behind sees what the caller showed, only a token made out to itself;
+//! - a route refuses for the reasons that its documentation lists, which come from the contracts ([`refusals`]);
 //! - no answer leaves without request id and security headers; no error leaves with its cause.
 //!
 //! To extend: write the endpoint's file under `src/routes/`, list its `route()` in the folder's `mod.rs`; that is all.
@@ -33,6 +34,7 @@ mod https;
 mod limits;
 mod oauth_error;
 mod problem;
+mod refusals;
 mod request_id;
 mod route;
 mod routes;

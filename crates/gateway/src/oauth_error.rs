@@ -13,15 +13,15 @@ use crate::problem;
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct OAuthProblem {
     /// `invalid_request`, `invalid_client`, `invalid_grant`, `invalid_scope`, `invalid_target`,
-    /// `unsupported_grant_type`, `temporarily_unavailable` or `server_error`.
+    /// `unsupported_grant_type`, `unauthorized_client`, `temporarily_unavailable` or `server_error`.
     #[schema(example = "invalid_grant")]
     error: &'static str,
     /// What to do.
     error_description: String,
 }
 
-/// The answer for `error`.
-pub(crate) fn response(error: &Error) -> HttpResponse {
+/// The status and the `error` that tell of `error`.
+pub(crate) fn shown(error: &Error) -> (StatusCode, &'static str) {
     let name = name(error);
     let status = match name {
         "invalid_client" => StatusCode::UNAUTHORIZED,
@@ -33,6 +33,12 @@ pub(crate) fn response(error: &Error) -> HttpResponse {
         | "unsupported_grant_type" => StatusCode::BAD_REQUEST,
         _ => problem::status(error),
     };
+    (status, name)
+}
+
+/// The answer for `error`.
+pub(crate) fn response(error: &Error) -> HttpResponse {
+    let (status, name) = shown(error);
     let mut builder = HttpResponse::build(status);
     problem::add_headers(&mut builder, error, status, true);
     if status == StatusCode::UNAUTHORIZED {
@@ -60,7 +66,7 @@ fn name(error: &Error) -> &'static str {
         (_, ErrorCode::Unavailable | ErrorCode::ResourceExhausted | ErrorCode::DeadlineExceeded) => {
             "temporarily_unavailable"
         }
-        (_, ErrorCode::Internal) => "server_error",
+        (_, ErrorCode::Internal | ErrorCode::Unimplemented) => "server_error",
         (_, ErrorCode::PermissionDenied) => "unauthorized_client",
         _ => "invalid_request",
     }

@@ -117,6 +117,7 @@ fn title(code: ErrorCode, status: StatusCode) -> &'static str {
             ErrorCode::ResourceExhausted => "Too much at once",
             ErrorCode::Unavailable => "Unavailable for the moment",
             ErrorCode::DeadlineExceeded => "It took too long",
+            ErrorCode::Unimplemented => "Not offered by the service behind this",
             ErrorCode::Internal => "A fault on our side",
         },
     }

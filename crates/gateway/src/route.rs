@@ -2,20 +2,21 @@
 //! without a declaration, so there is none without.
 
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use actix_web::HttpResponse;
 use actix_web::http::Method;
 use futures_util::future::LocalBoxFuture;
 use gatehouse_client::audience;
-use gatehouse_core::Result;
-use gatehouse_proto::access::{self, Access as RpcAccess, Declared};
+use gatehouse_core::{ErrorCode, Result};
+use gatehouse_proto::access::{self, Access as RpcAccess, Declared, Refusal};
 use utoipa::__dev::{SchemaReferences, Tags};
 use utoipa::Path;
 use utoipa::openapi::path::{HttpMethod, Operation};
 use utoipa::openapi::{RefOr, Schema};
 
 use crate::context::Context;
+use crate::refusals;
 
 /// What the methods declare. Empty if one declares nothing usable, which [`problems`] tells.
 static RULES: LazyLock<BTreeMap<String, Declared>> =
@@ -91,6 +92,16 @@ pub(crate) enum ErrorFormat {
     OAuth,
 }
 
+impl ErrorFormat {
+    /// What the API's documentation calls the list of the names that tell one failure in this format from another.
+    pub(crate) const fn names(self) -> &'static str {
+        match self {
+            Self::Problem => "x-reasons",
+            Self::OAuth => "x-errors",
+        }
+    }
+}
+
 pub(crate) type Handler = fn(Context) -> LocalBoxFuture<'static, Result<HttpResponse>>;
 
 /// Makes a [`Handler`] of an `async fn(Context) -> Result<HttpResponse>`.
@@ -116,6 +127,9 @@ pub(crate) struct Route {
     pub(crate) streams: bool,
     /// Whether only a signed-in person gets anything here, so that the documentation offers no API key.
     pub(crate) persons_only: bool,
+    /// What the handler itself refuses for, beside what follows from all else that is declared here.
+    pub(crate) own_refusals: &'static [(ErrorCode, &'static str)],
+    refusals: OnceLock<Vec<Refusal>>,
     pub(crate) handler: Handler,
     pub(crate) operation: Operation,
     pub(crate) schemas: Vec<(String, RefOr<Schema>)>,
@@ -151,6 +165,8 @@ impl Route {
             errors: ErrorFormat::Problem,
             streams: false,
             persons_only: declared(calls).any(|rule| rule.persons_only),
+            own_refusals: &[],
+            refusals: OnceLock::new(),
             handler,
             operation,
             schemas,
@@ -175,6 +191,17 @@ impl Route {
         self
     }
 
+    /// The same with a handler that refuses for these reasons too.
+    pub(crate) fn refusing(mut self, own: &'static [(ErrorCode, &'static str)]) -> Self {
+        self.own_refusals = own;
+        self
+    }
+
+    /// Everything that it may refuse for. See [`refusals`].
+    pub(crate) fn refusals(&self) -> &[Refusal] {
+        self.refusals.get_or_init(|| refusals::of(self))
+    }
+
     /// The permissions that the services behind it will ask for.
     pub(crate) fn permissions(&self) -> Vec<String> {
         let permission = |rule: &Declared| match &rule.access {
@@ -188,7 +215,7 @@ impl Route {
 }
 
 /// What `calls` declare.
-fn declared(calls: &'static [&'static str]) -> impl Iterator<Item = &'static Declared> {
+pub(crate) fn declared(calls: &'static [&'static str]) -> impl Iterator<Item = &'static Declared> {
     calls.iter().filter_map(|call| RULES.get(*call))
 }
 

@@ -246,7 +246,7 @@ async fn wrong_media_types_paths_methods_ids_and_queries_are_refused() {
     let answer = world.http.delete(format!("{}/v1/jobs", world.base)).send().await.unwrap();
     assert_eq!(answer.headers()["allow"], "POST, GET, HEAD, OPTIONS");
     assert_eq!(problem(answer, 405, "DELETE").await["reason"], "METHOD_NOT_ALLOWED");
-    for id in ["1", "0190B5C2-7F3E-7A52-9D2C-0B1D7CBB1F5E", "%27%20OR%201=1", "..%2f..%2fetc"] {
+    for id in ["1", "{0190b5c2-7f3e-7a52-9d2c-0b1d7cbb1f5e}", "%27%20OR%201=1", "..%2f..%2fetc"] {
         let answer = world.get(&format!("/v1/jobs/{id}")).bearer_auth(&token).send().await.unwrap();
         let status = answer.status().as_u16();
         assert!([400, 404].contains(&status), "{id}: {status}");
@@ -290,6 +290,103 @@ fn raw(world: &World, parts: &[&[u8]]) -> String {
     let mut answer = Vec::new();
     let _ = socket.read_to_end(&mut answer);
     String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// A search that can't be done is refused at once, whichever way it comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_search_is_read_in_the_same_way_at_both_routes() {
+    let world = World::start_limited(|rules| rules.classes.clear()).await;
+    let (token, _) = world.person(300);
+    let send = |path: &'static str, body: Value| world.post(path).bearer_auth(&token).json(&body).send();
+    let variables = json!([{"name": "x", "lower": 0, "upper": 1}]);
+    for (input, field) in [
+        (json!({"objective": "x +* 2", "variables": variables}), "objective"),
+        (json!({"objective": "y", "variables": variables}), "objective"),
+        (
+            json!({"objective": "x", "variables": [{"name": "x", "lower": 2, "upper": 1}]}),
+            "variables[0].upper",
+        ),
+        (json!({"objective": "x", "variables": []}), "variables"),
+        (json!({"objective": "x", "variables": variables, "more": 1}), "more"),
+    ] {
+        let direct = problem(send("/optimize", input.clone()).await.unwrap(), 400, field).await;
+        let answer = send("/v1/jobs", json!({"kind": "optimize", "input": input})).await.unwrap();
+        let general = problem(answer, 400, field).await;
+        let at = format!("input.{field}");
+        assert_eq!(
+            (&direct["reason"], &general["reason"]),
+            (&json!("INVALID_FIELD"), &json!("INVALID_FIELD"))
+        );
+        assert_eq!(
+            (&direct["errors"][0]["field"], &general["errors"][0]["field"]),
+            (&json!(field), &json!(at))
+        );
+        assert!(general["detail"].as_str().unwrap().starts_with(&format!("{at}: ")), "{general}");
+    }
+    let no_object = send("/v1/jobs", json!({"kind": "optimize", "input": [1]})).await.unwrap();
+    let no_object = problem(no_object, 400, "no object").await;
+    assert_eq!(no_object["errors"][0]["field"], "input");
+    assert!(no_object["detail"].as_str().unwrap().starts_with("input: "), "{no_object}");
+    assert_eq!(world.calls("SubmitJob"), 0);
+    // What other kinds take is theirs to judge.
+    let other = send("/v1/jobs", json!({"kind": "other", "input": {"objective": "+*"}})).await.unwrap();
+    assert_eq!(other.status(), 202);
+    let good = json!({"kind": "optimize", "input": {"objective": "x^2", "variables": variables}});
+    assert_eq!(send("/v1/jobs", good).await.unwrap().status(), 202);
+}
+
+/// RFC 9562, section 4: read in either case, written in lower.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_is_the_same_in_letters_of_either_case() {
+    let world = World::start_limited(|rules| rules.classes.clear()).await;
+    let (token, _) = world.person(300);
+    let get = |id: String| world.get(&format!("/v1/jobs/{id}")).bearer_auth(&token).send();
+    for id in [support::JOB.to_owned(), support::JOB.to_uppercase(), support::JOB.replace('b', "B")] {
+        let answer = get(id.clone()).await.unwrap();
+        assert_eq!(answer.status(), 200, "{id}");
+        assert_eq!(answer.json::<Value>().await.unwrap()["job_id"], support::JOB);
+    }
+    for id in [support::JOB.replace('-', ""), support::JOB.replace('0', "g"), format!("{}0", support::JOB)] {
+        let refused = problem(get(id.clone()).await.unwrap(), 400, &id).await;
+        assert_eq!(refused["errors"][0]["field"], "job_id");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_is_read_as_rfc_3339_or_as_microseconds() {
+    const FIVE: i64 = 1_795_410_000_000_000;
+    let world = World::start_limited(|rules| rules.classes.clear()).await;
+    let (token, _) = world.person(300);
+    let get = |from: &str, to: &str| {
+        let query = [("occurred_from", from), ("occurred_to", to)];
+        world.get("/v1/audit/events").query(&query).bearer_auth(&token).send()
+    };
+    for (text, micros) in [
+        ("2026-11-23T05:00:00Z", FIVE),
+        ("2026-11-23t05:00:00.000007z", FIVE + 7),
+        ("2026-11-23T06:00:00+01:00", FIVE),
+        ("1795410000000000", FIVE),
+        ("1970-01-01T00:00:00Z", 0),
+        ("0", 0),
+        ("", 0),
+    ] {
+        assert_eq!(get(text, text).await.unwrap().status(), 200, "{text}");
+        let asked = world.services.lock().listed_events.pop().unwrap();
+        assert_eq!((asked.occurred_from, asked.occurred_to), (micros, micros), "{text}");
+    }
+    for wrong in
+        ["yesterday", "2026-11-23", "2026-11-23T05:00:00", "2026-13-01T00:00:00Z", "-1", "1.5", "1e9"]
+            .into_iter()
+            .chain(["1969-12-31T23:59:59Z", "9223372036854775808"])
+    {
+        for (from, to, field) in [(wrong, "", "occurred_from"), ("", wrong, "occurred_to")] {
+            let refused = problem(get(from, to).await.unwrap(), 400, wrong).await;
+            assert_eq!(refused["errors"][0]["field"], field, "{wrong}");
+            let detail = refused["detail"].as_str().unwrap();
+            assert!(detail.contains("2026-11-23T05:00:00Z") && detail.contains("microseconds"), "{detail}");
+        }
+    }
+    assert!(world.services.lock().listed_events.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -441,6 +538,11 @@ async fn the_oauth_endpoints_speak_rfc_6749() {
         assert_eq!(answer.json::<Value>().await.unwrap()["active"], active);
     }
     assert_eq!(form("/oauth2/introspect", "token=live").send().await.unwrap().status(), 401);
+    let refused =
+        form("/oauth2/introspect", "token=live").basic_auth("narrow", Some("s")).send().await.unwrap();
+    assert_eq!(refused.status(), 403);
+    let refused: Value = refused.json().await.unwrap();
+    assert_eq!(refused["error"], "unauthorized_client", "{refused}");
     assert_eq!(form("/oauth2/revoke", "token=x").send().await.unwrap().status(), 200);
     let metadata: Value =
         world.get("/.well-known/oauth-authorization-server/dev").send().await.unwrap().json().await.unwrap();

@@ -32,4 +32,5 @@ pub use store::all_sql;
 pub const MIGRATIONS: gatehouse_db::Migrations = gatehouse_db::migrations![
     "0001_init" => include_str!("../../../migrations/job/0001_init.sql"),
     "0002_endings" => include_str!("../../../migrations/job/0002_endings.sql"),
+    "0003_queue_locks" => include_str!("../../../migrations/job/0003_queue_locks.sql"),
 ];

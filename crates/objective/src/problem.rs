@@ -125,8 +125,9 @@ impl Reader {
 
     fn refuse_unknown(&mut self, path: &str, fields: &Map<String, Value>, known: &[&str]) {
         for name in fields.keys().filter(|name| !known.contains(&name.as_str())) {
-            let shown: String = name.chars().take(32).collect();
-            self.wrong(path, format!("the field {shown:?} is unknown; known are {}", known.join(", ")));
+            let shown: String = name.chars().filter(char::is_ascii_graphic).take(32).collect();
+            let field = if path.is_empty() { shown } else { format!("{path}.{shown}") };
+            self.wrong(field, format!("is unknown; known are {}", known.join(", ")));
         }
     }
 
@@ -338,15 +339,15 @@ mod tests {
             ),
             (
                 &with("\"x\"", r#"[{"name": "x", "lower": 0, "upper": 1, "step": 1}]"#, ""),
-                "variables[0]",
-                "\"step\"",
+                "variables[0].step",
+                "is unknown",
             ),
             (&with("\"x\"", &ok, r#", "max_iterations": 0"#), "max_iterations", "of 1 or more"),
             (&with("\"x\"", &ok, r#", "max_iterations": 1.5"#), "max_iterations", "integer"),
             (&with("\"x\"", &ok, r#", "max_iterations": -1"#), "max_iterations", "integer"),
             (&with("\"x\"", &ok, r#", "seed": 9007199254740992"#), "seed", "9007199254740991"),
             (&with("\"x\"", &ok, r#", "tolerance": -1"#), "tolerance", "from 0"),
-            (&with("\"x\"", &ok, r#", "population": 9"#), "", "\"population\" is unknown"),
+            (&with("\"x\"", &ok, r#", "population": 9"#), "population", "is unknown"),
         ] {
             let error = parse(text).expect_err(text);
             let wrong = error.violations().iter().find(|wrong| wrong.field == field);

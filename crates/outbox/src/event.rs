@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use gatehouse_client::context;
-use gatehouse_core::ids::{EventId, PersonId, TenantId};
+use gatehouse_core::ids::{EventId, PersonId, TenantId, is_canonical};
 use gatehouse_core::{Clock, Entropy, Error};
 use gatehouse_db::Tx;
 use gatehouse_proto::audit::v1::{NewEvent, Outcome as WireOutcome};
@@ -246,7 +246,7 @@ impl AuditEvent {
         must("retention class", retention_class, words::is_class(retention_class))?;
         must("reason", reason, reason.is_empty() || words::is_reason(reason))?;
         must("delegate", delegate, delegate.is_empty() || words::is_name(delegate))?;
-        let is_id = |text: &str| text.parse::<TenantId>().is_ok();
+        let is_id = is_canonical;
         must(
             "actor",
             actor,

@@ -334,7 +334,10 @@ impl Relay {
         match error.code() {
             ErrorCode::InvalidArgument => return Err(Refusal::Event(error)),
             // It says itself that something is wrong with what it was given or has, not with the way there.
-            ErrorCode::Internal | ErrorCode::FailedPrecondition | ErrorCode::NotFound => {
+            ErrorCode::Internal
+            | ErrorCode::FailedPrecondition
+            | ErrorCode::NotFound
+            | ErrorCode::Unimplemented => {
                 self.metrics.failed();
                 return Err(Refusal::Failure(error));
             }

@@ -1,11 +1,11 @@
-//! Who may call what: read from the option that stands beside each method.
+//! Who may call what, and why it refuses: read from the options that stand beside each method.
 
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
 
-use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, Value};
+use gatehouse_core::ErrorCode;
+use prost_reflect::{DynamicMessage, MethodDescriptor, Value};
 
-use crate::FILE_DESCRIPTOR_SET;
+use crate::descriptors::POOL;
 
 /// What a method declares.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,14 +18,83 @@ pub struct Declared {
     pub callers: Vec<String>,
     /// Whether it refuses whoever is no person, whatever they hold: API keys, and services that act for nobody.
     pub persons_only: bool,
+    /// The reasons of its own. [`Declared::refusals`] gives all.
+    pub own_refusals: Vec<Refusal>,
 }
 
+/// A code and a reason that comes with it.
+pub type Refusal = (ErrorCode, String);
+
+/// What any method may refuse for.
+const ANYWHERE: [(ErrorCode, &str); 6] = [
+    (ErrorCode::InvalidArgument, "INVALID_FIELD"),
+    (ErrorCode::InvalidArgument, "NUL_IN_TEXT"),
+    (ErrorCode::PermissionDenied, "CALLER_NOT_ALLOWED"),
+    (ErrorCode::Aborted, "TRANSACTION_CONFLICT"),
+    (ErrorCode::Unavailable, "DATABASE_UNAVAILABLE"),
+    (ErrorCode::Internal, "INTERNAL"),
+];
+/// What any method that asks for a token may refuse for.
+const WITH_A_TOKEN: [(ErrorCode, &str); 6] = [
+    (ErrorCode::Unauthenticated, "TOKEN_MISSING"),
+    (ErrorCode::Unauthenticated, "TOKEN_INVALID"),
+    (ErrorCode::Unauthenticated, "TOKEN_EXPIRED"),
+    (ErrorCode::Unauthenticated, "TOKEN_REVOKED"),
+    (ErrorCode::PermissionDenied, "TOKEN_OF_ANOTHER_SERVICE"),
+    (ErrorCode::Unavailable, "REVOCATIONS_STALE"),
+];
+/// What any method with a permission may refuse for: permissions are held in a tenant.
+const WITH_A_PERMISSION: [(ErrorCode, &str); 2] =
+    [(ErrorCode::PermissionDenied, "PERMISSION_DENIED"), (ErrorCode::PermissionDenied, "TENANT_REQUIRED")];
+/// What any method for persons only may refuse for.
+const FOR_PERSONS: [(ErrorCode, &str); 1] = [(ErrorCode::PermissionDenied, "PERSON_REQUIRED")];
+
 impl Declared {
+    /// Everything that it may refuse for, sorted by code: what is its own, what follows from its rule, and what any
+    /// method may refuse for.
+    #[must_use]
+    pub fn refusals(&self) -> Vec<Refusal> {
+        let mut all = self.own_refusals.clone();
+        let mut add = |more: &[(ErrorCode, &str)]| {
+            all.extend(more.iter().map(|(code, reason)| (*code, (*reason).to_owned())));
+        };
+        add(&ANYWHERE);
+        if self.access != Access::Public {
+            add(&WITH_A_TOKEN);
+        }
+        if matches!(self.access, Access::Permission(_)) {
+            add(&WITH_A_PERMISSION);
+        }
+        if self.persons_only {
+            add(&FOR_PERSONS);
+        }
+        sort(&mut all);
+        all
+    }
+
+    /// What [`Declared::refusals`] adds to a method's own reasons, and which methods it adds them to.
+    #[must_use]
+    pub fn common_refusals() -> [(&'static str, Vec<(ErrorCode, &'static str)>); 4] {
+        [
+            ("Any method", ANYWHERE.to_vec()),
+            ("One that asks for a token", WITH_A_TOKEN.to_vec()),
+            ("One that asks for a permission", WITH_A_PERMISSION.to_vec()),
+            ("One for persons only", FOR_PERSONS.to_vec()),
+        ]
+    }
+
     /// Whether the service `name` may call it; `internal` says that the configuration lists it as one.
     #[must_use]
     pub fn may_be_called_by(&self, name: &str, internal: bool) -> bool {
         self.callers.iter().any(|caller| if caller == INTERNAL { internal } else { caller == name })
     }
+}
+
+/// In the order of [`ErrorCode::ALL`], then by name; each once.
+pub fn sort(refusals: &mut Vec<Refusal>) {
+    let place = |code: ErrorCode| ErrorCode::ALL.iter().position(|one| *one == code);
+    refusals.sort_by(|(a, x), (b, y)| place(*a).cmp(&place(*b)).then_with(|| x.cmp(y)));
+    refusals.dedup();
 }
 
 /// What [`Declared::callers`] calls the services that the configuration lists.
@@ -63,12 +132,10 @@ pub enum AccessError {
     /// A caller that is no service.
     #[error("the method {0} may be called by {1:?}, which is neither a service of Gatehouse nor `internal`")]
     UnknownCaller(String, String),
+    /// A reason that is not of the form of reasons.
+    #[error("the method {0} may refuse with {1:?}, which is no reason: use A-Z, 0-9 and _, a letter first")]
+    UnknownReason(String, String),
 }
-
-static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
-    DescriptorPool::decode(FILE_DESCRIPTOR_SET)
-        .expect("the build script wrote these descriptors and tests read them")
-});
 
 /// The rules of every method of the packages named (`gatehouse.job.v1`), by gRPC path
 /// (`/gatehouse.job.v1.JobService/SubmitJob`), sorted.
@@ -112,7 +179,11 @@ fn rule(path: &str, method: &MethodDescriptor) -> Result<Declared, AccessError> 
         return Err(AccessError::UnknownCaller(path.to_owned(), unknown.clone()));
     }
     let (privileged, persons_only) = (flag("privileged"), flag("persons_only"));
-    let declared = |access| Ok(Declared { access, privileged, callers: callers.clone(), persons_only });
+    let own_refusals = own_refusals(path, method)?;
+    let declared = |access| {
+        let (callers, own_refusals) = (callers.clone(), own_refusals.clone());
+        Ok(Declared { access, privileged, callers, persons_only, own_refusals })
+    };
     if flag("public") {
         return declared(Access::Public);
     }
@@ -136,6 +207,30 @@ fn rule(path: &str, method: &MethodDescriptor) -> Result<Declared, AccessError> 
     }
 }
 
+/// The reasons that stand beside a method.
+fn own_refusals(path: &str, method: &MethodDescriptor) -> Result<Vec<Refusal>, AccessError> {
+    let Some(extension) = POOL.get_extension_by_name("gatehouse.options.v1.refusals") else {
+        return Ok(Vec::new());
+    };
+    let options = method.options();
+    let value = options.get_extension(&extension);
+    let Some(message) = value.as_message() else { return Ok(Vec::new()) };
+    let mut refusals = Vec::new();
+    for code in ErrorCode::ALL {
+        let listed = field(message, &code.as_str().to_ascii_lowercase());
+        for reason in listed.as_ref().and_then(Value::as_list).into_iter().flatten() {
+            let reason = reason.as_str().unwrap_or_default().to_owned();
+            let of_the_form = reason.starts_with(|first: char| first.is_ascii_uppercase())
+                && reason.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_'));
+            if !of_the_form {
+                return Err(AccessError::UnknownReason(path.to_owned(), reason));
+            }
+            refusals.push((code, reason));
+        }
+    }
+    Ok(refusals)
+}
+
 fn field(message: &DynamicMessage, name: &str) -> Option<Value> {
     message
         .has_field_by_name(name)
@@ -156,6 +251,25 @@ mod tests {
             table["/gatehouse.job.v1.JobService/SubmitJob"].access,
             Access::Permission("job.jobs.submit".to_owned())
         );
+    }
+
+    #[test]
+    fn what_a_method_refuses_for_is_its_own_and_what_its_rule_brings() {
+        let table = access_table(PACKAGES).expect("no gap");
+        let refusals = |method: &str| {
+            let (_, declared) = table.iter().find(|(path, _)| path.ends_with(method)).expect("a method");
+            declared.refusals()
+        };
+        let has = |method: &str, code, reason: &str| refusals(method).contains(&(code, reason.to_owned()));
+        assert!(has("/SubmitJob", ErrorCode::NotFound, "KIND_NOT_FOUND"));
+        assert!(has("/SubmitJob", ErrorCode::PermissionDenied, "PERMISSION_DENIED"));
+        assert!(has("/Disconnect", ErrorCode::PermissionDenied, "PERSON_REQUIRED"));
+        assert!(has("/SignIn", ErrorCode::FailedPrecondition, "TENANT_REQUIRED"));
+        for (code, reason) in WITH_A_TOKEN {
+            assert!(has("/WhoAmI", code, reason) && !has("/SignIn", code, reason), "{reason}");
+        }
+        let own: usize = table.values().map(|declared| declared.own_refusals.len()).sum();
+        assert!(own > 80, "only {own} reasons stand beside methods");
     }
 
     /// Who may do the most dangerous things is written down twice, so that a change is a decision.

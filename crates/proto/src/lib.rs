@@ -1,17 +1,20 @@
 //! The gRPC contracts of Gatehouse, generated from `/proto` (read those files for the documentation of every
 //! field), and what our tools read from them.
 //!
-//! Invariants: nothing here is written by hand but the two modules [`access`] and the `Debug` of messages that
-//! carry secrets, which print their name only. Published fields keep their numbers for ever.
+//! Invariants: nothing here is written by hand but the modules [`access`], [`codec`] and [`descriptors`], and the `Debug`
+//! of messages that carry secrets, which print their name only. Published fields keep their numbers for ever.
 //!
-//! To extend: add the method to its `.proto` with an access option beside it; a new message with a secret in it
-//! goes into the list in `build.rs` and into `secret_messages.rs` (the compiler insists on the second).
+//! To extend: add the method to its `.proto` with an access option beside it, and the reasons of its own that it refuses
+//! for; a new message with a secret in it goes into the list in `build.rs` and into `secret_messages.rs` (the compiler
+//! insists on the second).
 
 pub mod access;
+pub mod codec;
+pub mod descriptors;
 pub mod repeatable;
 mod secret_messages;
 
-/// Every descriptor with its options, as protox encoded it; for reflection and the permission table.
+/// Every descriptor with its options, as protox encoded it; for the permission table and, in parts, for reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 macro_rules! generated {

@@ -1,6 +1,6 @@
 //! The door of every gRPC server: request id, trace, caller, whether it is a person, permission, metrics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,11 +20,7 @@ use tower::{Layer, Service};
 use tracing::Instrument as _;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-use crate::identity::denied;
-use crate::{Caller, Peer, Verifier, reply};
-
-/// The one method that every server has besides its own.
-const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+use crate::{Caller, Peer, Verifier, health, reflection, reply};
 
 /// Wraps a gRPC server's routes.
 #[derive(Clone, Debug)]
@@ -60,6 +56,17 @@ impl AccessLayer {
             .build();
         let door = Arc::new(Door { methods, verifier, clock, entropy, duration });
         Ok(Self { door, between_services: false })
+    }
+
+    /// The services whose methods it lets through to those who may, by their full names: our own.
+    pub(crate) fn own_services(&self) -> BTreeSet<String> {
+        self.door.methods.keys().map(|path| service_of(path).to_owned()).collect()
+    }
+
+    /// All of which it lets methods through.
+    pub(crate) fn services(&self) -> BTreeSet<String> {
+        let others = health::METHODS.into_iter().chain(reflection::METHODS);
+        others.map(|path| service_of(path).to_owned()).chain(self.own_services()).collect()
     }
 
     /// A door behind connections whose other end showed a certificate: it must be one of those services that the method
@@ -103,7 +110,7 @@ where
         let inner = std::mem::replace(&mut self.inner, fresh);
         let layer = self.layer.clone();
         // Probes come every second from everywhere: no span, no log.
-        if request.uri().path().starts_with("/grpc.health.v1.Health/") {
+        if health::METHODS.contains(&request.uri().path()) {
             let mut inner = inner;
             return Box::pin(async move { inner.call(request).await });
         }
@@ -143,7 +150,7 @@ impl AccessLayer {
             request_id,
             async {
                 match self.door.admit(&path, &mut request, self.between_services) {
-                    Ok(()) => inner.call(request).await,
+                    Ok(()) => inner.call(request).await.map(blame_the_sender),
                     Err(error) => Ok(refusal(&error)),
                 }
             }
@@ -175,18 +182,18 @@ impl Door {
     /// Service and method of `path`, for the labels of metrics and the names of spans: whoever makes paths up, and need
     /// not show a credential for it, must not make labels without bound.
     fn names<'a>(&self, path: &'a str) -> (&'a str, &'a str) {
-        let known = path == REFLECTION || self.methods.contains_key(path);
+        let known = reflection::METHODS.contains(&path) || self.methods.contains_key(path);
         let names = path.trim_start_matches('/').split_once('/').filter(|_| known);
         names.unwrap_or(("unknown", "unknown"))
     }
 
     fn admit(&self, path: &str, request: &mut Request<Body>, between_services: bool) -> Result<()> {
         // Reflection tells only what this repository's proto files tell everyone.
-        if path.starts_with("/grpc.reflection.") {
+        if reflection::METHODS.contains(&path) {
             return Ok(());
         }
         let Some(declared) = self.methods.get(path) else {
-            return Err(Error::not_found("METHOD_NOT_FOUND", "This service has no such method."));
+            return Err(Error::unimplemented("METHOD_NOT_FOUND", "This service has no such method."));
         };
         let peer = request.extensions().get::<Peer>();
         if between_services {
@@ -213,10 +220,8 @@ impl Door {
         if declared.persons_only {
             caller.person()?;
         }
-        if let Access::Permission(permission) = &declared.access
-            && !caller.holds(permission)
-        {
-            return Err(denied(permission));
+        if let Access::Permission(permission) = &declared.access {
+            caller.require(permission)?;
         }
         request.extensions_mut().insert(caller);
         Ok(())
@@ -233,6 +238,18 @@ impl Door {
                 str::to_owned,
             )
     }
+}
+
+/// The full name of the service in a method's path.
+fn service_of(path: &str) -> &str {
+    path.trim_start_matches('/').split('/').next().unwrap_or_default()
+}
+
+/// The answer to a call whose message could not be decoded says that its sender is to blame: for tonic that is a fault of
+/// the server. What services say themselves stays.
+fn blame_the_sender(response: Response<Body>) -> Response<Body> {
+    let broken = response.extensions().get::<tonic::Status>().and_then(reply::undecodable);
+    broken.map_or(response, |error| refusal(&error))
 }
 
 /// The answer to a call that goes no further. Where that is only this replica's state, the caller may ask another.

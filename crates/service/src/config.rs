@@ -1,11 +1,14 @@
-//! Configuration: a TOML file, then the environment over it, checked whole before anything binds.
+//! Configuration: defaults, a TOML file over them, then the environment, checked whole before anything binds.
 //!
 //! Every section is a struct that derives `Deserialize`, `Serialize`, `JsonSchema` and has a `Default`; its doc
 //! comments are the documentation ([`fields`] reads them), and its schema tells what an environment variable may
 //! set. `section.field` is set by `GATEHOUSE_SECTION__FIELD`, and by the name in the field's `x-env` where the
 //! requirements name one.
 
+mod names;
+
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -15,6 +18,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 use toml::{Table, Value};
+
+use names::{PREFIX, is_service_link, suggest_key, suggest_variable};
 
 /// What is wrong with the configuration: every problem at once, each a sentence that names the key.
 #[derive(Debug, thiserror::Error)]
@@ -97,48 +102,57 @@ fn kind(property: &Json) -> String {
     }
 }
 
-/// Reads `T` from `file` (if any) and `variables`.
+/// What a configuration is read from besides the environment, which stands over all of it.
+#[derive(Clone, Debug, Default)]
+pub struct Sources<'a> {
+    /// Defaults of this way to start, in place of those of the type.
+    pub defaults: Table,
+    /// A TOML file, which stands over the defaults.
+    pub file: Option<&'a Path>,
+    /// Variables that begin with `GATEHOUSE_` and are no settings: others read them.
+    pub others: &'a [&'a str],
+}
+
+/// Reads `T` from `sources` and `variables`.
 ///
 /// # Errors
 /// Every problem found: an unreadable file, TOML that does not parse (with its line), keys that do not exist, values
-/// of the wrong type, variables that begin with `GATEHOUSE_`, contain `__` and name no key.
+/// of the wrong type, variables that begin with `GATEHOUSE_` and that nobody reads. Those that Kubernetes makes of its
+/// Services are let be.
 pub fn load<T>(
-    file: Option<&Path>,
-    variables: impl IntoIterator<Item = (String, String)>,
+    sources: &Sources<'_>,
+    variables: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
 ) -> Result<T, ConfigError>
 where
     T: DeserializeOwned + Serialize + JsonSchema + Default,
 {
-    let mut table = match file {
-        Some(path) => read(path)?,
-        None => Table::new(),
-    };
+    let mut table = sources.defaults.clone();
+    if let Some(path) = sources.file {
+        lay_over(&mut table, read(path)?);
+    }
     let fields = fields::<T>();
     let known: BTreeMap<String, &Field> = fields
         .iter()
         .flat_map(|field| field.variables().into_iter().map(move |name| (name, field)))
         .collect();
     let mut problems = Vec::new();
-    for (name, text) in variables {
-        match known.get(&name) {
-            Some(field) => match parse(&field.kind, &text) {
+    let variables = as_text(variables, |name| known.contains_key(name), &mut problems);
+    for (name, text) in &variables {
+        match known.get(name) {
+            Some(field) => match parse(&field.kind, text) {
                 Ok(value) => set(&mut table, &field.path, value),
                 Err(problem) => problems.push(format!("the environment variable {name}: {problem}")),
             },
-            None if name.starts_with("GATEHOUSE_") && name.contains("__") => problems.push(format!(
-                "the environment variable {name} names no key of the configuration{}",
-                suggest(&name, known.keys())
-            )),
-            // Names without `__` may be another program's (Kubernetes sets GATEHOUSE_PORT and the like for a service of
-            // that name), so only what looks like a slip is refused.
-            None if name.starts_with("GATEHOUSE_") => {
-                if let Some((1..=2, close)) = closest(&name, known.keys()) {
-                    problems.push(format!(
-                        "the environment variable {name} names no key of the configuration; did you mean {close}?"
-                    ));
-                }
+            None if !name.starts_with(PREFIX)
+                || sources.others.contains(&name.as_str())
+                || is_service_link(name, &variables) => {}
+            None => {
+                let names = known.keys().map(String::as_str).chain(sources.others.iter().copied());
+                problems.push(format!(
+                    "the environment variable {name} names no key of the configuration{}",
+                    suggest_variable(name, names)
+                ));
             }
-            None => {}
         }
     }
     check_keys(&table, "", &fields, &mut problems);
@@ -146,6 +160,43 @@ where
         return Err(ConfigError(problems));
     }
     T::deserialize(table).map_err(|error| ConfigError(vec![error.to_string().trim().replace('\n', " ")]))
+}
+
+/// The variables that are text. Of the others, those that would set something are problems.
+fn as_text(
+    variables: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
+    is_known: impl Fn(&str) -> bool,
+    problems: &mut Vec<String>,
+) -> BTreeMap<String, String> {
+    let mut text = BTreeMap::new();
+    for (name, value) in variables {
+        let Ok(name) = name.into().into_string() else { continue };
+        match value.into().into_string() {
+            Ok(value) => {
+                text.insert(name, value);
+            }
+            Err(_) if is_known(&name) => {
+                problems.push(format!("the environment variable {name}: must be text in UTF-8"));
+            }
+            // Whether anybody reads it, its name says.
+            Err(_) => {
+                text.insert(name, String::new());
+            }
+        }
+    }
+    text
+}
+
+/// Puts `upper` over `lower`, key by key.
+fn lay_over(lower: &mut Table, upper: Table) {
+    for (key, value) in upper {
+        match (lower.get_mut(&key), value) {
+            (Some(Value::Table(lower)), Value::Table(upper)) => lay_over(lower, upper),
+            (_, value) => {
+                lower.insert(key, value);
+            }
+        }
+    }
 }
 
 fn read(path: &Path) -> Result<Table, ConfigError> {
@@ -229,51 +280,6 @@ fn wrong_type(kind: &str, value: &Value) -> Option<String> {
     Some(format!("must be {expected}, and is of type {}", value.type_str()))
 }
 
-/// The key that was meant: one that is written alike, or the same name in another section.
-fn suggest_key(path: &str, fields: &[Field]) -> String {
-    let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
-    let named =
-        |field: &&Field| last(&field.path) == last(path) || field.path.contains(&format!("{}.", last(path)));
-    if let Some((0..=3, close)) = closest(path, fields.iter().map(|field| &field.path)) {
-        return format!("; did you mean {close}?");
-    }
-    let sections: Vec<String> = fields
-        .iter()
-        .filter_map(|field| field.path.rsplit_once('.'))
-        .map(|(section, _)| section.to_owned())
-        .collect();
-    match (closest(path, sections.iter()), fields.iter().find(named)) {
-        (Some((0..=3, close)), _) => format!("; did you mean the section {close}?"),
-        (_, Some(field)) => format!("; did you mean {}?", field.path),
-        _ => "; `gatehouse config docs` lists them all".to_owned(),
-    }
-}
-
-fn suggest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> String {
-    match closest(name, known) {
-        Some((0..=4, close)) => format!("; did you mean {close}?"),
-        _ => "; `gatehouse config docs` lists them all".to_owned(),
-    }
-}
-
-fn closest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Option<(usize, &'a String)> {
-    known.map(|candidate| (distance(name, candidate), candidate)).min()
-}
-
-/// Levenshtein distance, for suggestions only.
-fn distance(left: &str, right: &str) -> usize {
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (above, byte) in left.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], above + 1);
-        for (column, other) in right.bytes().enumerate() {
-            let substituted = diagonal + usize::from(byte != other);
-            diagonal = row[column + 1];
-            row[column + 1] = substituted.min(diagonal + 1).min(row[column] + 1);
-        }
-    }
-    row[right.len()]
-}
-
 /// The configuration as a Markdown table, for `docs/configuration.md`.
 #[must_use]
 pub fn markdown<T: JsonSchema + Serialize + Default>() -> String {
@@ -291,6 +297,8 @@ pub fn markdown<T: JsonSchema + Serialize + Default>() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt as _;
+
     use serde::Deserialize;
 
     use super::*;
@@ -323,17 +331,27 @@ mod tests {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
+    /// Of a file with `text`, which goes with the value.
+    fn load_file(text: &str, variables: &[(&str, &str)]) -> Result<Whole, ConfigError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, text).unwrap();
+        load(&Sources { file: Some(file.path()), ..Sources::default() }, env(variables))
+    }
+
+    fn load_env(variables: &[(&str, &str)]) -> Result<Whole, ConfigError> {
+        load(&Sources { others: &["GATEHOUSE_ENV"], ..Sources::default() }, env(variables))
+    }
+
     #[test]
     fn the_environment_stands_over_the_file() {
-        let file = tempfile("[first]\nhow_many = 4\nnames = [\"x\"]\n");
-        let whole: Whole = load(
-            Some(&file),
-            env(&[
+        let whole = load_file(
+            "[first]\nhow_many = 4\nnames = [\"x\"]\n",
+            &[
                 ("HOW_MANY", "5"),
                 ("GATEHOUSE_FIRST__NAMES", "a, b"),
                 ("GATEHOUSE_FIRST__LABEL", "l"),
                 ("PATH", "/"),
-            ]),
+            ],
         )
         .unwrap();
         assert_eq!(
@@ -343,14 +361,62 @@ mod tests {
     }
 
     #[test]
+    fn what_is_said_stands_over_the_defaults_of_a_start() {
+        let defaults: Table = "[first]\nhow_many = 9\nnames = [\"d\"]\n".parse().unwrap();
+        let with = |text: &str, variables: &[(&str, &str)]| -> First {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(&file, text).unwrap();
+            let sources =
+                Sources { defaults: defaults.clone(), file: Some(file.path()), ..Sources::default() };
+            load::<Whole>(&sources, env(variables)).unwrap().first
+        };
+        assert_eq!((with("", &[]).how_many, with("", &[]).on), (9, true));
+        // Also where it says what the type's default is.
+        assert_eq!(with("[first]\nhow_many = 3\n", &[]).how_many, 3);
+        assert_eq!(with("", &[("HOW_MANY", "3")]).how_many, 3);
+        assert_eq!(with("[first]\nnames = []\n", &[]), First { how_many: 9, ..First::default() });
+    }
+
+    #[test]
+    fn a_variable_that_nobody_reads_is_refused() {
+        for (slip, told) in [
+            ("GATEHOUSE_HOW_MANY", "did you mean HOW_MANY?"),
+            ("GATEHOUSE_FIRST_NAMES", "did you mean GATEHOUSE_FIRST__NAMES?"),
+            ("GATEHOUSE_ENVIRON", "did you mean GATEHOUSE_ENV?"),
+            ("GATEHOUSE_SOMETHING_ELSE_ENTIRELY", "`gatehouse config docs` lists them all"),
+            ("GATEHOUSE_", "names no key"),
+        ] {
+            let error = load_env(&[(slip, "hunter2")]).unwrap_err().to_string();
+            assert!(error.contains(slip) && error.contains(told) && !error.contains("hunter2"), "{error}");
+        }
+        load_env(&[("GATEHOUSE_ENV", "dev"), ("GATEHOUSES", "x"), ("gatehouse_first", "x")]).unwrap();
+        let link =
+            [("GATEHOUSE_AUTH_PORT", "tcp://10.0.0.1:80"), ("GATEHOUSE_AUTH_SERVICE_HOST", "10.0.0.1")];
+        load_env(&link).unwrap();
+        assert!(load_env(&link[..1]).is_err());
+    }
+
+    #[test]
+    fn a_variable_that_is_no_text_is_refused_if_it_would_set_something() {
+        let broken = OsString::from_vec(b"\xff".to_vec());
+        let load = |name: &str| -> Result<Whole, ConfigError> {
+            let sources = Sources { others: &["GATEHOUSE_ENV"], ..Sources::default() };
+            load(&sources, [(OsString::from(name), broken.clone())])
+        };
+        assert!(load("GATEHOUSE_FIRST__LABEL").unwrap_err().to_string().contains("must be text in UTF-8"));
+        assert!(load("GATEHOUSE_FRIST__LABEL").unwrap_err().to_string().contains("names no key"));
+        load("GATEHOUSE_ENV").unwrap();
+        load("LS_COLORS").unwrap();
+    }
+
+    #[test]
     fn every_mistake_is_named() {
-        let error = load::<Whole>(None, env(&[("HOW_MANY", "many"), ("GATEHOUSE_FIRST__NAME", "x")]))
-            .unwrap_err()
-            .to_string();
+        let error =
+            load_env(&[("HOW_MANY", "many"), ("GATEHOUSE_FIRST__NAME", "x")]).unwrap_err().to_string();
         assert!(error.contains("HOW_MANY: must be a whole number"), "{error}");
         assert!(error.contains("did you mean GATEHOUSE_FIRST__NAMES?"), "{error}");
         let wrong = "frist = 1\nnames = []\n[first]\nhow_mny = 1\nnames = \"x\"\non = \"hunter2\"\n";
-        let error = load::<Whole>(Some(&tempfile(wrong)), env(&[])).unwrap_err().to_string();
+        let error = load_file(wrong, &[]).unwrap_err().to_string();
         for expected in [
             "first.how_mny: there is no such key; did you mean first.how_many?",
             "first.names: must be a list, such as [\"a\", \"b\"], and is of type string",
@@ -361,11 +427,12 @@ mod tests {
             assert!(error.contains(expected), "{expected}: {error}");
         }
         assert!(!error.contains("hunter2"), "{error}");
-        let error = load::<Whole>(Some(&tempfile("first = 1\n")), env(&[])).unwrap_err().to_string();
+        let error = load_file("first = 1\n", &[]).unwrap_err().to_string();
         assert!(error.contains("write [first]"), "{error}");
-        let error = load::<Whole>(Some(&tempfile("[first\n")), env(&[])).unwrap_err().to_string();
+        let error = load_file("[first\n", &[]).unwrap_err().to_string();
         assert!(error.contains("not valid TOML"), "{error}");
-        assert!(load::<Whole>(Some(Path::new("/nowhere.toml")), env(&[])).is_err());
+        let nowhere = Sources { file: Some(Path::new("/nowhere.toml")), ..Sources::default() };
+        assert!(load::<Whole>(&nowhere, env(&[])).is_err());
     }
 
     #[test]
@@ -377,15 +444,5 @@ mod tests {
             ),
             "{table}"
         );
-    }
-
-    fn tempfile(text: &str) -> std::path::PathBuf {
-        let name = format!(
-            "gatehouse-config-{:x}.toml",
-            u128::from_le_bytes(gatehouse_core::Entropy::system().bytes())
-        );
-        let path = std::env::temp_dir().join(name);
-        std::fs::write(&path, text).unwrap();
-        path
     }
 }

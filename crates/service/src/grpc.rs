@@ -8,10 +8,12 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tonic::service::Routes;
 use tonic::transport::Server;
+use tonic_health::pb::health_server::HealthServer;
 
+use crate::health::Health;
 use crate::incoming::in_the_clear;
 use crate::tls::{ServerTls, shaken};
-use crate::{AccessLayer, Lifecycle, Readiness};
+use crate::{AccessLayer, Lifecycle, Readiness, reflection};
 
 /// Bounds of a gRPC server.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -66,7 +68,7 @@ impl GrpcConfig {
 }
 
 /// A server that is about to run: the routes of one service behind the [`AccessLayer`], with health
-/// (grpc.health.v1) and reflection.
+/// (grpc.health.v1) and reflection, which know what this server serves and nothing else.
 #[derive(Debug)]
 pub struct GrpcServer {
     config: GrpcConfig,
@@ -87,33 +89,10 @@ impl GrpcServer {
     /// # Errors
     /// If the reflection service can't be made, which a test would have found.
     pub fn start(self, routes: Routes, lifecycle: &Lifecycle, readiness: &Readiness) -> Result<()> {
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(gatehouse_proto::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .build_v1()
-            .map_err(Error::internal)?;
-        let (reporter, health) = tonic_health::server::health_reporter();
-        let routes = routes.add_service(reflection).add_service(health);
-        let readiness = readiness.clone();
+        let routes = reflection::add(routes, &self.access.own_services())?;
+        let health = Health::new(self.access.services(), readiness, lifecycle);
+        let routes = routes.add_service(HealthServer::new(health));
         let stopping = lifecycle.stopping();
-        let leaving = lifecycle.leaving();
-        lifecycle.spawn(async move {
-            let mut changes = readiness.changes();
-            while !leaving.is_cancelled() {
-                let status = if readiness.unmet().is_empty() {
-                    tonic_health::ServingStatus::Serving
-                } else {
-                    tonic_health::ServingStatus::NotServing
-                };
-                reporter.set_service_status("", status).await;
-                tokio::select! {
-                    // The sender lives as long as `readiness`.
-                    _ = changes.changed() => {}
-                    () = leaving.cancelled() => {}
-                }
-            }
-            reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
-        });
         let address = self.listener.local_addr().map_err(Error::internal)?;
         // A connection that tells nothing of its other end must then be a mistake of ours.
         let access = if self.config.tls.is_some() { self.access.between_services() } else { self.access };

@@ -209,9 +209,16 @@ impl Caller {
     /// Checks for `permission`, for use cases that need more than their method declares.
     ///
     /// # Errors
-    /// `PERMISSION_DENIED`.
+    /// `PERMISSION_DENIED`; `TENANT_REQUIRED` where a tenant is what the caller lacks.
     pub fn require(&self, permission: &str) -> Result<()> {
-        if self.holds(permission) { Ok(()) } else { Err(denied(permission)) }
+        if self.holds(permission) {
+            return Ok(());
+        }
+        let in_no_tenant = matches!(self.subject, Subject::Person(_)) && self.claims.tid.is_none();
+        if in_no_tenant && !BEYOND_TENANTS.contains(&permission) {
+            return Err(tenant_required(permission));
+        }
+        Err(denied(permission))
     }
 
     /// When the token ends.
@@ -219,6 +226,28 @@ impl Caller {
     pub const fn expires_at(&self) -> Timestamp {
         Timestamp::from_seconds(self.claims.exp)
     }
+}
+
+/// Permissions that no role in a tenant has: those of platform administrators and of internal services.
+pub const BEYOND_TENANTS: &[&str] = &[
+    "audit.log.export",
+    "audit.subjects.erase",
+    "audit.events.append",
+    "auth.revocations.watch",
+    "auth.tokens.exchange",
+    "auth.tokens.introspect",
+    "job.jobs.work",
+];
+
+/// Whoever just made an account has no tenant, and so no permission, until they make one or are added to one.
+fn tenant_required(permission: &str) -> Error {
+    Error::permission_denied(
+        "TENANT_REQUIRED",
+        format!(
+            "This needs the permission {permission} in a tenant, and you are signed in to none. Make one (POST /v1/tenants) \
+             or be added to one, then sign in again."
+        ),
+    )
 }
 
 /// The refusal for a missing permission. It names the permission: that is no secret, and the caller's administrator
@@ -269,6 +298,13 @@ mod tests {
         );
         assert_eq!(caller.scopes("job.jobs.work").collect::<Vec<_>>(), ["optimize:*"]);
         assert_eq!(caller.require("job.jobs.submit").unwrap_err().reason(), "PERMISSION_DENIED");
+        let person = claims("01890000-0000-7000-8000-000000000000", &[]);
+        let person = Caller::from_claims(Claims { tid: None, ..person }).unwrap();
+        for (permission, reason) in
+            [("job.jobs.submit", "TENANT_REQUIRED"), ("audit.log.export", "PERMISSION_DENIED")]
+        {
+            assert_eq!(person.require(permission).unwrap_err().reason(), reason);
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! From a use case's result to a gRPC answer: the one place that logs causes.
 
 use gatehouse_core::{Error, ErrorCode, Result};
-use tonic::{Response, Status};
+use gatehouse_proto::codec;
+use tonic::{Code, Response, Status};
 
 /// The answer for `result`. A failure's cause is logged here and goes no further.
 ///
@@ -16,6 +17,26 @@ pub fn reply<T>(result: Result<T>) -> Result<Response<T>, Status> {
 pub fn status(error: &Error) -> Status {
     log(error);
     gatehouse_client::to_status(error)
+}
+
+/// The refusal of a message that could not be decoded, if `status` tells of one.
+pub(crate) fn undecodable(status: &Status) -> Option<Error> {
+    let message = "The message can't be decoded as the request of this method.";
+    let cause = codec::undecodable(status)?;
+    Some(Error::invalid_argument("MESSAGE_INVALID", message).caused_by(cause.clone()))
+}
+
+/// The refusal of a message of a stream that was not read because of what it is, if `status`, with which reading ended,
+/// tells of one. Where a request is one message, the door refuses it before its handler runs.
+#[must_use]
+pub fn unreadable(status: &Status) -> Option<Error> {
+    match status.code() {
+        Code::OutOfRange | Code::ResourceExhausted => {
+            let message = "The message is longer than this method takes.";
+            Some(Error::resource_exhausted("MESSAGE_TOO_LARGE", message).caused_by(status.clone()))
+        }
+        _ => undecodable(status),
+    }
 }
 
 /// Logs a failure once: ours as errors, dependencies' as warnings, callers' as information.

@@ -228,10 +228,14 @@ async fn a_missing_permission_and_an_unknown_method_are_refused() {
         door.submit(&reader).await,
         Err((ErrorCode::PermissionDenied, "PERMISSION_DENIED".to_owned()))
     );
+    // Who has no tenant lacks that first.
+    let newcomer = with(with(claims(), "permissions", json!([])), "tid", json!(null));
+    let refused = door.submit(&sign(&door.key, &header(), &newcomer)).await;
+    assert_eq!(refused, Err((ErrorCode::PermissionDenied, "TENANT_REQUIRED".to_owned())));
     let good = format!("Bearer {}", sign(&door.key, &header(), &claims()));
     for path in ["/gatehouse.job.v1.JobService/DropAll", "/gatehouse.auth.v1.AccountService/SignIn", "/"] {
         let (code, _) = door.knock(path, Some(&good)).await.expect_err(path);
-        assert_eq!(code, ErrorCode::NotFound, "{path}");
+        assert_eq!(code, ErrorCode::Unimplemented, "{path}");
     }
 }
 
@@ -243,7 +247,7 @@ async fn whoever_makes_methods_up_makes_no_metrics() {
     opentelemetry::global::set_meter_provider(meters);
     let door = Door::new();
     for path in ["/made.up/Name", "/gatehouse.job.v1.JobService/MadeUp", "/made", "/"] {
-        assert_eq!(door.knock(path, None).await.unwrap_err().0, ErrorCode::NotFound, "{path}");
+        assert_eq!(door.knock(path, None).await.unwrap_err().0, ErrorCode::Unimplemented, "{path}");
     }
     door.knock(SUBMIT, None).await.unwrap_err();
     let mut labels = std::collections::BTreeSet::new();

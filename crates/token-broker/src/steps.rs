@@ -36,6 +36,8 @@ pub enum Step {
     FirstPut,
     /// The first token is the current one.
     FirstPromoted,
+    /// An offline grant is allowed and about to be stored, in one transaction.
+    GrantAllowed,
     /// A connection is marked as disconnected.
     DisconnectCommitted,
     /// Its secrets are gone.

@@ -10,6 +10,8 @@ use gatehouse_proto::auth::v1::{Revocation, RevocationKind};
 use gatehouse_proto::token_broker::v1 as pb;
 use gatehouse_testkit::oauth_provider::{Fault, Rotation};
 use gatehouse_testkit::{TestDb, both_engines, eventually};
+use gatehouse_token_broker::{Step, Steps};
+use support::stops::{arrived, connected, pausing_at};
 use support::{Person, UPSTREAM, World, consent, far_from_now, get, no_revocations, reason, works};
 
 /// How many grants were ended by the broker.
@@ -449,5 +451,39 @@ both_engines! {
         assert!(works(&world.provider, &get(&mut client).await.unwrap().access_token).await);
         assert_eq!(world.secrets.census().values().collect::<Vec<_>>(), [&1]);
         replica.stop().await;
+    }
+
+    /// A disconnection in the middle of giving a grant: whichever is first, no grant stands on a connection that is over.
+    async fn no_grant_stands_on_a_connection_that_ended_meanwhile(db: TestDb) {
+        let world = World::new(db, Rotation::Strict).await;
+        let (person, connection_id) = connected(&world).await;
+        let (steps, arrival, go) = pausing_at(Step::GrantAllowed);
+        let [giving, ending] = [world.start_with(steps, false).await, world.start_with(Steps::default(), false).await];
+        let request = pb::CreateOfflineGrantRequest {
+            connection_id: connection_id.clone(),
+            client_id: "reporter".into(),
+            ..Default::default()
+        };
+        let mut client = giving.client(&world.person_token(&person));
+        let (asked, request_again) = (request.clone(), request);
+        let given = tokio::spawn(async move { client.create_offline_grant(asked).await.map_err(from_status) });
+        arrived(arrival).await;
+        let mut client = ending.client(&world.person_token(&person));
+        let mut ended = tokio::spawn(async move { client.disconnect(pb::DisconnectRequest { connection_id }).await });
+        // One that does not wait for the grant is over long before.
+        let early = tokio::time::timeout(Duration::from_secs(1), &mut ended).await;
+        go.send(()).unwrap();
+        let given = given.await.unwrap();
+        match early {
+            Ok(ended) => ended.unwrap().map(drop).unwrap(),
+            Err(_) => ended.await.unwrap().map(drop).unwrap(),
+        }
+        let mut client = ending.client(&world.person_token(&person));
+        let grants = client.list_offline_grants(pb::ListOfflineGrantsRequest {}).await.unwrap().into_inner().grants;
+        assert!(grants.iter().all(|grant| grant.revoked_at != 0), "{given:?}: {grants:?}");
+        let late = client.create_offline_grant(request_again).await.map_err(from_status);
+        assert_eq!(reason(late), "CONNECTION_NOT_FOUND");
+        giving.stop().await;
+        ending.stop().await;
     }
 }

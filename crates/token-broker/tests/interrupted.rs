@@ -3,25 +3,15 @@
 
 mod support;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use gatehouse_proto::token_broker::v1 as pb;
 use gatehouse_testkit::oauth_provider::Rotation;
 use gatehouse_testkit::{TestDb, both_engines, eventually};
+use gatehouse_token_broker::Step;
 use gatehouse_token_broker::config::StaticKey;
-use gatehouse_token_broker::{Step, Steps};
+use support::stops::dying_at;
 use support::{Person, World, get, reason};
-
-fn dying_at(step: Step) -> Steps {
-    let dead = AtomicBool::new(false);
-    Steps::watched(move |reached| {
-        if reached == step {
-            dead.store(true, Ordering::SeqCst);
-        }
-        !dead.load(Ordering::SeqCst)
-    })
-}
 
 both_engines! {
     migrations: gatehouse_token_broker::MIGRATIONS;

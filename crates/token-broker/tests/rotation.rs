@@ -1,109 +1,23 @@
-//! Rotation against a provider that misbehaves and a process that dies at every step: no connection is lost, but
-//! where a strict provider's answer itself was.
+//! Rotation against a provider that misbehaves, beside other replicas and with callers who do not wait: one holder at a
+//! time shows the token, and who was overtaken moves nothing.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 mod support;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use gatehouse_client::from_status;
-use gatehouse_core::Entropy;
 use gatehouse_proto::token_broker::v1 as pb;
 use gatehouse_testkit::oauth_provider::{Fault, Rotation};
 use gatehouse_testkit::{TestDb, both_engines, eventually};
 use gatehouse_token_broker::{Step, Steps};
-use support::{LIFE, Person, Replica, UPSTREAM, World, get, reason, works};
-
-const EVERY_ROTATION: [Rotation; 6] = [
-    Rotation::NoRotate,
-    Rotation::KeepOld,
-    Rotation::Grace(600_000),
-    Rotation::UntilUsed,
-    Rotation::Strict,
-    Rotation::StrictFamily,
-];
-
-fn forgets_at_once(rotation: Rotation) -> bool {
-    matches!(rotation, Rotation::Strict | Rotation::StrictFamily)
-}
-
-/// A process that dies when it comes to `step`, and stays dead; whether it did.
-fn death_at(step: Step) -> (Steps, Arc<AtomicBool>) {
-    let died = Arc::new(AtomicBool::new(false));
-    let dead = Arc::clone(&died);
-    let steps = Steps::watched(move |reached| {
-        if reached == step {
-            dead.store(true, Ordering::SeqCst);
-        }
-        !dead.load(Ordering::SeqCst)
-    });
-    (steps, died)
-}
-
-fn dying_at(step: Step) -> Steps {
-    death_at(step).0
-}
-
-/// A process that stands still when it first comes to `step`: says so, and goes on when told.
-fn pausing_at(step: Step) -> (Steps, mpsc::Receiver<()>, mpsc::Sender<()>) {
-    let (arrived, arrival) = mpsc::channel();
-    let (go, gone) = mpsc::channel();
-    let (gone, paused) = (std::sync::Mutex::new(gone), AtomicBool::new(false));
-    let steps = Steps::watched(move |reached| {
-        if reached == step && !paused.swap(true, Ordering::SeqCst) {
-            arrived.send(()).unwrap();
-            tokio::task::block_in_place(|| gone.lock().unwrap().recv().unwrap());
-        }
-        true
-    });
-    (steps, arrival, go)
-}
-
-async fn arrived(arrival: mpsc::Receiver<()>) {
-    tokio::task::spawn_blocking(move || arrival.recv_timeout(Duration::from_secs(20)).unwrap())
-        .await
-        .unwrap();
-}
-
-/// Connects a fresh person and lets their access token end.
-async fn connected(world: &World) -> (Person, String) {
-    let (replica, person) = (world.start().await, Person::new());
-    let connection = world.connect(&replica, &person).await.unwrap().connection_id;
-    replica.stop().await;
-    world.expire_access_tokens();
-    (person, connection)
-}
-
-/// What a restarted process gives: the reason of its refusal, or nothing.
-async fn after_restart(world: &World, person: &Person) -> String {
-    let replica = world.start().await;
-    let mut client = replica.client(&world.person_token(person));
-    let outcome = get(&mut client).await;
-    if let Ok(token) = &outcome {
-        assert!(works(&world.provider, &token.access_token).await, "a token that does not work");
-        // And the connection goes on living.
-        world.expire_access_tokens();
-        let next = get(&mut client).await;
-        assert!(
-            next.is_ok(),
-            "the next rotation failed: {next:?}, {:?}",
-            world.actions().await.iter().rev().take(4).collect::<Vec<_>>()
-        );
-    }
-    replica.stop().await;
-    reason(outcome)
-}
-
-async fn assert_tidy(world: &World, person: &Person, connection: &str) {
-    let key = World::secret_key(person, connection);
-    let versions = world.secrets.list_versions(&key).await.unwrap();
-    assert_eq!(versions.len(), 1, "old versions stayed: {versions:?}");
-    let current = world.current(person, connection).await.unwrap();
-    assert!(world.provider.would_accept_refresh_token(&current), "the current token is dead");
-}
+use support::stops::{
+    EVERY_ROTATION, after_restart, arrived, assert_tidy, connected, death_at, dying_at, forgets_at_once,
+    pausing_at,
+};
+use support::{LIFE, Person, UPSTREAM, World, get, reason};
 
 both_engines! {
     migrations: gatehouse_token_broker::MIGRATIONS;
@@ -212,56 +126,6 @@ both_engines! {
         assert_eq!(call.await.unwrap(), "NEEDS_REAUTHORIZATION");
         late.stop().await;
         other.stop().await;
-    }
-
-    /// Every class of provider, a death at every step.
-    async fn dying_at_any_step_loses_nothing_but_a_strict_providers_unstored_answer(db: TestDb) {
-        let world = World::new(db, Rotation::Grace(600_000)).await;
-        let mut lost = 0;
-        for rotation in EVERY_ROTATION {
-            world.provider.set_rotation(rotation);
-            for step in Step::ROTATION {
-                if step == Step::PendingPut && rotation == Rotation::NoRotate {
-                    // Nothing new comes that could be put.
-                    continue;
-                }
-                let (person, connection) = connected(&world).await;
-                let replica = world.start_with(dying_at(step), true).await;
-                let died = get(&mut replica.client(&world.person_token(&person))).await;
-                assert_eq!(reason(died), "INTERRUPTED", "{rotation:?} at {step:?}: that step is never reached");
-                replica.stop().await;
-                let refused = after_restart(&world, &person).await;
-                if step == Step::Answered && forgets_at_once(rotation) {
-                    assert_eq!(refused, "NEEDS_REAUTHORIZATION", "{rotation:?} at {step:?}");
-                    lost += 1;
-                } else {
-                    assert_eq!(refused, "", "{rotation:?} at {step:?}");
-                    assert_tidy(&world, &person, &connection).await;
-                }
-            }
-        }
-        assert_eq!(lost, 2);
-    }
-
-    /// The recovery dies too, at every step of it.
-    async fn dying_again_while_recovering_loses_nothing(db: TestDb) {
-        let world = World::new(db, Rotation::Strict).await;
-        for first in [Step::IntentCommitted, Step::EscrowCommitted, Step::PendingPut, Step::Promoted] {
-            for second in Step::ROTATION {
-                if second == Step::Answered && first == Step::IntentCommitted {
-                    // The answer itself is lost then.
-                    continue;
-                }
-                let (person, connection) = connected(&world).await;
-                for step in [first, second] {
-                    let replica = world.start_with(dying_at(step), true).await;
-                    let _ = get(&mut replica.client(&world.person_token(&person))).await;
-                    replica.stop().await;
-                }
-                assert_eq!(after_restart(&world, &person).await, "", "{first:?}, then {second:?}");
-                assert_tidy(&world, &person, &connection).await;
-            }
-        }
     }
 
     /// A sweep that comes to what somebody else has ended since it looked: rotating that again would help nobody, and
@@ -525,38 +389,6 @@ both_engines! {
         assert_tidy(&world, &person, &connection).await;
     }
 
-    /// A consent to what is connected already dies at every step: the old token or the new one serves on.
-    async fn a_new_consent_that_dies_loses_neither_token(db: TestDb) {
-        let world = World::new(db, Rotation::Strict).await;
-        for step in [Step::CodeExchanged, Step::ConsentFenced, Step::FirstPut, Step::FirstPromoted] {
-            for old_is_refused in [false, true] {
-                let (person, connection) = connected(&world).await;
-                if old_is_refused {
-                    world.provider.revoke_all();
-                } else {
-                    // The old token is used up: its successor lies in an interrupted rotation's escrow.
-                    let replica = world.start_with(dying_at(Step::EscrowCommitted), true).await;
-                    let _ = get(&mut replica.client(&world.person_token(&person))).await;
-                    replica.stop().await;
-                }
-                let replica = world.start_with(dying_at(step), false).await;
-                assert_eq!(reason(world.connect(&replica, &person).await), "INTERRUPTED", "{step:?}");
-                replica.stop().await;
-                let stored = [Step::FirstPut, Step::FirstPromoted].contains(&step);
-                let mut outcome = after_restart(&world, &person).await;
-                if old_is_refused && !stored {
-                    assert_eq!(outcome, "NEEDS_REAUTHORIZATION", "{step:?}");
-                    let replica = world.start().await;
-                    world.connect(&replica, &person).await.unwrap();
-                    replica.stop().await;
-                    outcome = after_restart(&world, &person).await;
-                }
-                assert_eq!(outcome, "", "{step:?}, old refused: {old_is_refused}");
-                assert_tidy(&world, &person, &connection).await;
-            }
-        }
-    }
-
     /// The caller hangs up; the rotation goes on, and drain waits for it.
     async fn a_rotation_ends_though_its_caller_went_away(db: TestDb) {
         let world = World::new(db, Rotation::StrictFamily).await;
@@ -598,51 +430,5 @@ both_engines! {
             assert!(step == Step::Answered || !world.provider.would_accept_refresh_token(&last), "{step:?}");
             replica.stop().await;
         }
-    }
-
-    /// Deaths and faults by chance; the seed is printed with a failure.
-    async fn deaths_and_faults_by_chance_lose_nothing(db: TestDb) {
-        let seed = std::env::var("GATEHOUSE_TEST_SEED").ok().and_then(|text| text.parse().ok());
-        let seed = seed.unwrap_or_else(|| u64::from_le_bytes(Entropy::system().bytes()));
-        let chance = Entropy::seeded(seed);
-        // Each round takes minutes on the clock; a grace of days outlasts them.
-        let grace = Rotation::Grace(1_000_000_000);
-        let world = World::new(db, grace).await;
-        let forgiving = [Rotation::NoRotate, Rotation::KeepOld, grace, Rotation::UntilUsed];
-        let steps = Step::ROTATION.len();
-        let place = |count: usize| usize::try_from(chance.below(count as u64)).unwrap();
-        let (person, connection) = connected(&world).await;
-        let mut deaths = 0;
-        for round in 0..60 {
-            // Of the classes that forgive a lost answer: with the others, loss is the right outcome.
-            world.provider.set_rotation(forgiving[place(4)]);
-            let dies = Step::ROTATION[place(steps)];
-            let faults = [None, Some(Fault::DropAnswer), Some(Fault::Garbage), Some(Fault::ServerErrorAfter)];
-            if let Some(fault) = &faults[place(4)] {
-                world.provider.inject(fault.clone());
-            }
-            let (at_step, died) = death_at(dies);
-            let replica = world.start_with(at_step, true).await;
-            let outcome = reason(get(&mut replica.client(&world.person_token(&person))).await);
-            assert_ne!(outcome, "NEEDS_REAUTHORIZATION", "seed {seed}, round {round}");
-            replica.stop().await;
-            // Whether the caller's renewal died or the first sweep's.
-            deaths += usize::from(died.load(Ordering::SeqCst));
-            world.expire_access_tokens();
-            world.provider.inject_always(None);
-        }
-        let replica: Replica = world.start().await;
-        let mut client = replica.client(&world.person_token(&person));
-        eventually(Duration::from_secs(30), || {
-            world.clock.advance(Duration::from_secs(61));
-            let mut client = client.clone();
-            async move { get(&mut client).await.is_ok() }
-        })
-        .await;
-        world.expire_access_tokens();
-        assert!(get(&mut client).await.is_ok(), "seed {seed}");
-        assert_tidy(&world, &person, &connection).await;
-        assert!(deaths > 10, "seed {seed}: only {deaths} deaths");
-        replica.stop().await;
     }
 }

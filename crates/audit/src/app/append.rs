@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gatehouse_core::ids::{EventId, PersonId, RequestId, TenantId};
+use gatehouse_core::ids::{EventId, PersonId, RequestId, TenantId, is_canonical};
 use gatehouse_core::{Error, Result, Timestamp};
 use uuid::Uuid;
 
@@ -241,8 +241,11 @@ impl App {
             prev_chain: Digest::of_genesis(&log.id),
             reason: event.reason,
             recorded: Timestamp::default(),
-            // Only ids of our own making.
-            request_id: event.request_id.and_then(|id| id.parse::<RequestId>().ok()),
+            // One that a client spelled in its own way is the client's text, which the leaf does not hold.
+            request_id: event
+                .request_id
+                .filter(|id| is_canonical(id))
+                .and_then(|id| id.parse::<RequestId>().ok()),
             retention: log.retention.clone(),
             seq: 0,
             service: event.service,

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use gatehouse_core::ids::TenantId;
+use gatehouse_core::ids::is_canonical;
 // What a service may write into its outbox is what is taken here.
 use gatehouse_outbox::words;
 use uuid::Uuid;
@@ -249,9 +249,8 @@ impl FromStr for Target {
 
 /// Reads the one spelling of a UUID that a leaf uses: hyphenated, lower case.
 pub(super) fn canonical_uuid(what: &'static str, text: &str) -> Result<Uuid, InvalidName> {
-    TenantId::from_str(text)
-        .map(Into::into)
-        .map_err(|_| InvalidName { what, expected: "a hyphenated lower-case UUID" })
+    let canonical = is_canonical(text).then(|| Uuid::try_parse(text).ok()).flatten();
+    canonical.ok_or(InvalidName { what, expected: "a hyphenated lower-case UUID" })
 }
 
 #[cfg(test)]

@@ -63,7 +63,7 @@ fn check(event: NewEvent, service: &Service) -> std::result::Result<Incoming, Pr
         result.map_err(|error| (field, error.to_string()))
     }
     fn id<T: std::str::FromStr>(field: &'static str, text: &str) -> std::result::Result<T, Problem> {
-        text.parse().map_err(|_| (field, "must be a hyphenated lower-case UUID".to_owned()))
+        text.parse().map_err(|_| (field, "must be a hyphenated UUID".to_owned()))
     }
     fn optional<T>(
         text: &str,

@@ -20,9 +20,11 @@ pub(super) async fn handle(app: &App, request: Request<EraseSubjectRequest>) -> 
             return Err(Error::permission_denied("CLIENT_REQUIRED", message));
         }
     };
-    let person = request.into_inner().subject_id.parse().map_err(|_| {
-        Error::invalid_field("subject_id", "must be a person id (a hyphenated lower-case UUID)")
-    })?;
+    let person = request
+        .into_inner()
+        .subject_id
+        .parse()
+        .map_err(|_| Error::invalid_field("subject_id", "must be a person id (a hyphenated UUID)"))?;
     app.erase_subject(person, actor).await?;
     Ok(EraseSubjectResponse {})
 }

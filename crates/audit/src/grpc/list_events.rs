@@ -1,5 +1,6 @@
 //! `ListEvents`.
 
+use gatehouse_core::ids::EventId;
 use gatehouse_core::{Error, Result, Timestamp};
 use gatehouse_proto::audit::v1::{ListEventsRequest, ListEventsResponse};
 use gatehouse_service::Caller;
@@ -35,12 +36,21 @@ pub(super) async fn handle(app: &App, request: Request<ListEventsRequest>) -> Re
         page_size,
         page_token: request.page_token,
         action: request.action,
-        actor: request.actor,
-        target: request.target,
+        actor: as_written(request.actor, ':'),
+        target: as_written(request.target, '/'),
         from: Timestamp::from_micros(request.occurred_from),
         to: (request.occurred_to != 0).then(|| Timestamp::from_micros(request.occurred_to)),
         request_id: request.request_id,
     };
     let (events, next_page_token) = app.list_events(tenant, query).await?;
     Ok(ListEventsResponse { events: events.into_iter().map(to_wire).collect(), next_page_token })
+}
+
+/// `text` with the id that it is, or that follows `separator` in it, as ids are written: rows hold them so.
+fn as_written(text: String, separator: char) -> String {
+    let at = text.rfind(separator).map_or(0, |at| at + separator.len_utf8());
+    match text[at..].parse::<EventId>() {
+        Ok(id) => format!("{}{id}", &text[..at]),
+        Err(_) => text,
+    }
 }

@@ -3,13 +3,15 @@
 pub(crate) mod checkpoints;
 pub(crate) mod events;
 pub(crate) mod heads;
+pub(crate) mod key_folder;
 pub(crate) mod plain;
 pub(crate) mod tiles;
 
 /// Every statement of this service.
 pub(crate) fn all_sql() -> Vec<gatehouse_db::Sql> {
     let (entries, rows) = (events::ADD_EVENTS, plain::ADD_ROWS);
-    [heads::ALL, events::ALL, entries.all(), tiles::ALL, checkpoints::ALL, plain::ALL, rows.all()].concat()
+    let heads = [heads::ALL, key_folder::ALL].concat();
+    [&heads, events::ALL, entries.all(), tiles::ALL, checkpoints::ALL, plain::ALL, rows.all()].concat()
 }
 
 /// A number that the log gives out, as BIGINT holds it. Logs end at 2^53 entries.

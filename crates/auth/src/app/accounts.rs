@@ -295,6 +295,7 @@ impl App {
                 .ok_or_else(invalid_credentials)?;
         let address = Email::parse(&person.email).map_err(Error::internal)?;
         password::check(new.expose(), &address).map_err(|weak| rejected("new_password", weak))?;
+        let unchanged = current.expose() == new.expose();
         let right = self.0.hasher.verify(current, Some(person.stored_hash.clone())).await?;
         let event =
             self.0.outbox.event("auth.passwords.change").by(caller).about(id).target("person", id.as_uuid());
@@ -302,6 +303,10 @@ impl App {
             let event = event.denied("INVALID_CREDENTIALS");
             run_tx!(self.0.db, "auth.change_password.denied", |tx| { self.0.outbox.emit(tx, &event).await })?;
             return Err(invalid_credentials());
+        }
+        // Only now: before, it would say whether the password is right at no cost.
+        if unchanged {
+            return Err(rejected("new_password", password::WeakPassword::Unchanged));
         }
         let hash = self.0.hasher.hash(new).await?;
         // Without a session of its own the call keeps none.

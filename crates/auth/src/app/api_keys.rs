@@ -13,7 +13,7 @@ use super::{App, permissions_of};
 use crate::domain::api_key::{ApiKey, end_after_rotation};
 use crate::domain::roles::{Role, audience_of, is_for_keys, is_known};
 use crate::domain::text;
-use crate::store::api_keys::{self, ApiKeyRow};
+use crate::store::api_keys::{self, ApiKeyRow, Rotation};
 use crate::store::revocations::{self, Revoked};
 use crate::store::{memberships, tenants};
 
@@ -67,6 +67,23 @@ fn refuse_wider(permissions: &[String], held: &[String]) -> Result<()> {
     }
 }
 
+/// What a rotation at `now` does to the texts that `key` has.
+fn rotation(key: &ApiKeyRow, now: Timestamp, overlap: Duration, replace: bool) -> Result<Rotation> {
+    match &key.previous {
+        Some((_, until)) if now < *until && replace => {
+            Ok(Rotation::Replace(end_after_rotation(Some(*until), now, overlap)))
+        }
+        Some((_, until)) if now < *until => Err(Error::failed_precondition(
+            "API_KEY_IN_OVERLAP",
+            format!(
+                "This key was rotated already, and its old text holds until {until}. Use the new text; if that is lost, \
+                 rotate with replace_new_text: it ends, the old one stays."
+            ),
+        )),
+        _ => Ok(Rotation::Overlap(end_after_rotation(key.expires_at, now, overlap))),
+    }
+}
+
 impl App {
     /// Makes a key. No wider than its maker is now, nor, in what concerns this service, than the maker's token. Only people
     /// make keys: what a key made would outlive its end and its revocation.
@@ -115,6 +132,7 @@ impl App {
             hint: key.hint(self.0.environment),
             digest: key.digest(&ring, ring.current(now)),
             previous: None,
+            tokens_from: None,
         };
         let event =
             self.0.outbox.event("auth.api_keys.create").by(caller).target("api_key", key.id().as_uuid());
@@ -153,16 +171,18 @@ impl App {
     }
 
     /// Gives a key a new text with a whole life of its own; the old text holds for the overlap. The new text is the
-    /// caller's to use, so they must hold all that the key may do.
+    /// caller's to use, so they must hold all that the key may do. A second rotation within an overlap is refused, unless
+    /// it is to `replace` the new text of the first: which of the two texts is in use, only the caller knows.
     ///
     /// # Errors
-    /// `API_KEY_NOT_FOUND`, `API_KEY_EXPIRED`, `API_KEY_CHANGED`, `PERMISSION_TOO_HIGH`, `INVALID_FIELD`,
-    /// `TENANT_REQUIRED`, `PERSON_REQUIRED`.
+    /// `API_KEY_NOT_FOUND`, `API_KEY_EXPIRED`, `API_KEY_CHANGED`, `API_KEY_IN_OVERLAP`, `PERMISSION_TOO_HIGH`,
+    /// `INVALID_FIELD`, `TENANT_REQUIRED`, `PERSON_REQUIRED`.
     pub async fn rotate_api_key(
         &self,
         caller: &Caller,
         id: CredentialId,
         overlap_s: i64,
+        replace: bool,
     ) -> Result<(ApiKeyRow, Secret<String>)> {
         let (tenant, person) = (caller.tenant()?, caller.person()?);
         let overlap = Duration::from_secs(seconds("overlap_seconds", overlap_s, MAX_OVERLAP_S)?);
@@ -172,7 +192,6 @@ impl App {
         let ring = self.0.keys.ring();
         let digest = key.digest(&ring, ring.current(now));
         let event = self.0.outbox.event("auth.api_keys.rotate").by(caller).target("api_key", id.as_uuid());
-        let event = event.payload(json!({ "overlap_seconds": overlap.as_secs() }));
         let row = run_tx!(self.0.db, "auth.api_key.rotate", |tx| {
             let held = held_now(tx, caller, (tenant, person)).await?;
             let Some(old) = api_keys::lookup(tx, tenant, id).await?.filter(|key| key.revoked_at.is_none())
@@ -184,25 +203,27 @@ impl App {
                 return Err(Error::failed_precondition("API_KEY_EXPIRED", message).into());
             }
             refuse_wider(&old.permissions, &held)?;
+            let rotation = rotation(&old, now, overlap, replace)?;
             let life = old.expires_at.map(|end| end.since(old.made_at));
             let new = ApiKeyRow {
                 made_at: now,
+                tokens_from: Some(revocations::next_not_before(tx, now).await?),
                 expires_at: life.map(|life| now.plus(life)),
                 digest: digest.clone(),
                 hint: key.hint(self.0.environment),
                 ..old.clone()
             };
-            let until = end_after_rotation(old.expires_at, now, overlap);
-            if !api_keys::rotate(tx, &old, &new, until, &person.to_string()).await? {
+            if !api_keys::rotate(tx, &old, &new, rotation, &person.to_string()).await? {
                 return Err(Error::aborted(
                     "API_KEY_CHANGED",
                     "Someone else changed this key just now. Look again.",
                 )
                 .into());
             }
-            self.0.outbox.emit(tx, &event).await?;
-            // A text two rotations old ends here too, whatever overlap it had.
-            if overlap.is_zero() || old.previous.as_ref().is_some_and(|(_, until)| now < *until) {
+            let replaced = matches!(rotation, Rotation::Replace(_));
+            let told = json!({ "overlap_seconds": overlap.as_secs(), "replaced": replaced });
+            self.0.outbox.emit(tx, &event.clone().payload(told)).await?;
+            if overlap.is_zero() || replaced {
                 revocations::add(tx, &Revoked::Credential(id), now, self.0.config.longest_token()).await?;
             }
             Ok(new)
@@ -295,11 +316,13 @@ impl App {
         })?;
         let ring = self.0.keys.ring();
         let Some(row) = row.filter(|row| row.is_live(now)) else { return Ok(None) };
-        let ends_at = if key.matches(&ring, &row.digest) {
-            row.expires_at
+        let (ends_at, not_before) = if key.matches(&ring, &row.digest) {
+            (row.expires_at, not_before.max(row.tokens_from))
         } else {
             match &row.previous {
-                Some((digest, until)) if now < *until && key.matches(&ring, digest) => Some(*until),
+                Some((digest, until)) if now < *until && key.matches(&ring, digest) => {
+                    (Some(*until), not_before)
+                }
                 _ => return Ok(None),
             }
         };

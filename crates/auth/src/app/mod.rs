@@ -5,6 +5,7 @@ pub mod api_keys;
 pub mod bootstrap;
 pub mod containment;
 pub mod members;
+mod overlaps;
 pub mod sessions;
 pub mod tenants;
 pub mod tokens;

@@ -1,5 +1,6 @@
 //! Tokens for services: client credentials, exchange, introspection, revocation.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use gatehouse_client::audience;
@@ -14,7 +15,7 @@ use super::App;
 use super::sessions::standing;
 use crate::domain::api_key::looks_like_one;
 use crate::domain::refresh::{RefreshToken, Verdict};
-use crate::domain::roles::{audience_of, covers};
+use crate::domain::roles::{audience_of, narrow};
 use crate::store::revocations::{self, Revoked};
 use crate::store::sessions;
 
@@ -62,6 +63,23 @@ fn permissions_at(held: &[String], audience: &str) -> Vec<String> {
     held.iter().filter(|permission| audience_of(permission).as_deref() == Some(audience)).cloned().collect()
 }
 
+/// Those of `held` that `scope` (permissions between spaces) wants, no wider than it wants them.
+fn narrow_to(held: &[String], scope: &str) -> Result<Vec<String>> {
+    let mut narrowed = BTreeSet::new();
+    for wanted in scope.split_whitespace() {
+        let mut found = held.iter().filter_map(|held| narrow(held, wanted)).peekable();
+        if found.peek().is_none() {
+            let shown: String = wanted.chars().filter(|c| !c.is_control()).take(64).collect();
+            return Err(Error::invalid_argument(
+                "INVALID_SCOPE",
+                format!("This client does not hold {shown:?} there."),
+            ));
+        }
+        narrowed.extend(found);
+    }
+    Ok(narrowed.into_iter().collect())
+}
+
 fn subject_invalid() -> Error {
     Error::unauthenticated(
         "SUBJECT_TOKEN_INVALID",
@@ -94,27 +112,13 @@ impl App {
         scope: &str,
     ) -> Result<ServiceToken> {
         let client = self.0.clients.authenticate(name, secret.expose()).ok_or_else(|| {
-            let shown: String =
-                name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(32).collect();
-            tracing::warn!(client = shown, "client credentials were refused");
+            tracing::warn!(client = self.0.clients.name_for_logs(name), "client credentials were refused");
             Error::unauthenticated("INVALID_CLIENT", "The client is not known, or its secret is wrong.")
         })?;
         let audience = target(audience)?;
         let mut permissions = permissions_at(&client.permissions, audience);
         if !scope.trim().is_empty() {
-            // A wanted permission takes the held one as it is, or every scope of it.
-            let wanted: Vec<_> = scope.split_whitespace().collect();
-            let matches = |held: &String, wanted: &str| held == wanted || covers(held, wanted);
-            if let Some(missing) =
-                wanted.iter().find(|wanted| !permissions.iter().any(|held| matches(held, wanted)))
-            {
-                let shown: String = missing.chars().filter(|c| !c.is_control()).take(64).collect();
-                return Err(Error::invalid_argument(
-                    "INVALID_SCOPE",
-                    format!("This client does not hold {shown:?} there."),
-                ));
-            }
-            permissions.retain(|held| wanted.iter().any(|wanted| matches(held, wanted)));
+            permissions = narrow_to(&permissions, scope)?;
         }
         let now = self.now();
         let subjects = [Revoked::Client(client.name.clone())];

@@ -53,7 +53,7 @@ impl ApiKey {
     }
 
     /// What of the text may be shown, to tell keys and their texts apart: the prefix, the last 4 digits of the id, and
-    /// 32 bits of the text's SHA-256, which whoever has a text can compute and which say nothing of 256 random bits.
+    /// 32 bits of the text's SHA-256, which whoever has a text can compute, and so without a key, and which say nothing of 256 random bits (decision 0098).
     #[must_use]
     pub fn hint(&self, environment: Environment) -> String {
         let id = self.id.as_uuid().simple().to_string();

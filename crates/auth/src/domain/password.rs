@@ -26,6 +26,9 @@ pub enum WeakPassword {
     /// Mostly the account's own e-mail address.
     #[error("this password is taken from your e-mail address; use a few unrelated words")]
     ContainsEmail,
+    /// The one that it is to replace.
+    #[error("this is your password already; choose another")]
+    Unchanged,
 }
 
 /// Whether `password` may protect the account of `email`.

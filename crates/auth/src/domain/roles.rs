@@ -118,6 +118,29 @@ pub fn covers(held: &str, asked: &str) -> bool {
     held.split(':').next() == Some(asked)
 }
 
+/// What remains of the permission `held` for whoever asks for `wanted` of it: part by part between colons, what both say;
+/// where `held` has a `*`, what is wanted; where `wanted` has ended, all that is held. `None` if that is nothing.
+#[must_use]
+pub fn narrow(held: &str, wanted: &str) -> Option<String> {
+    let mut wanted_parts = wanted.split(':');
+    let mut parts = Vec::new();
+    for (place, held) in held.split(':').enumerate() {
+        parts.push(match wanted_parts.next() {
+            Some(wanted) if wanted == held => held,
+            Some(wanted) if held == "*" && place > 0 && is_scope(wanted) => wanted,
+            None if place > 0 => held,
+            _ => return None,
+        });
+    }
+    wanted_parts.next().is_none().then(|| parts.join(":"))
+}
+
+/// Whether `part` can stand in a permission's scope: a kind of job, the id of a tenant.
+fn is_scope(part: &str) -> bool {
+    (1..=64).contains(&part.len())
+        && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+}
+
 /// Whether `permission` is one that a role of a tenant has.
 #[must_use]
 pub fn is_known(permission: &str) -> bool {
@@ -183,6 +206,17 @@ mod tests {
     }
 
     #[test]
+    fn what_no_tenant_gives_is_known_at_the_door() {
+        use gatehouse_proto::access::{Access, PACKAGES, access_table};
+        for declared in access_table(PACKAGES).unwrap().into_values() {
+            if let Access::Permission(permission) = declared.access {
+                let beyond = gatehouse_service::identity::BEYOND_TENANTS.contains(&permission.as_str());
+                assert_ne!(is_known(&permission), beyond, "{permission}");
+            }
+        }
+    }
+
+    #[test]
     fn what_keys_cannot_use_is_spelled_as_what_roles_have() {
         for permission in OF_PERSONS {
             assert!(is_known(permission) && !is_for_keys(permission), "{permission}");
@@ -215,6 +249,33 @@ mod tests {
         ] {
             let may: Vec<_> = Role::ALL.into_iter().filter(|other| role.may_grant(*other)).collect();
             assert_eq!(may, grants, "{role}");
+        }
+    }
+
+    #[test]
+    fn a_permission_is_narrowed_and_never_widened() {
+        let tenant = "0190b5c2-7f3e-7a52-9d2c-0b1d7cbb1f5e";
+        let one = format!("job.jobs.work:optimize:{tenant}");
+        for (held, wanted, expected) in [
+            ("job.jobs.read", "job.jobs.read", Some("job.jobs.read")),
+            ("job.jobs.work:optimize:*", "job.jobs.work", Some("job.jobs.work:optimize:*")),
+            ("job.jobs.work:optimize:*", "job.jobs.work:optimize", Some("job.jobs.work:optimize:*")),
+            ("job.jobs.work:optimize:*", "job.jobs.work:optimize:*", Some("job.jobs.work:optimize:*")),
+            ("job.jobs.work:optimize:*", one.as_str(), Some(one.as_str())),
+            ("job.jobs.work:*:*", "job.jobs.work:optimize", Some("job.jobs.work:optimize:*")),
+            ("job.jobs.work:*:*", one.as_str(), Some(one.as_str())),
+            (one.as_str(), "job.jobs.work:optimize", Some(one.as_str())),
+            (one.as_str(), "job.jobs.work:optimize:*", None),
+            ("job.jobs.work:optimize:*", "job.jobs.work:*", None),
+            ("job.jobs.work:optimize:*", "job.jobs.work:render", None),
+            ("job.jobs.work:optimize:*", "job.jobs.work:optimize:", None),
+            ("job.jobs.work:optimize:*", "job.jobs.work:optimize:*:x", None),
+            ("job.jobs.work:optimize:*", "job.jobs.work:optimize:a\"b", None),
+            ("job.jobs.work", "job.jobs.work:optimize", None),
+            ("job.jobs.work:optimize:*", "job.jobs", None),
+            ("job.jobs.work:optimize:*", "", None),
+        ] {
+            assert_eq!(narrow(held, wanted).as_deref(), expected, "{wanted} of {held}");
         }
     }
 

@@ -48,7 +48,8 @@ impl ApiKeyService for Face {
         let rotated = async {
             let message = request.get_ref();
             let key = id("api_key_id", &message.api_key_id)?;
-            self.app.rotate_api_key(Caller::of(&request)?, key, message.overlap_seconds).await
+            let caller = Caller::of(&request)?;
+            self.app.rotate_api_key(caller, key, message.overlap_seconds, message.replace_new_text).await
         };
         let now = self.app.now();
         reply(rotated.await.map(|(key, text)| RotateApiKeyResponse {

@@ -12,15 +12,21 @@ sql! {
     /// Adds a key unless the tenant has its fill of live ones.
     pub ADD_API_KEY = "INSERT INTO api_keys (tenant_id, api_key_id, name, permissions, created_by, created_at, made_at, expires_at, hint, digest_kid, digest) SELECT $1, $2, $3, $4, $5, $6, $6, $7, $8, $9, $10 WHERE (SELECT COUNT(*) FROM api_keys AS others WHERE others.tenant_id = $1 AND others.revoked_at IS NULL AND (others.expires_at IS NULL OR others.expires_at > $6)) < $11";
     /// A key by id alone: what is presented names no tenant, and the key says which one it is for.
-    pub LOOKUP_CREDENTIAL = "SELECT tenant_id, api_key_id, name, permissions, created_by, created_at, made_at, expires_at, last_used_at, revoked_at, hint, digest_kid, digest, previous_digest_kid, previous_digest, previous_until FROM api_keys WHERE api_key_id = $1";
+    pub LOOKUP_CREDENTIAL = "SELECT tenant_id, api_key_id, name, permissions, created_by, created_at, made_at, expires_at, last_used_at, revoked_at, hint, digest_kid, digest, previous_digest_kid, previous_digest, previous_until, tokens_from FROM api_keys WHERE api_key_id = $1";
     /// A key of a tenant.
-    pub LOOKUP_API_KEY = "SELECT tenant_id, api_key_id, name, permissions, created_by, created_at, made_at, expires_at, last_used_at, revoked_at, hint, digest_kid, digest, previous_digest_kid, previous_digest, previous_until FROM api_keys WHERE tenant_id = $1 AND api_key_id = $2";
+    pub LOOKUP_API_KEY = "SELECT tenant_id, api_key_id, name, permissions, created_by, created_at, made_at, expires_at, last_used_at, revoked_at, hint, digest_kid, digest, previous_digest_kid, previous_digest, previous_until, tokens_from FROM api_keys WHERE tenant_id = $1 AND api_key_id = $2";
     /// A tenant's keys, newest first.
-    pub LIST_API_KEYS = "SELECT tenant_id, api_key_id, name, permissions, created_by, created_at, made_at, expires_at, last_used_at, revoked_at, hint, digest_kid, digest, previous_digest_kid, previous_digest, previous_until FROM api_keys WHERE tenant_id = $1 ORDER BY created_at DESC, api_key_id DESC LIMIT 500";
+    pub LIST_API_KEYS = "SELECT tenant_id, api_key_id, name, permissions, created_by, created_at, made_at, expires_at, last_used_at, revoked_at, hint, digest_kid, digest, previous_digest_kid, previous_digest, previous_until, tokens_from FROM api_keys WHERE tenant_id = $1 ORDER BY created_at DESC, api_key_id DESC LIMIT 500";
     /// The live keys of a tenant that came from one person, or whose text that person was shown.
-    pub LIST_API_KEYS_OF_PERSON = "SELECT tenant_id, api_key_id, name, permissions, created_by, created_at, made_at, expires_at, last_used_at, revoked_at, hint, digest_kid, digest, previous_digest_kid, previous_digest, previous_until FROM api_keys WHERE tenant_id = $1 AND (created_by = $2 OR held_by = $2 OR (previous_held_by = $2 AND previous_until > $3)) AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $3) ORDER BY api_key_id";
+    pub LIST_API_KEYS_OF_PERSON = "SELECT tenant_id, api_key_id, name, permissions, created_by, created_at, made_at, expires_at, last_used_at, revoked_at, hint, digest_kid, digest, previous_digest_kid, previous_digest, previous_until, tokens_from FROM api_keys WHERE tenant_id = $1 AND (created_by = $2 OR held_by = $2 OR (previous_held_by = $2 AND previous_until > $3)) AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $3) ORDER BY api_key_id";
     /// Gives a live key a new text; the present one becomes the previous one.
-    pub ROTATE_API_KEY = "UPDATE api_keys SET previous_digest_kid = digest_kid, previous_digest = digest, previous_until = $3, previous_held_by = COALESCE(held_by, created_by), held_by = $10, digest_kid = $4, digest = $5, made_at = $6, expires_at = $7, hint = $8 WHERE tenant_id = $1 AND api_key_id = $2 AND digest = $9 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $6)";
+    pub ROTATE_API_KEY = "UPDATE api_keys SET previous_digest_kid = digest_kid, previous_digest = digest, previous_until = $3, previous_held_by = COALESCE(held_by, created_by), held_by = $10, digest_kid = $4, digest = $5, made_at = $6, expires_at = $7, hint = $8, tokens_from = $11 WHERE tenant_id = $1 AND api_key_id = $2 AND digest = $9 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $6)";
+    /// Gives a live key another new text; the previous one stays the previous one, until $3 at the latest.
+    pub REPLACE_TEXT = "UPDATE api_keys SET previous_until = $3, held_by = $10, digest_kid = $4, digest = $5, made_at = $6, expires_at = $7, hint = $8, tokens_from = $11 WHERE tenant_id = $1 AND api_key_id = $2 AND digest = $9 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $6) AND previous_until > $6";
+    /// When the next overlap ends.
+    pub NEXT_END_OF_OVERLAP = "SELECT MIN(previous_until) AS ends_at FROM api_keys WHERE previous_until IS NOT NULL";
+    /// Forgets the texts whose overlap has ended, of all tenants' keys; of each key only one who asks is told.
+    pub END_OVERLAPS = "UPDATE api_keys SET previous_digest_kid = NULL, previous_digest = NULL, previous_until = NULL, previous_held_by = NULL WHERE previous_until <= $1 RETURNING api_key_id, made_at, tokens_from";
     /// Ends a key.
     pub REVOKE_API_KEY = "UPDATE api_keys SET revoked_at = $3 WHERE tenant_id = $1 AND api_key_id = $2 AND revoked_at IS NULL";
     /// Marks a use, to the minute.
@@ -58,6 +64,17 @@ pub struct ApiKeyRow {
     pub digest: KeyedDigest,
     /// Digest of the text before, and until when that one holds.
     pub previous: Option<(KeyedDigest, Timestamp)>,
+    /// Tokens of its text are dated to this at least; those of the texts before it are dated before.
+    pub tokens_from: Option<Timestamp>,
+}
+
+/// What becomes of the texts that a key had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rotation {
+    /// The present one holds until then; what was before it ends.
+    Overlap(Timestamp),
+    /// The present one ends; the one before it holds until then.
+    Replace(Timestamp),
 }
 
 impl ApiKeyRow {
@@ -83,6 +100,7 @@ impl ApiKeyRow {
             hint: row.get("hint")?,
             digest: digest(row, "digest_kid", "digest")?,
             previous: previous.zip(until),
+            tokens_from: row.get("tokens_from")?,
         })
     }
 
@@ -140,15 +158,19 @@ pub async fn list_of_person(
     rows.iter().map(ApiKeyRow::from_row).collect()
 }
 
-/// Puts the text of `new`, which `holder` is shown, in place of that of `old`, which holds until `until`; `false` if the
-/// key was rotated or revoked meanwhile.
+/// Puts the text of `new`, which `holder` is shown, in place of that of `old`: `rotation` says what becomes of that one.
+/// `false` if the key was rotated or revoked meanwhile.
 pub async fn rotate(
     tx: &mut Tx,
     old: &ApiKeyRow,
     new: &ApiKeyRow,
-    until: Timestamp,
+    rotation: Rotation,
     holder: &str,
 ) -> Result<bool, Error> {
+    let (statement, until) = match rotation {
+        Rotation::Overlap(until) => (&ROTATE_API_KEY, until),
+        Rotation::Replace(until) => (&REPLACE_TEXT, until),
+    };
     let params = params![
         old.tenant,
         old.id,
@@ -159,9 +181,28 @@ pub async fn rotate(
         new.expires_at,
         &new.hint,
         old.digest.bytes,
-        holder
+        holder,
+        new.tokens_from
     ];
-    Ok(tx.execute(&ROTATE_API_KEY, params).await? == 1)
+    Ok(tx.execute(statement, params).await? == 1)
+}
+
+/// When the next overlap of two texts of a key ends, whosever it is.
+pub async fn next_end_of_overlap(tx: &mut Tx) -> Result<Option<Timestamp>, Error> {
+    tx.fetch_one(&NEXT_END_OF_OVERLAP, params![]).await?.get("ends_at")
+}
+
+/// Forgets the texts whose overlap has ended by `now`: the keys, each with the date that tokens of its text are not before.
+pub async fn end_overlaps(tx: &mut Tx, now: Timestamp) -> Result<Vec<(CredentialId, Timestamp)>, Error> {
+    let rows = tx.fetch_all(&END_OVERLAPS, params![now]).await?;
+    rows.iter()
+        .map(|row| {
+            let made_at: Timestamp = row.get("made_at")?;
+            let tokens_from: Option<Timestamp> = row.get("tokens_from")?;
+            // A version that knows no such date may have rotated it since.
+            Ok((row.get("api_key_id")?, made_at.max(tokens_from.unwrap_or(made_at))))
+        })
+        .collect()
 }
 
 /// Ends a key; `false` if it was over.

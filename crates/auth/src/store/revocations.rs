@@ -149,6 +149,34 @@ async fn add_group(
     Ok(last)
 }
 
+/// The instant that everything issued from now on can be told by from what was issued before: later than any date of a
+/// token so far. Whoever makes a token after this dates it so, at least.
+pub async fn next_not_before(tx: &mut Tx, now: Timestamp) -> Result<Timestamp, Error> {
+    tx.fetch_one(&NEXT_SEQUENCE, params![now.plus(MARGIN), 0]).await?.get("not_before")
+}
+
+/// Adds entries that end the tokens of each of `revoked` that are dated before its instant, one of
+/// [`next_not_before`]'s. As [`add`] otherwise.
+pub async fn add_dated(
+    tx: &mut Tx,
+    revoked: &[(Revoked, Timestamp)],
+    now: Timestamp,
+    longest_token: Duration,
+) -> Result<(), Error> {
+    if revoked.is_empty() {
+        return Ok(());
+    }
+    let count = i64::try_from(revoked.len()).unwrap_or(i64::MAX);
+    let head = tx.fetch_one(&NEXT_SEQUENCE, params![now.plus(MARGIN), count]).await?;
+    let last: i64 = head.get("sequence")?;
+    let rows = revoked.iter().zip(last - count + 1..).map(|((revoked, not_before), sequence)| {
+        // Who holds a stream open hears of it, though every such token has ended by itself.
+        let expires_at = now.max(*not_before).plus(longest_token).plus(MARGIN);
+        params![sequence, revoked.kind(), revoked.id(), *not_before, expires_at]
+    });
+    tx.insert(&ADD_REVOCATIONS, rows.collect()).await.map(drop)
+}
+
 /// The last number given.
 pub async fn last_sequence(tx: &mut Tx) -> Result<i64, Error> {
     tx.fetch_one(&LAST_SEQUENCE, params![]).await?.get("sequence")

@@ -100,7 +100,7 @@ both_engines! {
         run_tx!(db.db(), "test.demote", |tx| { tx.execute(&DEMOTE, params![member.parse::<uuid::Uuid>().unwrap()]).await }).unwrap();
         assert_eq!(reason(bob.api_keys.create_api_key(create(&["auth.members.read"], 0, "k")).await), "PERMISSION_TOO_HIGH");
         let usual = key(&mut admin, &["auth.members.read"]).await.api_key.unwrap();
-        let rotate = RotateApiKeyRequest { api_key_id: usual.api_key_id, overlap_seconds: 0 };
+        let rotate = RotateApiKeyRequest { api_key_id: usual.api_key_id, overlap_seconds: 0, ..RotateApiKeyRequest::default() };
         assert_eq!(reason(bob.api_keys.rotate_api_key(rotate).await), "PERMISSION_TOO_HIGH");
         let keys = admin.api_keys.list_api_keys(ListApiKeysRequest {}).await.unwrap().into_inner().api_keys;
         assert!(keys.iter().all(|key| key.permissions.len() == 7 || key.hint == usual.hint), "the refusal changed something");
@@ -111,7 +111,7 @@ both_engines! {
         let mut admin = admin_of(&cluster, "ada@example.com").await;
         let made = key(&mut admin, &[]).await;
         let id = made.api_key.unwrap().api_key_id;
-        let rotate = |overlap: i64| RotateApiKeyRequest { api_key_id: id.clone(), overlap_seconds: overlap };
+        let rotate = |overlap: i64| RotateApiKeyRequest { api_key_id: id.clone(), overlap_seconds: overlap, ..RotateApiKeyRequest::default() };
         let rotated = admin.api_keys.rotate_api_key(rotate(60)).await.unwrap().into_inner();
         let shown = rotated.api_key.unwrap();
         assert_eq!((shown.api_key_id.as_str(), shown.hint), (id.as_str(), hint_of(&rotated.text, &id)));
@@ -138,6 +138,70 @@ both_engines! {
         assert_eq!(reason(admin.api_keys.rotate_api_key(rotate(8 * 86_400)).await), "INVALID_FIELD");
     }
 
+    async fn a_rotation_sent_again_ends_no_text_in_use(db: TestDb) {
+        let cluster = Cluster::start(&db, 2).await;
+        let mut admin = admin_of(&cluster, "ada@example.com").await;
+        let made = key(&mut admin, &[]).await;
+        let id = made.api_key.unwrap().api_key_id;
+        let rotate = |overlap_seconds: i64, replace_new_text: bool| RotateApiKeyRequest { api_key_id: id.clone(), overlap_seconds, replace_new_text };
+        let lives = async |text: &str| cluster.at(1).exchange(text, audience::JOB).await.is_ok();
+        // Nothing to replace yet: the flag does no harm.
+        let first = admin.api_keys.rotate_api_key(rotate(600, true)).await.unwrap().into_inner().text;
+        let many = (0..6).map(|_| {
+            let (mut keys, again) = (admin.api_keys.clone(), rotate(600, false));
+            tokio::spawn(async move { reason(keys.rotate_api_key(again).await) })
+        });
+        for refused in many.collect::<Vec<_>>() {
+            assert_eq!(refused.await.unwrap(), "API_KEY_IN_OVERLAP");
+        }
+        assert!(lives(&made.text).await && lives(&first).await);
+        // Whose answer was lost asks for another; what is in use stays until its end.
+        let as_first = cluster.at(1).as_subject(&first).await;
+        let second = admin.api_keys.rotate_api_key(rotate(7 * 86_400, true)).await.unwrap().into_inner().text;
+        assert!(lives(&made.text).await && !lives(&first).await && lives(&second).await);
+        eventually(PATIENCE, || {
+            let mut accounts = as_first.accounts.clone();
+            async move { accounts.who_am_i(WhoAmIRequest {}).await.is_err() }
+        })
+        .await;
+        let old = cluster.at(0).exchange(&made.text, audience::JOB).await.unwrap();
+        assert_eq!(old.subject_expires_at, cluster.clock.now().plus(Duration::from_mins(10)).as_micros());
+        // An end of everything but what is given now.
+        let third = admin.api_keys.rotate_api_key(rotate(0, true)).await.unwrap().into_inner().text;
+        assert!(!lives(&made.text).await && !lives(&second).await && lives(&third).await);
+        // Over is over: the next rotation is one of its own.
+        admin.api_keys.rotate_api_key(rotate(10, false)).await.unwrap();
+        cluster.clock.advance(Duration::from_secs(10));
+        admin.api_keys.rotate_api_key(rotate(10, false)).await.unwrap();
+    }
+
+    async fn what_was_exchanged_before_a_rotation_ends_with_the_overlap(db: TestDb) {
+        let cluster = Cluster::start(&db, 2).await;
+        let mut admin = admin_of(&cluster, "ada@example.com").await;
+        let made = key(&mut admin, &[]).await;
+        let before = cluster.at(1).as_subject(&made.text).await;
+        let id = made.api_key.unwrap().api_key_id;
+        let rotate = RotateApiKeyRequest { api_key_id: id, overlap_seconds: 60, ..RotateApiKeyRequest::default() };
+        let rotated = admin.api_keys.rotate_api_key(rotate).await.unwrap().into_inner();
+        let after = cluster.at(1).as_subject(&rotated.text).await;
+        // Long enough for either replica to have told too early.
+        cluster.clock.advance(Duration::from_secs(59));
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        before.accounts.clone().who_am_i(WhoAmIRequest {}).await.unwrap();
+        cluster.clock.advance(Duration::from_secs(1));
+        for replica in 0..2 {
+            eventually(PATIENCE, || {
+                let mut accounts = before.accounts.clone();
+                async move { accounts.who_am_i(WhoAmIRequest {}).await.is_err_and(|status| reason::<()>(Err(status)) == "TOKEN_REVOKED") }
+            })
+            .await;
+            let mut accounts = cluster.at(replica).as_subject(&rotated.text).await.accounts;
+            accounts.who_am_i(WhoAmIRequest {}).await.unwrap();
+        }
+        // What the new text gave at any time lives on: nobody who holds it notices.
+        after.accounts.clone().who_am_i(WhoAmIRequest {}).await.unwrap();
+    }
+
     /// A key ends with its time and with its revocation, and leaves nothing that goes on.
     async fn no_key_makes_rotates_or_ends_keys(db: TestDb) {
         let cluster = Cluster::start(&db, 1).await;
@@ -154,7 +218,7 @@ both_engines! {
         assert_eq!(who.permissions, ["job.jobs.read"]);
         let child = CreateApiKeyRequest { name: "child".into(), lifetime_seconds: 365 * 86_400, ..CreateApiKeyRequest::default() };
         assert_eq!(reason(as_key.api_keys.create_api_key(child).await), "PERSON_REQUIRED");
-        let rotate = RotateApiKeyRequest { api_key_id: id.clone(), overlap_seconds: 0 };
+        let rotate = RotateApiKeyRequest { api_key_id: id.clone(), overlap_seconds: 0, ..RotateApiKeyRequest::default() };
         assert_eq!(reason(as_key.api_keys.rotate_api_key(rotate.clone()).await), "PERSON_REQUIRED");
         let revoke = RevokeApiKeyRequest { api_key_id: id };
         assert_eq!(reason(as_key.api_keys.revoke_api_key(revoke.clone()).await), "PERSON_REQUIRED");
@@ -192,7 +256,7 @@ both_engines! {
         let made = key(&mut ada, &[]).await;
         let id = made.api_key.unwrap().api_key_id;
         assert!(eve.api_keys.list_api_keys(ListApiKeysRequest {}).await.unwrap().into_inner().api_keys.is_empty());
-        let rotate = RotateApiKeyRequest { api_key_id: id.clone(), overlap_seconds: 0 };
+        let rotate = RotateApiKeyRequest { api_key_id: id.clone(), overlap_seconds: 0, ..RotateApiKeyRequest::default() };
         assert_eq!(reason(eve.api_keys.rotate_api_key(rotate).await), "API_KEY_NOT_FOUND");
         assert_eq!(reason(eve.api_keys.revoke_api_key(RevokeApiKeyRequest { api_key_id: id }).await), "API_KEY_NOT_FOUND");
         cluster.at(0).exchange(&made.text, audience::JOB).await.unwrap();
@@ -217,7 +281,7 @@ both_engines! {
         // What has ended takes no one's place, and stays ended.
         let tokens = cluster.at(0).sign_in("ada@example.com").await;
         let mut admin = cluster.at(0).as_subject(&tokens.access_token).await;
-        let rotate = RotateApiKeyRequest { api_key_id: made.api_key.unwrap().api_key_id, overlap_seconds: 0 };
+        let rotate = RotateApiKeyRequest { api_key_id: made.api_key.unwrap().api_key_id, overlap_seconds: 0, ..RotateApiKeyRequest::default() };
         assert_eq!(reason(admin.api_keys.rotate_api_key(rotate).await), "API_KEY_EXPIRED");
         key(&mut admin, &[]).await;
         key(&mut admin, &[]).await;

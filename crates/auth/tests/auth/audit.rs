@@ -48,7 +48,7 @@ both_engines! {
         as_ada.tenants.remove_member(RemoveMemberRequest { person_id: bob.clone() }).await.unwrap();
         let key = CreateApiKeyRequest { name: "ci".into(), ..CreateApiKeyRequest::default() };
         let key = as_ada.api_keys.create_api_key(key).await.unwrap().into_inner().api_key.unwrap().api_key_id;
-        as_ada.api_keys.rotate_api_key(RotateApiKeyRequest { api_key_id: key.clone(), overlap_seconds: 60 }).await.unwrap();
+        as_ada.api_keys.rotate_api_key(RotateApiKeyRequest { api_key_id: key.clone(), overlap_seconds: 60, ..RotateApiKeyRequest::default() }).await.unwrap();
         as_ada.api_keys.revoke_api_key(RevokeApiKeyRequest { api_key_id: key.clone() }).await.unwrap();
         let change = ChangePasswordRequest { current_password: PASSWORD.into(), new_password: "a new owl for tea".into() };
         as_ada.accounts.change_password(change).await.unwrap();

@@ -209,6 +209,7 @@ both_engines! {
         let rotate = |key: &(String, String), overlap_seconds: i64| RotateApiKeyRequest {
             api_key_id: key.0.clone(),
             overlap_seconds,
+            replace_new_text: false,
         };
         let works = async |text: &str| cluster.at(0).exchange(text, audience::AUTH).await.is_ok();
         // The owner's keys: one untouched, one whose present text the admin knows, one whose previous text they know,

@@ -137,6 +137,10 @@ both_engines! {
         let change = |current: &str, new: &str| ChangePasswordRequest { current_password: current.into(), new_password: new.into() };
         assert_eq!(reason(ada.accounts.change_password(change("wrong", "a new owl for tea")).await), "INVALID_CREDENTIALS");
         assert_eq!(reason(ada.accounts.change_password(change(PASSWORD, "short")).await), "PASSWORD_REJECTED");
+        // Nothing would change, and every other session would end for it.
+        assert_eq!(reason(ada.accounts.change_password(change(PASSWORD, PASSWORD)).await), "PASSWORD_REJECTED");
+        assert_eq!(reason(ada.accounts.change_password(change("a wrong one for tea", "a wrong one for tea")).await), "INVALID_CREDENTIALS");
+        cluster.at(1).exchange(&other.access_token, audience::JOB).await.unwrap();
         ada.accounts.change_password(change(PASSWORD, "a new owl for tea")).await.unwrap();
         assert_eq!(reason(cluster.at(1).refresh(&other.refresh_token).await), "SESSION_EXPIRED");
         eventually(PATIENCE, || async { cluster.at(1).exchange(&other.access_token, audience::JOB).await.is_err() }).await;

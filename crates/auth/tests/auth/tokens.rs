@@ -182,12 +182,26 @@ both_engines! {
         assert!(said.get("tid").is_none());
         assert_eq!(issue("worker", CLIENT_SECRET, audience::JOB, "job.jobs.read").await.unwrap().scope, "job.jobs.read");
         assert_eq!(issue("worker", CLIENT_SECRET, audience::AUDIT, "").await.unwrap().scope, "");
+        // A scope takes what it names of what is held, and of `*` one.
+        let one = "job.jobs.work:optimize:0190b5c2-7f3e-7a52-9d2c-0b1d7cbb1f5e";
+        for (wanted, given) in [
+            ("job.jobs.work", "job.jobs.work:optimize:*"),
+            ("job.jobs.work:optimize", "job.jobs.work:optimize:*"),
+            (one, one),
+            ("job.jobs.read job.jobs.work:optimize job.jobs.read", "job.jobs.read job.jobs.work:optimize:*"),
+        ] {
+            let issued = issue("worker", CLIENT_SECRET, audience::JOB, wanted).await.unwrap();
+            assert_eq!((issued.scope.as_str(), &claims(&issued.access_token)["permissions"]), (given, &json!(given.split(' ').collect::<Vec<_>>())));
+        }
         for (client, secret, audience, scope, expected) in [
             ("worker", "wrong", audience::JOB, "", "INVALID_CLIENT"),
             ("worker", "", audience::JOB, "", "INVALID_CLIENT"),
             ("nobody", CLIENT_SECRET, audience::JOB, "", "INVALID_CLIENT"),
             ("worker", CLIENT_SECRET, "gatehouse", "", "INVALID_TARGET"),
             ("worker", CLIENT_SECRET, audience::JOB, "job.jobs.submit", "INVALID_SCOPE"),
+            ("worker", CLIENT_SECRET, audience::JOB, "job.jobs.work:render", "INVALID_SCOPE"),
+            ("worker", CLIENT_SECRET, audience::JOB, "job.jobs.work:*:*", "INVALID_SCOPE"),
+            ("worker", CLIENT_SECRET, audience::JOB, "job.jobs.read job.jobs.work:render", "INVALID_SCOPE"),
             ("worker", CLIENT_SECRET, audience::JOB, "auth.revocations.watch", "INVALID_SCOPE"),
         ] {
             assert_eq!(reason(issue(client, secret, audience, scope).await), expected);

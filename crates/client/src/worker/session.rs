@@ -148,7 +148,10 @@ impl Session {
                 Err(error)
                     if matches!(
                         error.code(),
-                        ErrorCode::PermissionDenied | ErrorCode::NotFound | ErrorCode::InvalidArgument
+                        ErrorCode::PermissionDenied
+                            | ErrorCode::NotFound
+                            | ErrorCode::Unimplemented
+                            | ErrorCode::InvalidArgument
                     ) =>
                 {
                     self.leases.lose_all();

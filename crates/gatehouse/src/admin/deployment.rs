@@ -160,6 +160,8 @@ mod tests {
     use std::collections::BTreeMap;
     use std::os::unix::fs::PermissionsExt as _;
 
+    use gatehouse_service::config::{Sources, load};
+
     use super::*;
     use crate::config::Config;
 
@@ -194,8 +196,8 @@ mod tests {
             ("GATEHOUSE_GATEWAY__PUBLIC_URL", "https://gatehouse.example"),
             ("GATEHOUSE_AUDIT__ORIGIN", "a.example"),
         ];
-        let host = host.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        gatehouse_service::config::load(Some(&file), host).unwrap()
+        let sources = Sources { file: Some(&file), ..Sources::default() };
+        load(&sources, host).unwrap()
     }
 
     #[test]

@@ -48,11 +48,11 @@ pub(crate) async fn run(FirstAdminCommand::Create(args): &FirstAdminCommand) -> 
     let problems = config.validate(environment, &[Service::Auth]);
     anyhow::ensure!(problems.is_empty(), ConfigError(problems));
     let (clock, entropy) = (Clock::system(), Entropy::system());
-    let keys = Keys::open(&config.auth.key_file, environment, &clock, &entropy)?;
+    let db = Db::connect(&config.databases.auth, Service::Auth.name()).await?;
+    let keys = Keys::open(&config.auth.key_file, &db, environment, &clock, &entropy).await?;
     let cost = config.auth.hash_cost();
     let hasher = Hasher::new(&config.auth.hashing, cost, keys, clock.clone(), entropy.clone());
     let outbox = Outbox::new(clock.clone(), entropy.clone());
-    let db = Db::connect(&config.databases.auth, Service::Auth.name()).await?;
     let deps = Deps { db: &db, hasher: &hasher, outbox: &outbox, clock: &clock, entropy: &entropy };
     let mut shown = false;
     let made = bootstrap::first_admin(&deps, &args.email, &args.tenant, |admin| {

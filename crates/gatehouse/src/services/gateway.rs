@@ -16,31 +16,44 @@ use crate::config::Config;
 use crate::data_folder::read_secret;
 use crate::process;
 
-/// Binds what the configuration says; `dev_certificate` is the folder of a certificate that is made where none is
-/// configured.
-pub(crate) async fn listeners(
-    config: &Config,
-    environment: Environment,
-    dev_certificate: Option<&Path>,
-) -> anyhow::Result<Listeners> {
-    let gateway = &config.gateway;
-    let http = into_std(grpc::bind("gateway", &gateway.address).await?)?;
-    let https = if gateway.tls_address.is_empty() {
-        None
-    } else {
-        let listener = into_std(grpc::bind("gateway (HTTPS)", &gateway.tls_address).await?)?;
-        let identity = match dev_certificate {
+/// The gateway's addresses, bound.
+pub(crate) struct GatewayListeners {
+    pub(crate) http: TcpListener,
+    https: Option<TcpListener>,
+}
+
+impl GatewayListeners {
+    /// Binds what the configuration says.
+    pub(crate) async fn bind(config: &Config) -> anyhow::Result<Self> {
+        let gateway = &config.gateway;
+        let http = into_std(grpc::bind("gateway", &gateway.address).await?)?;
+        let https = match gateway.tls_address.as_str() {
+            "" => None,
+            address => Some(into_std(grpc::bind("gateway (HTTPS)", address).await?)?),
+        };
+        Ok(Self { http, https })
+    }
+
+    /// With the certificate for HTTPS; `dev_certificate` is the folder of one that is made where none is configured.
+    pub(crate) fn with_certificate(
+        self,
+        config: &Config,
+        environment: Environment,
+        dev_certificate: Option<&Path>,
+    ) -> anyhow::Result<Listeners> {
+        let gateway = &config.gateway;
+        let identity = || match dev_certificate {
             Some(folder) if gateway.tls_certificate_file.is_empty() && environment.is_dev() => {
-                tls::Identity::development(folder)?
+                tls::Identity::development(folder)
             }
             _ => tls::Identity::from_files(
                 gateway.tls_certificate_file.as_ref(),
                 gateway.tls_key_file.as_ref(),
-            )?,
+            ),
         };
-        Some((listener, identity))
-    };
-    Ok(Listeners { http, https })
+        let https = self.https.map(|listener| Ok::<_, anyhow::Error>((listener, identity()?))).transpose()?;
+        Ok(Listeners { http: self.http, https })
+    }
 }
 
 fn into_std(listener: tokio::net::TcpListener) -> anyhow::Result<TcpListener> {

@@ -16,7 +16,7 @@ use gatehouse_core::Environment;
 
 pub(crate) use audit::start as start_audit;
 pub(crate) use auth::start as start_auth;
-pub(crate) use gateway::{listeners as gateway_listeners, start as start_gateway};
+pub(crate) use gateway::{GatewayListeners, start as start_gateway};
 pub(crate) use job::start as start_job;
 pub(crate) use migrate::{MigrateArgs, run as migrate};
 pub(crate) use optimizer::start as start_optimizer;
@@ -102,7 +102,8 @@ async fn serve(
     let runtime = Runtime::new(service, config, environment, &process)?;
     match service {
         Service::Gateway => {
-            let listeners = gateway_listeners(&runtime.config, environment, None).await?;
+            let listeners = GatewayListeners::bind(&runtime.config).await?;
+            let listeners = listeners.with_certificate(&runtime.config, environment, None)?;
             start_gateway(&runtime, listeners, args).await?;
         }
         Service::Auth => {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use gatehouse_testkit::check::{self, Admitted, Disturbance, Expected, Limit, Logged, Revocation, Said};
 use gatehouse_testkit::faults::{Fault, Injected, Supervisor};
+use reqwest::Client;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -58,7 +59,7 @@ pub(crate) async fn account(world: &World, load: Load, supervisor: &Supervisor) 
         let mut alive = Vec::new();
         for (session, running) in sessions {
             match running.await?.with_context(|| format!("at session {session}"))? {
-                Some(tokens) => alive.push(tokens),
+                Some((tokens, was_hasty)) => alive.push((session, tokens, was_hasty)),
                 None => stolen.push(session),
             }
         }
@@ -68,9 +69,16 @@ pub(crate) async fn account(world: &World, load: Load, supervisor: &Supervisor) 
         }
         let history = history.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let consumed = check::check_refreshes(&history, RETRY_WINDOW)?;
-        for tokens in &alive {
-            let me = world.api.get(&tokens.access, "/v1/auth/me").await;
-            me.context("a session that behaves is not accepted")?;
+        for (session, tokens, was_hasty) in alive {
+            let ask = |http: &Client, base: &str| {
+                http.get(format!("{base}/v1/auth/me")).bearer_auth(&tokens.access)
+            };
+            let (status, me) = world.api.answer(ask).await?;
+            if was_hasty && me["reason"] == "TOKEN_REVOKED" {
+                stolen.push(session);
+                continue;
+            }
+            ensure!(status.is_success(), "a session that behaves is not accepted: answered {status}: {me}");
         }
         for (session, generations) in &consumed {
             outcome.generations += generations;

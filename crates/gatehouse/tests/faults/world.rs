@@ -101,7 +101,7 @@ pub(crate) struct Load {
     /// Of those who ask for more than they may: they go on in calm weather.
     pub(crate) stop_asking: watch::Sender<bool>,
     pub(crate) history: History,
-    pub(crate) sessions: Vec<(String, JoinHandle<anyhow::Result<Option<Tokens>>>)>,
+    pub(crate) sessions: Vec<(String, JoinHandle<anyhow::Result<Option<(Tokens, bool)>>>)>,
     pub(crate) thefts: Vec<JoinHandle<anyhow::Result<Option<Theft>>>>,
     pub(crate) jobs: Vec<JoinHandle<anyhow::Result<jobs::Done>>>,
     pub(crate) probers: Vec<JoinHandle<anyhow::Result<Vec<check::Asked>>>>,

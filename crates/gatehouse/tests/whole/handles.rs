@@ -11,7 +11,7 @@ use tokio::process::Command;
 use crate::support::{Gatehouse, PATIENCE, folder};
 
 /// Where the gRPC services of the process that wrote `log` listen.
-fn services(log: &str) -> Vec<SocketAddr> {
+pub(crate) fn services(log: &str) -> Vec<SocketAddr> {
     let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let serving = lines.filter(|line| line["message"] == "serving gRPC");
     serving.map(|line| line["address"].as_str().unwrap().parse().unwrap()).collect()

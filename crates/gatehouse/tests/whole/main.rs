@@ -5,6 +5,7 @@
 mod admin;
 mod bad_input;
 mod credentials;
+mod dependencies;
 mod docs;
 mod handles;
 mod health;
@@ -18,5 +19,6 @@ mod sql;
 mod start;
 mod submit;
 mod support;
+mod surface;
 mod trace;
 mod verify;

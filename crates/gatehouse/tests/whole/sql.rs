@@ -1,11 +1,14 @@
 //! Every SQL text of every service, on both engines, and the rules that hold for all of them.
 
+mod tenants;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use gatehouse_db::{Migrations, Sql};
 use gatehouse_testkit::TestDb;
+use tenants::Engine;
 
 /// A service: the folder of its migrations, these, and its statements.
 struct Service {
@@ -158,6 +161,7 @@ const NO_TENANT_DATA: &[(&str, &str)] = &[
     ("audit_heads", "a log's, and a log is of all tenants"),
     ("audit_events", "a log's sealed entries; what tenants are shown stands in audit_logs"),
     ("audit_tiles", "hashes"),
+    ("subject_key_folder", "the installation's"),
     ("audit_checkpoints", "signatures of logs"),
 ];
 
@@ -165,6 +169,8 @@ const NO_TENANT_DATA: &[(&str, &str)] = &[
 const ACROSS_TENANTS: &[(&str, &str, &str)] = &[
     ("auth", "LOOKUP_CREDENTIAL", "what is presented names no tenant yet"),
     ("auth", "PURGE_API_KEYS", "time ends keys of all tenants"),
+    ("auth", "NEXT_END_OF_OVERLAP", "time ends old texts of all tenants' keys"),
+    ("auth", "END_OVERLAPS", "time ends old texts of all tenants' keys"),
     ("auth", "LIST_TENANTS_OF_PERSON", "a person asks for their own memberships"),
     ("job", "CLAIM_ANY_TENANT", "a worker that may work for all tenants asks for the next job"),
     ("job", "HELD_BY", "a worker's own leases"),
@@ -173,6 +179,8 @@ const ACROSS_TENANTS: &[(&str, &str, &str)] = &[
     ("job", "LIST_TIMED_OUT", "a sweep"),
     ("job", "LIST_EXPIRED", "a sweep"),
     ("job", "COUNT_BY_STATE", "a metric without names"),
+    ("job", "OLDEST_LOCK", "a sweep"),
+    ("job", "PURGE_QUEUE_LOCKS", "time ends those of all tenants"),
     ("token_broker", "PURGE_ACCESS_TOKENS", "time ends those of all tenants"),
     ("token_broker", "PURGE_AUTHORIZATIONS", "time ends those of all tenants"),
     ("token_broker", "PURGE_PERSON_LOCKS", "time ends those of all tenants"),
@@ -208,31 +216,33 @@ fn tenant_data_is_reached_through_its_tenant() {
             let excused = NO_TENANT_DATA.iter().any(|(name, _)| *name == table.name);
             assert!(of_tenants || excused, "the table {} has no tenant_id; say why above", table.name);
         }
+        let of_tenants: BTreeSet<String> = tables
+            .into_iter()
+            .map(|table| table.name)
+            .filter(|table| !NO_TENANT_DATA.iter().any(|(name, _)| name == table))
+            .collect();
         for sql in &service.sql {
-            let text = sql.postgres();
-            let touched = tables.iter().filter(|table| mentions(text, &table.name));
-            let of_tenants =
-                touched.filter(|table| !NO_TENANT_DATA.iter().any(|(name, _)| *name == table.name)).count();
-            if of_tenants == 0 {
+            let texts = [(sql.postgres(), Engine::Postgres), (sql.sqlite(), Engine::Sqlite)];
+            let found: Vec<String> = texts
+                .into_iter()
+                .flat_map(|(text, engine)| {
+                    let gaps = tenants::gaps(text, engine, &of_tenants);
+                    gaps.into_iter().map(move |gap| format!("{gap}: {text}"))
+                })
+                .collect();
+            if found.is_empty() {
                 continue;
             }
             if ACROSS_TENANTS.iter().any(|(of, name, _)| (*of, *name) == (service.folder, sql.name())) {
                 used.insert((service.folder, sql.name()));
-            } else if !bound_to_a_tenant(text) {
-                gaps.push(format!("{} {}: {text}", service.folder, sql.name()));
+            } else {
+                gaps.extend(found.into_iter().map(|gap| format!("{} {}: {gap}", service.folder, sql.name())));
             }
         }
     }
     assert!(gaps.is_empty(), "these reach tenants' data without naming the tenant:\n{}", gaps.join("\n"));
     let stale: Vec<_> = ACROSS_TENANTS.iter().filter(|(of, name, _)| !used.contains(&(*of, *name))).collect();
     assert!(stale.is_empty(), "these exceptions are of no statement: {stale:?}");
-}
-
-/// `tenant_id = $n`, a row comparison that begins with it, or an insert that sets it.
-fn bound_to_a_tenant(text: &str) -> bool {
-    let compared = text.split("tenant_id = ").skip(1).any(|rest| rest.starts_with('$'));
-    let inserted = text.contains("INSERT INTO") && text.contains("(tenant_id");
-    compared || inserted || text.contains("(tenant_id, ") && text.contains(" = ($")
 }
 
 struct Table {
@@ -251,10 +261,6 @@ fn tables(folder: &str) -> Vec<Table> {
             Table { name: name.trim().to_owned(), columns: columns.to_owned() }
         })
         .collect()
-}
-
-fn mentions(text: &str, table: &str) -> bool {
-    text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).any(|word| word == table)
 }
 
 fn migration_files(folder: &str) -> Vec<(String, String)> {

@@ -1,5 +1,6 @@
 //! Starting and stopping: what stands in the way is said in one message, and leaves nothing half-written.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
@@ -61,7 +62,7 @@ async fn a_port_in_use_is_named_and_nothing_is_begun() {
     assert_eq!(databases(place.path()), Vec::<PathBuf>::new());
     let mut made: Vec<_> =
         fs::read_dir(place.path().join("data")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    made.retain(|name| name != "lock" && name != "certificate");
+    made.retain(|name| name != "lock");
     assert!(made.is_empty(), "{made:?}");
     drop(taken);
     let gatehouse = Gatehouse::start(place.path()).await;
@@ -116,12 +117,18 @@ async fn a_wrong_configuration_is_told_whole_before_anything_is_made() {
         ("GATEHOUSE_GATEWAY__ADRESS", "127.0.0.1:1", "did you mean GATEHOUSE_GATEWAY__ADDRESS?"),
         ("GATEHOUSE_ISSUR", "https://id.example.com", "did you mean GATEHOUSE_ISSUER?"),
         ("GATEHOUSE_NONSENSE__AT_ALL", "1", "`gatehouse config docs`"),
+        ("GATEHOUSE_AUTH_ISUER", "x", "did you mean GATEHOUSE_ISSUER?"),
+        ("GATEHOUSE_CORS_ALLOWED_ORIGINS", "https://a.example", "did you mean CORS_ALLOWED_ORIGINS?"),
+        ("GATEHOUSE_AUTH_PORT", "tcp://10.0.0.11:9000", "GATEHOUSE_AUTH_PORT names no key"),
         ("MAX_REQUEST_BYTES", "many", "MAX_REQUEST_BYTES: must be a whole number"),
         ("REQUIRE_AUTH", "yes", "REQUIRE_AUTH: must be true or false"),
         ("REQUIRE_AUTH", "false", "require_auth: must be true"),
         ("CORS_ALLOWED_ORIGINS", "https://a.example/path", "cors_allowed_origins"),
         ("JOB_TTL_FAILED_S", "0", "ttl_failed_s"),
         ("GATEHOUSE_CONFIG", "/nowhere/gatehouse.toml", "/nowhere/gatehouse.toml can't be read"),
+        ("GATEHOUSE_REDIS__URL_FILE", "/nowhere", "redis.url_file is for services in processes of their own"),
+        ("GATEHOUSE_CLIENT__SECRET_FILE", "/nowhere", "client.secret_file is for services in processes"),
+        ("GATEHOUSE_TLS__CERT_FILE", "/nowhere", "the section tls is for services in processes of their own"),
     ];
     for (name, value, expected) in variables {
         let mut command = program();
@@ -129,10 +136,81 @@ async fn a_wrong_configuration_is_told_whole_before_anything_is_made() {
         let message = ended(&mut command).await.refusal();
         assert!(message.contains(expected), "{name}: {message}");
     }
-    assert_eq!(databases(place.path()), Vec::<PathBuf>::new());
-    // What Kubernetes sets for a service named gatehouse is no slip.
-    let found = ended(program().args(["config", "show"]).env("GATEHOUSE_PORT", "tcp://10.0.0.1:80")).await;
-    assert_eq!(found.code, Some(0), "{found:?}");
+    assert!(!place.path().join("data").exists(), "something was made");
+}
+
+/// Kubernetes tells each container of the Services of its namespace, by names that begin as ours do.
+#[tokio::test]
+async fn what_others_call_their_variables_is_no_slip() {
+    let place = folder();
+    let variables = [
+        ("GATEHOUSE_PORT", "tcp://10.0.0.1:80"),
+        ("GATEHOUSE_AUTH_SERVICE_HOST", "10.0.0.11"),
+        ("GATEHOUSE_AUTH_SERVICE_PORT", "9000"),
+        ("GATEHOUSE_AUTH_PORT", "tcp://10.0.0.11:9000"),
+        ("GATEHOUSE_AUTH_PORT_9000_TCP", "tcp://10.0.0.11:9000"),
+        ("GATEHOUSE_AUTH_PORT_9000_TCP_ADDR", "10.0.0.11"),
+        // What runs the tests, and docker-compose.yml, has some too.
+        ("GATEHOUSE_SEED", "7"),
+        ("GATEHOUSE_PROFILE", "dev"),
+    ];
+    let gatehouse = Gatehouse::start_with(place.path(), &[], &variables).await;
+    assert!(gatehouse.stop().await.success());
+}
+
+/// Everything below `folder` that is not a database's, with what is in it, and the names of the databases.
+fn contents(folder: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+    let mut found = BTreeMap::new();
+    for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if path.is_dir() {
+            found.extend(contents(&path));
+            found.insert(path, None);
+        } else {
+            let extension = path.extension().unwrap_or_default().to_string_lossy().into_owned();
+            match extension.as_str() {
+                // Come and go with whoever has the database open.
+                "db-wal" | "db-shm" => {}
+                "db" => drop(found.insert(path, None)),
+                _ => {
+                    let text = fs::read(&path).unwrap();
+                    found.insert(path, Some(text));
+                }
+            }
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn a_lost_key_is_asked_for_and_nothing_is_made_in_its_place() {
+    let place = folder();
+    let (data, away) = (place.path().join("data"), place.path().join("away"));
+    let first = Gatehouse::start(place.path()).await;
+    assert!(first.stop().await.success());
+    fs::create_dir(&away).unwrap();
+    let losses: &[&[&str]] = &[
+        &["keys/auth.json"],
+        &["keys/secrets.json"],
+        &["keys/audit-checkpoint.key"],
+        // Somebody restored the databases first.
+        &["keys", "clients", "certificate", "secrets", "first-admin.json"],
+    ];
+    for lost in losses {
+        for name in *lost {
+            let _ = fs::rename(data.join(name), away.join(name.replace('/', "-")));
+        }
+        let left = contents(&data);
+        let message = up(place.path()).await.refusal();
+        let named = if lost.len() == 1 { lost[0] } else { "keys/auth.json" };
+        assert!(message.contains(named) && message.to_lowercase().contains("restore"), "{message}");
+        assert_eq!(contents(&data), left, "a start that was refused changed something ({lost:?})");
+        for name in *lost {
+            let _ = fs::rename(away.join(name.replace('/', "-")), data.join(name));
+        }
+    }
+    let restored = Gatehouse::start(place.path()).await;
+    assert!(restored.ready["first_admin"].is_null(), "{}", restored.ready);
+    assert!(restored.stop().await.success());
 }
 
 #[tokio::test]

@@ -7,8 +7,11 @@ use serde_json::{Value, json};
 
 use crate::support::{Ended, Gatehouse, PATIENCE, answer, ended, folder, program};
 
-/// A job that the worker refuses. Its numbers are of more digits than 64 bits hold, or say how exact they are.
-const INPUT: &str = "{\n  \"tolerance\": 1.10,\n  \"seed\": 18446744073709551617 }";
+/// A search that finds nothing. Its numbers are of more digits than 64 bits hold, or say how exact they are.
+const INPUT: &str = r#"{
+  "objective": "ln(-1 - x^2)",
+  "tolerance": 1.10,
+  "variables": [{ "name": "x", "lower": 0, "upper": 18446744073709551617 }] }"#;
 
 /// What it said on standard output, a JSON object a line.
 fn said(ended: &Ended) -> Vec<Value> {

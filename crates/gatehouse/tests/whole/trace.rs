@@ -200,11 +200,9 @@ async fn logs_and_traces_keep_secrets_and_personal_data_to_themselves() {
             .collect();
         let mut wrong = good_search();
         wrong["objective"] = json!(format!("x + ? {word}"));
-        // Refused at the door, and again by the worker for whoever goes round it.
         assert_eq!(answer(mine(Method::POST, "/optimize").json(&wrong)).await.0, 400);
         let raw = json!({"kind": "optimize", "input": wrong});
-        let (_, job) = answer(mine(Method::POST, "/v1/jobs").json(&raw)).await;
-        assert!(job["job_id"].is_string(), "{job}");
+        assert_eq!(answer(mine(Method::POST, "/v1/jobs").json(&raw)).await.0, 400);
         for request in [
             mine(Method::POST, "/optimize").json(&json!({word: 1})),
             mine(Method::POST, "/optimize").json(&json!({"objective": [word]})),

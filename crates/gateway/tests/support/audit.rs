@@ -22,8 +22,9 @@ impl audit_service_server::AuditService for Fake {
 
     async fn list_events(
         &self,
-        _request: Request<ListEventsRequest>,
+        request: Request<ListEventsRequest>,
     ) -> Result<Response<ListEventsResponse>, Status> {
+        self.0.lock().listed_events.push(request.into_inner());
         Ok(Response::new(ListEventsResponse::default()))
     }
 

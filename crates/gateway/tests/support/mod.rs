@@ -58,6 +58,7 @@ pub(crate) struct Script {
     pub(crate) seen: Vec<(String, HashMap<String, String>)>,
     pub(crate) origins: Vec<Origin>,
     pub(crate) submitted: Vec<SubmitJobRequest>,
+    pub(crate) listed_events: Vec<gatehouse_proto::audit::v1::ListEventsRequest>,
     /// Failures to come, by call.
     pub(crate) failures: HashMap<&'static str, VecDeque<Status>>,
     /// Calls that wait until the notify, by name.
@@ -125,6 +126,9 @@ impl Fake {
     fn issue(request: &IssueTokenRequest) -> Result<Response<IssueTokenResponse>, Status> {
         if request.client_secret == "wrong" {
             return Err(to_status(&Error::unauthenticated("INVALID_CLIENT", "No such client.")));
+        }
+        if request.client_id == "narrow" && !request.scope.is_empty() {
+            return Err(to_status(&Error::invalid_argument("INVALID_SCOPE", "It does not hold that there.")));
         }
         let claims = claims(&format!("client:{}", request.client_id), &request.audience, 300);
         let expires_at = claims.exp * 1_000_000;

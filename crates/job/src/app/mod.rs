@@ -3,6 +3,7 @@
 mod cancel;
 mod lease;
 mod outgoing;
+mod queue;
 mod read;
 mod retry;
 mod submit;

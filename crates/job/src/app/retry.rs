@@ -7,8 +7,8 @@ use gatehouse_service::Caller;
 use serde_json::json;
 
 use super::App;
-use super::submit::queue_full;
-use crate::domain::{EventType, Job, JobState, fair_turn, not_found};
+use super::queue::queue_full;
+use crate::domain::{EventType, Job, JobState, not_found};
 use crate::store::{events, jobs};
 
 enum Retried {
@@ -33,18 +33,17 @@ impl App {
         let retried = run_tx!(self.0.db, "job.retry", |tx| {
             let Some(found) = jobs::lookup(tx, tenant, id).await? else { return Ok(Retried::NotFound) };
             let Some(bounds) = self.0.config.enabled_kind(&found.kind) else { return Ok(Retried::KindGone) };
-            let (waiting, last_turn) = jobs::queue_of(tx, tenant, &found.kind).await?;
-            let limit = i64::from(bounds.max_queued_per_tenant);
-            if matches!(found.state, JobState::Failed | JobState::Cancelled) && waiting >= limit {
-                return Ok(Retried::QueueFull(limit));
+            if !matches!(found.state, JobState::Failed | JobState::Cancelled) {
+                let succeeded = found.state == JobState::Succeeded;
+                return Ok(if succeeded { Retried::Succeeded } else { Retried::NotOver });
             }
-            let turn = fair_turn(now, last_turn, self.0.config.fair_share());
+            let limit = i64::from(bounds.max_queued_per_tenant);
+            let Some(turn) = self.place_in_queue(tx, (tenant, &found.kind), limit, now).await? else {
+                return Ok(Retried::QueueFull(limit));
+            };
+            // Unless another request was first, a moment ago.
             let Some(job) = jobs::retry(tx, tenant, id, now, turn, bounds.max_attempts).await? else {
-                return Ok(if found.state == JobState::Succeeded {
-                    Retried::Succeeded
-                } else {
-                    Retried::NotOver
-                });
+                return Ok(Retried::NotOver);
             };
             let data = json!({"kind": job.kind, "retry": true}).to_string();
             events::add(tx, (tenant, id), (job.last_sequence, EventType::Queued, job.attempt), now, data)

@@ -1,17 +1,16 @@
 //! Submitting a job.
 
-use std::time::Duration;
-
 use gatehouse_client::context;
 use gatehouse_core::ids::JobId;
 use gatehouse_core::{Error, Result};
-use gatehouse_db::run_tx;
+use gatehouse_db::{Tx, run_tx};
 use gatehouse_service::Caller;
 use serde_json::json;
 
 use super::App;
+use super::queue::queue_full;
 use crate::config::KindConfig;
-use crate::domain::{EventType, IdempotencyKey, Job, fair_turn, request_digest};
+use crate::domain::{EventType, IdempotencyKey, Job, request_digest};
 use crate::store::events;
 use crate::store::jobs::{self, NewJob};
 
@@ -61,24 +60,16 @@ impl App {
         let now = self.0.clock.now();
         let limit = i64::from(bounds.max_queued_per_tenant);
         let submitted = run_tx!(self.0.db, "job.submit", |tx| {
-            if let Some((key, digest)) = &new.key
-                && let Some((job, stored)) = jobs::lookup_by_key(tx, tenant, &new.submitted_by, key).await?
-            {
-                return Ok(if stored == *digest { Submitted::Known(job) } else { Submitted::KeyReused });
+            if let Some(before) = known(tx, &new).await? {
+                return Ok(before);
             }
-            let (waiting, last_turn) = jobs::queue_of(tx, tenant, &new.kind).await?;
-            if waiting >= limit {
-                return Ok(Submitted::QueueFull);
-            }
-            let turn = fair_turn(now, last_turn, self.0.config.fair_share());
+            let Some(turn) = self.place_in_queue(tx, (tenant, &new.kind), limit, now).await? else {
+                // The last place may have gone to another request with the same key, a moment ago.
+                return Ok(known(tx, &new).await?.unwrap_or(Submitted::QueueFull));
+            };
             if !jobs::add(tx, &new, now, turn).await? {
-                // Another request with the same key was first, a moment ago.
-                let Some((key, digest)) = &new.key else { return Ok(Submitted::Vanished) };
-                return Ok(match jobs::lookup_by_key(tx, tenant, &new.submitted_by, key).await? {
-                    Some((job, stored)) if stored == *digest => Submitted::Known(job),
-                    Some(_) => Submitted::KeyReused,
-                    None => Submitted::Vanished,
-                });
+                // As the key has.
+                return Ok(known(tx, &new).await?.unwrap_or(Submitted::Vanished));
             }
             let data = json!({"kind": new.kind}).to_string();
             events::add(tx, (tenant, new.id), (1, EventType::Queued, 0), now, data).await?;
@@ -117,10 +108,15 @@ impl App {
     }
 }
 
-/// A tenant may have `limit` jobs of the kind waiting, and has.
-pub(super) fn queue_full(limit: i64) -> Error {
-    let message = format!("{limit} jobs of this kind wait already. Wait until some of them are done.");
-    Error::resource_exhausted("QUEUE_FULL", message).retry_after(Duration::from_secs(5))
+/// What the key of `new` has led to before.
+async fn known(tx: &mut Tx, new: &NewJob) -> gatehouse_db::Result<Option<Submitted>> {
+    let Some((key, digest)) = &new.key else { return Ok(None) };
+    let found = jobs::lookup_by_key(tx, new.tenant, &new.submitted_by, key).await?;
+    Ok(found.map(
+        |(job, stored)| {
+            if stored == *digest { Submitted::Known(job) } else { Submitted::KeyReused }
+        },
+    ))
 }
 
 fn check_input(input: &str, bounds: &KindConfig) -> Result<()> {

@@ -16,7 +16,10 @@ use super::write::Effects;
 use crate::domain::{EventType, Failure};
 use crate::store::jobs::{self, Holding, LeaseRow};
 use crate::store::sweeps::{self, Held};
-use crate::store::{events, sessions};
+use crate::store::{events, queue_locks, sessions};
+
+/// How long a queue's lock stays after it was last taken.
+const LOCK_IS_OLD: Duration = Duration::from_hours(1);
 
 /// The name under which the service audits what it does by itself.
 const SERVICE: &str = "job";
@@ -66,6 +69,7 @@ impl App {
             self.sweep_stalled(kind, now.minus(Duration::from_millis(bounds.stall_after_ms)), now).await?;
         }
         self.sweep_expired(now).await?;
+        self.sweep_locks(now.minus(LOCK_IS_OLD)).await?;
         let counts = read_tx!(self.0.db, "job.count", |tx| { sweeps::count_by_state(tx).await })?;
         let kinds: Vec<_> = self.0.config.kinds.keys().map(String::as_str).collect();
         self.0.metrics.observe(&kinds, &counts, now);
@@ -161,6 +165,14 @@ impl App {
                 tracing::warn!(job_id = %held.job, kind, attempt = held.attempt, "a job is stalled: its worker lives but tells no progress");
                 self.ring_events(held.tenant, held.job);
             }
+        }
+        Ok(())
+    }
+
+    async fn sweep_locks(&self, before: Timestamp) -> Result<()> {
+        let oldest = read_tx!(self.0.db, "job.oldest_lock", |tx| { queue_locks::oldest(tx).await })?;
+        if oldest.is_some_and(|oldest| oldest < before) {
+            run_tx!(self.0.db, "job.purge_locks", |tx| { queue_locks::purge(tx, before).await })?;
         }
         Ok(())
     }

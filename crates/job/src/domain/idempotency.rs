@@ -33,7 +33,8 @@ impl IdempotencyKey {
     }
 }
 
-/// What tells two requests under one key apart: SHA-256 over kind and input, each with its length before it.
+/// What tells two requests under one key apart: SHA-256 over kind and input, each with its length before it. It has no key:
+/// the input itself stands in the same row, and both are deleted together (decision 0098).
 #[must_use]
 pub fn request_digest(kind: &str, input: &str) -> [u8; 32] {
     let mut hash = Sha256::new();

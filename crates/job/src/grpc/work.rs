@@ -14,7 +14,7 @@ use gatehouse_proto::job::v1::{
     WorkRequest, WorkResponse, WorkWelcome,
 };
 use gatehouse_service::doorbell::Bell;
-use gatehouse_service::{Caller, status};
+use gatehouse_service::{Caller, reply, status};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
@@ -45,7 +45,9 @@ pub(super) async fn handle(app: &App, request: Request<Streaming<WorkRequest>>) 
     let hello = match timeout(HELLO_TIMEOUT, incoming.message()).await {
         Ok(Ok(Some(WorkRequest { message: Some(Message::Hello(hello)) }))) => hello,
         Ok(Err(status)) => {
-            return Err(Error::unavailable("STREAM_BROKEN", "The stream broke.").caused_by(status));
+            return Err(reply::unreadable(&status).unwrap_or_else(|| {
+                Error::unavailable("STREAM_BROKEN", "The stream broke.").caused_by(status)
+            }));
         }
         Ok(Ok(_)) => {
             return Err(Error::invalid_argument("HELLO_MISSING", "The first message must be a hello."));
@@ -172,10 +174,7 @@ impl Work {
                 message = incoming.message() => match message {
                     Ok(Some(first)) => self.take(first, incoming).await?,
                     Ok(None) => return Ok(()),
-                    Err(status) => {
-                        tracing::debug!(code = ?status.code(), "a worker's stream broke");
-                        return Ok(());
-                    }
+                    Err(status) => return self.broken(&status).await,
                 },
                 // A ring that comes while there is no credit is still there to be heard when there is.
                 () = queue.rung(), if self.may_dispatch() => self.dispatch().await?,
@@ -228,6 +227,7 @@ impl Work {
         let mut alive = false;
         let mut next = Some(first);
         let mut taken = 0;
+        let mut broken = None;
         while let Some(WorkRequest { message }) = next.take() {
             taken += 1;
             match message {
@@ -247,9 +247,14 @@ impl Work {
                     Err(stranger) => self.answer_stranger(stranger).await?,
                 },
             }
-            // What is read is taken. What is not there yet comes later; an end or a break shows again at the next read.
+            // What is read is taken. What is not there yet comes later, and an end shows again at the next read; a message
+            // that can't be read shows once.
             if taken < BATCH {
-                next = incoming.message().now_or_never().and_then(Result::ok).flatten();
+                match incoming.message().now_or_never() {
+                    Some(Ok(message)) => next = message,
+                    Some(Err(status)) => broken = Some(status),
+                    None => {}
+                }
             }
         }
         if !writes.is_empty() {
@@ -262,6 +267,19 @@ impl Work {
                 Err(error) => return self.fail(&error).await,
             }
         }
+        match broken {
+            Some(status) => self.broken(&status).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the stream because nothing more can be read from it.
+    async fn broken(&self, status: &Status) -> Result<(), Over> {
+        if let Some(error) = reply::unreadable(status) {
+            return self.fail(&error).await;
+        }
+        // The connection is gone: there is nobody to tell.
+        tracing::debug!(code = ?status.code(), "a worker's stream broke");
         Ok(())
     }
 
@@ -392,7 +410,8 @@ impl Work {
         Ok(NumberedWrite { tenant: known.tenant, job, epoch, number, write, said })
     }
 
-    /// A digest of a message that ends a lease, as this client sent it: the same again is the same end.
+    /// A digest of a message that ends a lease, as this client sent it: the same again is the same end. It has no key: the
+    /// result itself stands in the same row (decision 0098).
     fn said(&self, message: &Message) -> Option<[u8; 32]> {
         let message = match message {
             Message::Finish(finish) => finish.encode_to_vec(),

@@ -5,6 +5,7 @@
 
 pub(crate) mod events;
 pub(crate) mod jobs;
+pub(crate) mod queue_locks;
 pub(crate) mod sessions;
 pub(crate) mod sweeps;
 
@@ -13,7 +14,7 @@ use gatehouse_db::Sql;
 /// Every statement of this service, for the test that prepares them on both engines.
 #[must_use]
 pub fn all_sql() -> Vec<Sql> {
-    [jobs::ALL, events::ALL, sessions::ALL, sweeps::ALL].concat()
+    [jobs::ALL, events::ALL, queue_locks::ALL, sessions::ALL, sweeps::ALL].concat()
 }
 
 #[cfg(test)]
@@ -30,6 +31,8 @@ mod tests {
             "LIST_TIMED_OUT",
             "LIST_EXPIRED",
             "COUNT_BY_STATE",
+            "OLDEST_LOCK",
+            "PURGE_QUEUE_LOCKS",
         ];
         for sql in all_sql() {
             let text = sql.postgres();

@@ -80,6 +80,60 @@ both_engines! {
         service.stop().await;
     }
 
+    async fn a_full_queue_takes_no_more_however_many_ask_at_once(db: TestDb) {
+        let kind = KindConfig { max_queued_per_tenant: 3, ..KindConfig::default() };
+        let config = Config { kinds: [("count".to_owned(), kind)].into(), ..crate::common::config() };
+        let service = Service::start_with(&db, config, Clock::system(), "127.0.0.1:0").await;
+        let owner = service.owner();
+        let mut over = Vec::new();
+        for _ in 0..4 {
+            let job = owner.submit_count(1).await;
+            owner.cancel(&job).await.unwrap();
+            over.push(job);
+        }
+        // Submitted and tried again, at once, by many.
+        let many = (0..12).map(|place| {
+            let (owner, again) = (owner.clone(), over.get(place).cloned());
+            tokio::spawn(async move {
+                match again {
+                    Some(job) => owner.retry(&job).await.map(drop),
+                    None => owner.submit("count", "{\"steps\":1}", "").await.map(drop),
+                }
+            })
+        });
+        let mut taken = 0;
+        for answer in many.collect::<Vec<_>>() {
+            match answer.await.unwrap() {
+                Ok(()) => taken += 1,
+                Err(error) => assert_eq!(error.reason(), "QUEUE_FULL"),
+            }
+        }
+        let waiting = ListJobsRequest { state: JobState::Queued.into(), ..Default::default() };
+        assert_eq!((taken, owner.list(waiting).await.unwrap().jobs.len()), (3, 3));
+        service.stop().await;
+    }
+
+    async fn one_key_makes_one_job_in_the_last_place_too(db: TestDb) {
+        let kind = KindConfig { max_queued_per_tenant: 1, ..KindConfig::default() };
+        let config = Config { kinds: [("count".to_owned(), kind)].into(), ..crate::common::config() };
+        let service = Service::start_with(&db, config, Clock::system(), "127.0.0.1:0").await;
+        // Not each time do two meet at the last place.
+        for _ in 0..20 {
+            let owner = service.owner();
+            let many = (0..6).map(|_| {
+                let owner = owner.clone();
+                tokio::spawn(async move { owner.submit("count", "{\"steps\":1}", "k-1").await.unwrap().job.unwrap().job_id })
+            });
+            let mut ids = BTreeSet::new();
+            for answer in many.collect::<Vec<_>>() {
+                ids.insert(answer.await.unwrap());
+            }
+            assert_eq!(ids.len(), 1);
+            assert_eq!(owner.submit("count", "{}", "k-2").await.unwrap_err().reason(), "QUEUE_FULL");
+        }
+        service.stop().await;
+    }
+
     async fn pages_hold_every_job_once(db: TestDb) {
         let service = Service::start(&db).await;
         let owner = service.owner();

@@ -6,4 +6,5 @@ mod events;
 mod jobs;
 mod leases;
 mod optimize;
+mod streams;
 mod workers;

@@ -94,6 +94,21 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_stands_for_nothing_else() {
+        let other = [
+            Logged { action: "job.jobs.start".to_owned(), ..entry("a", 1) },
+            Logged { target: "job/2".to_owned(), ..entry("b", 2) },
+            Logged { outcome: "denied".to_owned(), ..entry("c", 3) },
+        ];
+        assert_eq!(check_audit(&other, &[expected(1)]).unwrap(), [expected(1)]);
+        // Each log counts by itself, and all that is in it together.
+        let elsewhere = Logged { log: "administration".to_owned(), ..entry("b", 1) };
+        assert_eq!(check_audit(&[entry("a", 1), elsewhere], &[expected(2)]).unwrap(), []);
+        let here = Logged { action: "job.jobs.start".to_owned(), ..entry("b", 1) };
+        assert!(check_audit(&[entry("a", 1), here], &[expected(1)]).is_err());
+    }
+
+    #[test]
     fn what_is_there_too_often_is_found() {
         let twice = [entry("a", 1), entry("b", 2)];
         assert!(check_audit(&twice, &[expected(1)]).unwrap_err().to_string().contains("has 2 entries"));

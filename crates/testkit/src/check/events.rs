@@ -133,6 +133,25 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_after_the_end_is_found() {
+        let mut seen = stream(&[1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        seen.push(Seen { id: 10, ..seen[8].clone() });
+        assert!(fault(&seen).contains("event 10 came after the end"));
+    }
+
+    #[test]
+    fn each_attempt_counts_and_each_event_says_what_it_has_to() {
+        let mut seen = stream(&[1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        "started".clone_into(&mut seen[0].name);
+        assert_eq!(check_events(&seen).unwrap().started, 2);
+        seen[4].data = json!({});
+        assert!(fault(&seen).contains("without iteration"));
+        seen[4].data = json!({"iteration": 2});
+        seen[8].data = json!({});
+        assert!(fault(&seen).contains("without state"));
+    }
+
+    #[test]
     fn an_iteration_told_twice_is_found() {
         let mut seen = stream(&[1, 2, 3, 4, 5, 6, 7, 8, 9]);
         seen[5].data = json!({"iteration": 2});

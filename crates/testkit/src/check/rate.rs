@@ -195,6 +195,11 @@ mod tests {
             |request: &&Asked| request.said == Said::No || request.sent.as_secs().is_multiple_of(2);
         let half: Vec<_> = fair.iter().filter(every_other).copied().collect();
         assert!(check_admitted(&half, LIMIT, &[]).is_err());
+        // Those after it did not empty it.
+        let later = (0..10).map(|number| asked(20_000 + number, Said::Yes));
+        let later: Vec<_> = std::iter::once(asked(10_000, Said::No)).chain(later).collect();
+        assert!(check_admitted(&later, LIMIT, &[]).is_err());
+        assert!(check_admitted(&no_one, LIMIT, &[away(100, 101, 2, true)]).is_err());
         // While the store is away, or may have been, nothing follows.
         assert_eq!(check_admitted(&no_one, LIMIT, &[away(0, 30, 2, true)]).unwrap(), 0);
         // A request without an answer may have taken its token.
@@ -213,5 +218,10 @@ mod tests {
         assert!(check_rate(&thrice, LIMIT, &[away(0, 1, 2, false)]).is_err());
         // A disturbance before or after excuses nothing.
         assert!(check_rate(&twice, LIMIT, &[away(2, 3, 2, true)]).is_err());
+        let later: Vec<_> = (5_000..5_010).chain(5_500..5_510).map(at).collect();
+        assert!(check_rate(&later, LIMIT, &[away(0, 1, 2, true)]).is_err());
+        // What comes back in 20 s, and to each of two that count alone.
+        let (from, to) = (Duration::ZERO, Duration::from_secs(20));
+        assert_eq!(bound(LIMIT, from, to, &[away(0, 20, 2, false)]), 10 + 20 + 2 * (5 + 10));
     }
 }

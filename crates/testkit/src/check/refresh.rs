@@ -131,6 +131,9 @@ mod tests {
         let unknown = attempt(0, "a", RefreshAnswer::Unknown);
         let history = [unknown, given(0, "a", "b"), given(0, "a", "b"), given(1, "b", "c")];
         assert_eq!(check_refreshes(&history, WINDOW).unwrap()["s"], 2);
+        // An answer may come late.
+        let history = [given(1, "b", "c"), given(0, "a", "b")];
+        assert_eq!(check_refreshes(&history, WINDOW).unwrap()["s"], 2);
     }
 
     #[test]
@@ -156,6 +159,14 @@ mod tests {
         assert!(check_refreshes(&history, WINDOW).is_err());
         history[2].patient = false;
         assert!(check_refreshes(&history, WINDOW).is_ok());
+        // Not by what another session lost, nor by what was answered.
+        history[0].session = "t".to_owned();
+        assert!(check_refreshes(&history, WINDOW).is_err());
+        assert!(check_refreshes(&history[1..], WINDOW).is_err());
+        // Nor by a request of the same generation.
+        let mut history = [attempt(1, "b", RefreshAnswer::Unknown), refused(1, "b")];
+        history[1].patient = false;
+        assert!(check_refreshes(&history, WINDOW).is_err());
     }
 
     #[test]

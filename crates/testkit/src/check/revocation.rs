@@ -115,6 +115,10 @@ mod tests {
             |ms| vec![probe(900, Shown::Accepted), probe(ms, Shown::Accepted), probe(9000, Shown::Revoked)];
         assert_eq!(check_revocation(&revocation(accepted_at(2500))).unwrap(), Duration::from_millis(1500));
         assert!(fault(accepted_at(3001)).contains("gateway-1 accepted"));
+        // The slowest counts, not the last.
+        let probes = [2500, 1500].map(|ms| probe(ms, Shown::Accepted));
+        let probes = probes.into_iter().chain([probe(9000, Shown::Revoked)]).collect();
+        assert_eq!(check_revocation(&revocation(probes)).unwrap(), Duration::from_millis(1500));
     }
 
     #[test]
@@ -122,6 +126,13 @@ mod tests {
         let flapping =
             vec![probe(1100, Shown::Revoked), probe(1200, Shown::Accepted), probe(1300, Shown::Revoked)];
         assert!(fault(flapping).contains("again, which it knew to be over"));
+        // Whatever order they are told in, and whichever replica it is.
+        let unsorted = [(1300, Shown::Revoked), (1100, Shown::Revoked), (1200, Shown::Accepted)];
+        let unsorted = unsorted.map(|(ms, shown)| probe(ms, shown));
+        assert!(fault(unsorted.to_vec()).contains("again, which it knew to be over"));
+        let other = unsorted.map(|probe| Probe { replica: "gateway-2".to_owned(), ..probe });
+        let other = other.into_iter().chain([probe(1300, Shown::Revoked)]).collect();
+        assert!(fault(other).contains("gateway-2 accepted session s at 1.2s again"));
         // Two that were under way at the same time may be answered either way.
         let crossing = vec![probe(1100, Shown::Revoked), probe(1105, Shown::Accepted)];
         check_revocation(&revocation(crossing)).unwrap();

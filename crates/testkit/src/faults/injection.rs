@@ -338,5 +338,8 @@ mod tests {
         assert!(well(&supervisor, ExitStatus::from_raw(15), Drain { started: SECOND * 29, ..drain }));
         supervisor.injected.push(fault(link("job-1", "audit-1"), 20, 31));
         assert!(well(&supervisor, code(1), drain) && !well(&supervisor, code(2), drain));
+        // Without its database it may have given up.
+        supervisor.injected.push(fault(Fault::PostgresCrashed, 20, 21));
+        assert!(well(&supervisor, code(2), drain));
     }
 }

@@ -10,7 +10,7 @@ use super::{Broker, SERVICE};
 use crate::domain::connection::{ConnectionKey, ConnectionState};
 use crate::steps::Step;
 use crate::store::connections::{self, new_key, secret_key};
-use crate::store::{access_tokens, offline_grants, rotations};
+use crate::store::{access_tokens, offline_grants, person_locks, rotations};
 
 impl Broker {
     /// Ends one of the caller's own connections and every offline grant on it; whether the upstream confirmed the
@@ -26,8 +26,10 @@ impl Broker {
             .by(caller)
             .about(person)
             .target("connection", id.as_uuid());
-        let now = self.clock.now();
+        let (tenant, now) = (key.tenant, self.clock.now());
         let found = run_tx!(self.db, "token_broker.disconnect", |tx| {
+            // A grant that is being given waits, or is there to be ended.
+            person_locks::lock(tx, tenant, person, now).await?;
             let found = connections::lookup(tx, key).await?.filter(|found| found.person == person);
             let Some(found) = found.filter(|found| found.state != ConnectionState::Connecting) else {
                 return Ok(None);

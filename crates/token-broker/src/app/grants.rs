@@ -3,17 +3,18 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use gatehouse_core::ids::{ConnectionId, OfflineGrantId};
+use gatehouse_core::ids::{ConnectionId, OfflineGrantId, PersonId};
 use gatehouse_core::{Error, Result, Timestamp};
 use gatehouse_db::{read_tx, run_tx};
 use gatehouse_proto::auth::v1::RevocationKind;
 use gatehouse_service::Caller;
 
-use super::failure::connection_not_found;
+use super::failure::{Failure, connection_not_found};
 use super::{Broker, SERVICE};
-use crate::domain::connection::{ConnectionState, OfflineGrant};
+use crate::domain::connection::{Connection, ConnectionKey, ConnectionState, OfflineGrant};
 use crate::domain::policy::{self, Asker};
 use crate::domain::scopes::Scopes;
+use crate::steps::Step;
 use crate::store::connections::{self, new_key};
 use crate::store::{offline_grants, person_locks};
 
@@ -27,6 +28,22 @@ const SHOWN_ENDED: i64 = 200;
 
 pub(crate) fn grant_not_found() -> Error {
     Error::not_found("GRANT_NOT_FOUND", "There is no such offline grant for this caller, or it has ended.")
+}
+
+fn too_many(most: i64) -> Error {
+    Error::resource_exhausted(
+        "TOO_MANY_GRANTS",
+        format!("You have {most} offline grants, which is all that may stand. Revoke one first."),
+    )
+}
+
+/// What a grant is asked for.
+struct GrantRequest<'a> {
+    key: ConnectionKey,
+    person: PersonId,
+    client: &'a str,
+    scopes: &'a [String],
+    life: Duration,
 }
 
 impl Broker {
@@ -55,23 +72,67 @@ impl Broker {
             Ok(seconds) if Duration::from_secs(seconds) <= LONGEST_LIFE => Duration::from_secs(seconds),
             _ => return Err(Error::invalid_field("lifetime_seconds", "must be from 0 to 31536000")),
         };
-        let key = new_key(tenant, id);
-        let found =
-            read_tx!(self.db, "token_broker.grants.look", |tx| { connections::lookup(tx, key).await })?;
-        let connection = found
-            .filter(|found| found.person == person)
+        let wanted = GrantRequest { key: new_key(tenant, id), person, client, scopes, life };
+        // A token made just after a revocation is dated ahead, past it; what it gives must be too.
+        let now = self.clock.now();
+        let given_at = now.max(Timestamp::from_micros(caller.claims().iat_us));
+        let event = self.outbox.event("token-broker.grants.create").by(caller).about(person);
+        let most = i64::from(self.0.config.max_offline_grants);
+        let added = run_tx!(self.db, "token_broker.grants.create", |tx| {
+            // Disconnecting queues for the same row: what is found of the connection now holds until the grant is there.
+            person_locks::lock(tx, tenant, person, now).await?;
+            let connection = connections::lookup(tx, wanted.key).await?;
+            let grant = match self.allow(connection, &wanted, now, given_at) {
+                Ok(grant) => grant,
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            if offline_grants::count(tx, tenant, person, now).await? >= most {
+                return Ok(Err(too_many(most)));
+            }
+            if let Err(died) = self.steps.at(Step::GrantAllowed) {
+                return Ok(Err(Failure::from(died).into()));
+            }
+            offline_grants::add(tx, &grant).await?;
+            let event =
+                event.clone().target("offline-grant", grant.id.as_uuid()).payload(serde_json::json!({
+                    "client": client,
+                    "connection": id.to_string(),
+                    "scopes": grant.scopes.to_vec(),
+                    "expires_at": grant.expires_at.as_micros(),
+                }));
+            self.outbox.emit(tx, &event).await?;
+            Ok(Ok(grant))
+        })?;
+        let grant = added?;
+        // A revocation that came after the caller was let in: a sweep may have looked before the grant was there.
+        if self.is_revoked(&grant) {
+            self.end_revoked(&grant).await?;
+        }
+        Ok(grant)
+    }
+
+    /// The grant that `wanted` asks for, if the connection and the upstream's rules allow it.
+    fn allow(
+        &self,
+        connection: Option<Connection>,
+        wanted: &GrantRequest<'_>,
+        now: Timestamp,
+        given_at: Timestamp,
+    ) -> Result<OfflineGrant> {
+        let connection = connection
+            .filter(|found| found.person == wanted.person)
             .filter(|found| {
                 matches!(found.state, ConnectionState::Active | ConnectionState::NeedsReauthorization)
             })
             .ok_or_else(connection_not_found)?;
         let provider = self.0.providers.get(&connection.upstream)?;
-        let client_asks = Asker::Client(client.to_owned());
+        let client_asks = Asker::Client(wanted.client.to_owned());
         let allowed = policy::allowed(&provider.settings.allow, &client_asks, &connection.scopes)
             .ok_or_else(|| {
                 Error::permission_denied("CLIENT_NOT_ALLOWED", "This service may not use this upstream.")
             })?;
         let asked: Scopes =
-            if scopes.is_empty() { allowed.clone() } else { scopes.iter().cloned().collect() };
+            if wanted.scopes.is_empty() { allowed.clone() } else { wanted.scopes.iter().cloned().collect() };
         if asked.is_empty() || !asked.are_within(&allowed) {
             return Err(Error::invalid_field(
                 "scopes",
@@ -92,52 +153,16 @@ impl Broker {
                 )
             });
         }
-        let now = self.clock.now();
-        let grant = OfflineGrant {
+        Ok(OfflineGrant {
             id: OfflineGrantId::new(&self.clock, &self.entropy),
-            key,
-            person,
-            client: client.to_owned(),
+            key: wanted.key,
+            person: wanted.person,
+            client: wanted.client.to_owned(),
             scopes: asked,
-            // A token made just after a revocation is dated ahead, past it; what it gives must be too.
-            created_at: now.max(Timestamp::from_micros(caller.claims().iat_us)),
-            expires_at: now.plus(life),
+            created_at: given_at,
+            expires_at: now.plus(wanted.life),
             revoked_at: None,
-        };
-        let event = self
-            .outbox
-            .event("token-broker.grants.create")
-            .by(caller)
-            .about(person)
-            .target("offline-grant", grant.id.as_uuid())
-            .payload(serde_json::json!({
-                "client": client,
-                "connection": id.to_string(),
-                "scopes": grant.scopes.to_vec(),
-                "expires_at": grant.expires_at.as_micros(),
-            }));
-        let most = i64::from(self.0.config.max_offline_grants);
-        let added = run_tx!(self.db, "token_broker.grants.create", |tx| {
-            person_locks::lock(tx, tenant, person, now).await?;
-            if offline_grants::count(tx, tenant, person, now).await? >= most {
-                return Ok(false);
-            }
-            offline_grants::add(tx, &grant).await?;
-            self.outbox.emit(tx, &event).await?;
-            Ok(true)
-        })?;
-        if added {
-            // A revocation that came after the caller was let in: a sweep may have looked before the grant was there.
-            if self.is_revoked(&grant) {
-                self.end_revoked(&grant).await?;
-            }
-            Ok(grant)
-        } else {
-            Err(Error::resource_exhausted(
-                "TOO_MANY_GRANTS",
-                format!("You have {most} offline grants, which is all that may stand. Revoke one first."),
-            ))
-        }
+        })
     }
 
     /// The caller's own offline grants in their tenant: those that hold, then those that have ended; each newest first.

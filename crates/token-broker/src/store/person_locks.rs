@@ -5,8 +5,8 @@ use gatehouse_core::ids::{PersonId, TenantId};
 use gatehouse_db::{Result, Tx, params, sql};
 
 sql! {
-    /// Takes the person's row: what counts something of a person's before it adds to it queues for this. First in its
-    /// transaction, before any other row, so that none waits for another in a ring.
+    /// Takes the person's row: what counts or reads something of a person's before it adds to it queues for this, and so does
+    /// what ends it. First in its transaction, before any other row, so that none waits for another in a ring.
     LOCK_PERSON = "INSERT INTO person_locks (tenant_id, person_id, taken_at) VALUES ($1, $2, $3) \
         ON CONFLICT (tenant_id, person_id) DO UPDATE SET taken_at = excluded.taken_at";
     /// Maintenance. Whoever wants a row that goes just then makes it anew.

@@ -66,6 +66,8 @@ pub(crate) struct Intent {
     pub(crate) rotation_id: Uuid,
     pub(crate) token_version: String,
     pub(crate) expected_version: Option<String>,
+    /// SHA-256 of the token that is shown, by which a person can tell later whether it was. Nothing is decided by it, and
+    /// it has no key: a provider's token can't be guessed (RFC 6749, section 10.10; decision 0098).
     pub(crate) token_hash: [u8; 32],
     pub(crate) scopes: Scopes,
     pub(crate) deadline: Timestamp,

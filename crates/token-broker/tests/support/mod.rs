@@ -2,6 +2,8 @@
 
 #![expect(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod stops;
+
 use std::time::Duration;
 
 use base64::Engine as _;

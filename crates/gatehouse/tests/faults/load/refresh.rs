@@ -42,13 +42,16 @@ impl Session {
     }
 
     /// Refreshes until `stop`, and once after it; `None` if the session was taken for stolen.
+    ///
+    /// Beside the tokens, whether it may be taken for stolen yet: a hasty client left a request without an answer behind, which
+    /// may arrive long after the successor was used.
     pub(crate) async fn run(
         mut self,
         api: Api,
         history: History,
         entropy: Entropy,
         stop: watch::Receiver<bool>,
-    ) -> anyhow::Result<Option<Tokens>> {
+    ) -> anyhow::Result<Option<(Tokens, bool)>> {
         loop {
             let last = *stop.borrow();
             if self.patient
@@ -60,7 +63,8 @@ impl Session {
                 return Ok(None);
             }
             if last {
-                return Ok(Some(self.tokens));
+                let was_hasty = !self.patient && self.unknown.is_some();
+                return Ok(Some((self.tokens, was_hasty)));
             }
             pause(&entropy, REST).await;
         }

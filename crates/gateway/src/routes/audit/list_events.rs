@@ -10,6 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::EventView;
 use crate::context::Context;
 use crate::route::{Access, LimitClass, Route, Service, handler};
+use crate::time;
 
 pub(super) fn route() -> Route {
     Route::new::<__path_handle>(
@@ -40,13 +41,15 @@ pub(super) struct ListEventsQuery {
     /// Only done to this.
     #[serde(default)]
     target: String,
-    /// Not before, microseconds since the Unix epoch.
+    /// Not before: a time as RFC 3339 writes it, or microseconds since the Unix epoch. Absent or 0 for no bound.
     #[serde(default)]
-    occurred_from: i64,
-    /// Before, microseconds since the Unix epoch.
+    #[param(example = "2026-11-23T05:00:00Z")]
+    occurred_from: String,
+    /// Before: a time as RFC 3339 writes it, or microseconds since the Unix epoch. Absent or 0 for no bound.
     #[serde(default)]
-    occurred_to: i64,
-    /// Only of this request.
+    #[param(example = "2026-11-23T06:00:00+01:00")]
+    occurred_to: String,
+    /// Only of this request, by its name to the letter.
     #[serde(default)]
     request_id: String,
 }
@@ -70,8 +73,8 @@ async fn handle(context: Context) -> Result<HttpResponse> {
         action: query.action,
         actor: query.actor,
         target: query.target,
-        occurred_from: query.occurred_from,
-        occurred_to: query.occurred_to,
+        occurred_from: time::read("occurred_from", &query.occurred_from)?,
+        occurred_to: time::read("occurred_to", &query.occurred_to)?,
         request_id: query.request_id,
     };
     let answer = context.audit().await?.list_events(request).await.map_err(from_status)?.into_inner();

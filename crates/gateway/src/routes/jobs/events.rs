@@ -4,7 +4,7 @@ use actix_web::http::{ConnectionType, Version, header};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use gatehouse_client::{Authorized, Channel, from_status};
 use gatehouse_core::ids::JobId;
-use gatehouse_core::{Error, Result};
+use gatehouse_core::{Error, ErrorCode, Result};
 use gatehouse_proto::job::v1::job_service_client::JobServiceClient;
 use gatehouse_proto::job::v1::{GetJobRequest, JobState};
 use serde::Deserialize;
@@ -25,6 +25,7 @@ pub(super) fn route() -> Route {
         handler!(handle),
     )
     .streaming()
+    .refusing(&[(ErrorCode::ResourceExhausted, "TOO_MANY_STREAMS")])
 }
 
 /// HTTP/2 forbids the header (RFC 9113, section 8.2.2), and a client that asked for `close` gets that; so does one that

@@ -117,8 +117,12 @@ impl JobView {
     }
 }
 
-/// Queues a job: 202 with its address, or 200 if the idempotency key had made it before.
-async fn submit(context: &Context, kind: String, input_json: String) -> Result<HttpResponse> {
+/// Queues a job: 202 with its address, or 200 if the idempotency key had made it before. `at` is where the input stands in
+/// the body; empty if it is the body.
+async fn submit(context: &Context, kind: String, input_json: String, at: &str) -> Result<HttpResponse> {
+    if kind == optimize::KIND {
+        optimize::check(&input_json, at)?;
+    }
     // A key in any case: a call whose answer is lost with a replica can then be made again at another.
     let idempotency_key = match context.header("idempotency-key", 128)? {
         Some(key) => key.to_owned(),

@@ -19,6 +19,9 @@ pub(super) fn route() -> Route {
     )
 }
 
+/// The kind of job that a search is.
+pub(super) const KIND: &str = "optimize";
+
 /// What is to be minimised.
 #[derive(Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -63,13 +66,30 @@ pub(super) struct Variable {
 async fn handle(mut context: Context) -> Result<HttpResponse> {
     let body: OptimizeBody = context.json().await?;
     let input = serde_json::to_string(&body).map_err(Error::internal)?;
-    // Read as the worker will: what it would refuse is refused here, with the field and what is wrong with it. The
-    // worker clamps the iterations, so any number passes.
-    Problem::parse(input.as_bytes(), u32::MAX).map_err(|error| {
-        let refusal = Error::invalid_argument("INVALID_FIELD", error.message());
+    submit(&context, KIND.to_owned(), input, "").await
+}
+
+/// Reads a search as the worker will: what it would refuse is refused here, with the field and what is wrong with it. The
+/// worker clamps the iterations, so any number passes. `at` is where the search stands in the body.
+///
+/// # Errors
+/// `INVALID_FIELD`.
+pub(super) fn check(input: &str, at: &str) -> Result<()> {
+    let place = |field: &str| match (at, field) {
+        ("", field) => field.to_owned(),
+        (at, "") => at.to_owned(),
+        (at, field) => format!("{at}.{field}"),
+    };
+    Problem::parse(input.as_bytes(), u32::MAX).map(drop).map_err(|error| {
+        let first = error.violations().first().map_or("", |wrong| wrong.field.as_str());
+        let message = match (at, first) {
+            ("", _) => error.message().to_owned(),
+            (at, "") => format!("{at}: {}", error.message()),
+            (at, _) => format!("{at}.{}", error.message()),
+        };
+        let refusal = Error::invalid_argument("INVALID_FIELD", message);
         error.violations().iter().fold(refusal, |refusal, wrong| {
-            refusal.with_violation(wrong.field.as_str(), wrong.description.as_str())
+            refusal.with_violation(place(&wrong.field), wrong.description.as_str())
         })
-    })?;
-    submit(&context, "optimize".to_owned(), input).await
+    })
 }

@@ -19,7 +19,7 @@ pub(super) fn route() -> Route {
     )
 }
 
-/// Queue a failed or cancelled job again, if the queue has room. Its events are kept.
+/// Queue a failed or cancelled job again, if the queue has room. Its events are kept: more follow its last `end`, and another `end`.
 #[utoipa::path(post, path = "/v1/jobs/{job_id}/retry", operation_id = "retryJob", tag = "jobs", params(("job_id" = String, Path, format = Uuid)), responses((status = 202, body = JobView, description = "The job")))]
 async fn handle(mut context: Context) -> Result<HttpResponse> {
     context.no_body().await?;

@@ -27,7 +27,7 @@ pub(super) struct SubmitJobBody {
     /// A kind of job that this installation knows.
     #[schema(example = "optimize")]
     kind: String,
-    /// Any JSON value that the kind takes. The worker gets it as it stands here, to the last digit and space.
+    /// Any JSON value that the kind takes, for `optimize` an `OptimizeBody`. The worker gets it as it stands here, to the last digit and space.
     #[schema(value_type = Value)]
     #[expect(dead_code, reason = "checked here, passed on by `Verbatim`")]
     input: IgnoredAny,
@@ -45,5 +45,5 @@ struct Verbatim {
 #[utoipa::path(post, path = "/v1/jobs", operation_id = "submitJob", tag = "jobs", params(("Idempotency-Key" = Option<String>, Header, description = "At most 128 visible ASCII characters")), request_body = SubmitJobBody, responses((status = 202, body = JobView, description = "Queued", headers(("Location" = String, description = "The job")))))]
 async fn handle(mut context: Context) -> Result<HttpResponse> {
     let (body, Verbatim { input }) = context.json_and_verbatim::<SubmitJobBody, _>().await?;
-    submit(&context, body.kind, Box::<str>::from(input).into()).await
+    submit(&context, body.kind, Box::<str>::from(input).into(), "input").await
 }

@@ -1,7 +1,7 @@
 //! `GET /readyz`: whether the process may be sent requests.
 
 use actix_web::HttpResponse;
-use gatehouse_core::{Error, Result};
+use gatehouse_core::{Error, ErrorCode, Result};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -10,6 +10,7 @@ use crate::route::{Access, LimitClass, Route, handler};
 
 pub(super) fn route() -> Route {
     Route::new::<__path_handle>(Access::Probe, &[], LimitClass::Read, handler!(handle))
+        .refusing(&[(ErrorCode::Unavailable, "DRAINING"), (ErrorCode::Unavailable, "NOT_READY")])
 }
 
 /// That it is ready.

@@ -46,6 +46,7 @@ struct IntrospectForm {
         (status = 200, body = Value, description = "`active`, and the claims if it is"),
         (status = 400, body = OAuthProblem, description = "Refused"),
         (status = 401, body = OAuthProblem, description = "The client is not known"),
+        (status = 403, body = OAuthProblem, description = "The client may not introspect tokens (`unauthorized_client`)"),
         (status = 415, body = OAuthProblem, description = "The body is no form"),
     )
 )]
@@ -59,7 +60,17 @@ async fn handle(mut context: Context) -> Result<HttpResponse> {
         audience: audience::AUTH.to_owned(),
         scope: "auth.tokens.introspect".to_owned(),
     };
-    let own = context.tokens().await?.issue_token(request).await.map_err(from_status)?.into_inner();
+    let own = context.tokens().await?.issue_token(request).await.map_err(from_status).map_err(|error| {
+        match error.reason() {
+            // The scope is of our asking, not the client's.
+            "INVALID_SCOPE" => Error::permission_denied(
+                "PERMISSION_DENIED",
+                "This client may not introspect tokens: that needs the permission auth.tokens.introspect.",
+            ),
+            _ => error,
+        }
+    })?;
+    let own = own.into_inner();
     let answer = context
         .tokens_as(own.access_token)
         .introspect_token(IntrospectTokenRequest { token })

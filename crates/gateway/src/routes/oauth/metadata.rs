@@ -2,7 +2,7 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::header;
-use gatehouse_core::{Error, Result};
+use gatehouse_core::{Error, ErrorCode, Result};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -20,6 +20,7 @@ pub(super) fn route_with_environment() -> Route {
         LimitClass::Read,
         handler!(handle_environment),
     )
+    .refusing(&[(ErrorCode::NotFound, "ENVIRONMENT_NOT_FOUND")])
 }
 
 /// Authorization server metadata.

@@ -3,7 +3,7 @@
 use actix_web::HttpResponse;
 use actix_web::http::header;
 use gatehouse_client::from_status;
-use gatehouse_core::{Error, Result, Timestamp};
+use gatehouse_core::{Error, ErrorCode, Result, Timestamp};
 use gatehouse_proto::auth::v1::{IssueTokenRequest, RefreshRequest};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -21,6 +21,7 @@ pub(super) fn route() -> Route {
         handler!(handle),
     )
     .with_oauth_errors()
+    .refusing(&[(ErrorCode::InvalidArgument, "UNSUPPORTED_GRANT_TYPE")])
 }
 
 /// A token request. Unknown parameters are ignored (RFC 6749, section 3.2).
