@@ -50,7 +50,8 @@ const WITH_A_CALL: List = &[
 /// The gateway's own calls on the way to any other.
 const ON_THE_WAY: &[&str] =
     &["/gatehouse.auth.v1.TokenService/IssueToken", "/gatehouse.auth.v1.TokenService/ExchangeToken"];
-const WITH_PARAMETERS: List = &[(ErrorCode::InvalidArgument, "INVALID_FIELD")];
+/// Where parameters are read, if only to see that there are none.
+const WITH_A_QUERY: List = &[(ErrorCode::InvalidArgument, "INVALID_FIELD")];
 /// Where a body is read, if only to see that there is none.
 const READING_A_BODY: List = &[
     (ErrorCode::InvalidArgument, "PAYLOAD_TOO_LARGE"),
@@ -80,8 +81,8 @@ pub(crate) fn of(route: &Route) -> Vec<Refusal> {
         Access::OAuthClient => add(WITH_A_CLIENT),
         Access::Public | Access::Probe => {}
     }
-    if route.operation.parameters.is_some() {
-        add(WITH_PARAMETERS);
+    if route.access != Access::Probe {
+        add(WITH_A_QUERY);
     }
     match &route.operation.request_body {
         Some(body) => {
