@@ -95,13 +95,16 @@ pub(crate) struct Outcome {
     pub(crate) checkpoints: usize,
 }
 
+/// What [`Session::run`] gives in the end.
+type RunningSession = JoinHandle<anyhow::Result<Option<(Tokens, bool)>>>;
+
 /// The clients at work.
 pub(crate) struct Load {
     pub(crate) stop: watch::Sender<bool>,
     /// Of those who ask for more than they may: they go on in calm weather.
     pub(crate) stop_asking: watch::Sender<bool>,
     pub(crate) history: History,
-    pub(crate) sessions: Vec<(String, JoinHandle<anyhow::Result<Option<(Tokens, bool)>>>)>,
+    pub(crate) sessions: Vec<(String, RunningSession)>,
     pub(crate) thefts: Vec<JoinHandle<anyhow::Result<Option<Theft>>>>,
     pub(crate) jobs: Vec<JoinHandle<anyhow::Result<jobs::Done>>>,
     pub(crate) probers: Vec<JoinHandle<anyhow::Result<Vec<check::Asked>>>>,
