@@ -7,9 +7,8 @@ const MAX_DETAIL_CHARS: usize = 200;
 pub(crate) fn public_detail(message: &str) -> String {
     let message = message.split(" at line ").next().unwrap_or(message);
     let told = match (message.strip_prefix("invalid type: "), message.strip_prefix("invalid value: ")) {
-        (Some(rest), _) => mismatch(rest, kind(found(rest))),
         (None, Some(rest)) if found(rest) == "integer" => mismatch(rest, "one that is out of these bounds"),
-        (None, Some(rest)) => mismatch(rest, kind(found(rest))),
+        (Some(rest), _) | (None, Some(rest)) => mismatch(rest, kind(found(rest))),
         _ => plain(message).to_owned(),
     };
     told.chars().filter(|c| !c.is_control()).take(MAX_DETAIL_CHARS).collect()
