@@ -9,7 +9,7 @@ use gatehouse_core::ErrorCode;
 use gatehouse_proto::access::{PACKAGES, Refusal, access_table};
 
 /// What is found out when a service starts or sweeps, so that no caller is told.
-const OF_NO_CALL: [&str; 2] = ["AUDIT_LOG_DAMAGED", "CHECKPOINT_KEY_REPLACED"];
+const OF_NO_CALL: [&str; 3] = ["AUDIT_LOG_BEHIND", "AUDIT_LOG_DAMAGED", "CHECKPOINT_KEY_REPLACED"];
 
 /// `Error::not_found("JOB_NOT_FOUND", …)` and the like; what `Error::internal` takes is a cause.
 fn reasons_in(source: &str) -> Vec<Refusal> {

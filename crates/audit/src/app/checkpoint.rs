@@ -142,8 +142,9 @@ impl App {
         self.blocking(move |app| app.states.lookup(&origin)).await
     }
 
+    /// What is wrong with the file is no caller's business.
     async fn record(&self, state: Checkpoint) -> Result<()> {
-        self.blocking(move |app| app.states.record(&state)).await
+        self.blocking(move |app| app.states.record(&state)).await.map_err(Error::internal)
     }
 
     /// Refuses a log that has fewer entries than were signed: its database was restored from a backup, and what it would

@@ -101,7 +101,13 @@ both_engines! {
 
     async fn a_database_does_not_start_with_another_key_file(db: TestDb) {
         let mut cluster = Cluster::start(&db, 1).await;
-        cluster.config.key_file = cluster.folder.path().join("other.json");
+        let other = cluster.folder.path().join("other.json");
+        cluster.config.key_file.clone_from(&other);
+        // None is made beside what another sealed.
+        let error = cluster.add_replica(&db).await.err().unwrap();
+        assert_eq!((error.reason(), other.exists()), ("KEY_FILE_MISSING", false));
+        let dev = gatehouse_core::Environment::Dev;
+        gatehouse_auth::key_file::create(&other, dev, &cluster.clock, &Entropy::system()).unwrap();
         let error = cluster.add_replica(&db).await.err().unwrap();
         assert_eq!(error.reason(), "KEY_FILE_MISMATCH");
     }
