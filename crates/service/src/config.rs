@@ -137,10 +137,14 @@ where
         .collect();
     let mut problems = Vec::new();
     let variables = as_text(variables, |name| known.contains_key(name), &mut problems);
+    let mut set_by = Vec::new();
     for (name, text) in &variables {
         match known.get(name) {
             Some(field) => match parse(&field.kind, text) {
-                Ok(value) => set(&mut table, &field.path, value),
+                Ok(value) => {
+                    set(&mut table, &field.path, value);
+                    set_by.push((format!("`{}`", field.path), name));
+                }
                 Err(problem) => problems.push(format!("the environment variable {name}: {problem}")),
             },
             None if !name.starts_with(PREFIX)
@@ -159,7 +163,13 @@ where
     if !problems.is_empty() {
         return Err(ConfigError(problems));
     }
-    T::deserialize(table).map_err(|error| ConfigError(vec![error.to_string().trim().replace('\n', " ")]))
+    T::deserialize(table).map_err(|error| {
+        let problem = error.to_string().trim().replace('\n', " ");
+        // It names the key; whoever set it by a variable looks for that.
+        let variable = set_by.iter().find(|(key, _)| problem.ends_with(key.as_str()));
+        let from = variable.map(|(_, name)| format!("the environment variable {name}: ")).unwrap_or_default();
+        ConfigError(vec![from + &problem])
+    })
 }
 
 /// The variables that are text. Of the others, those that would set something are problems.
@@ -375,6 +385,14 @@ mod tests {
         assert_eq!(with("[first]\nhow_many = 3\n", &[]).how_many, 3);
         assert_eq!(with("", &[("HOW_MANY", "3")]).how_many, 3);
         assert_eq!(with("[first]\nnames = []\n", &[]), First { how_many: 9, ..First::default() });
+    }
+
+    #[test]
+    fn a_value_that_its_key_can_not_hold_is_told_by_the_variable() {
+        let error = load_env(&[("HOW_MANY", "-1")]).unwrap_err().to_string();
+        assert!(error.contains("the environment variable HOW_MANY: ") && error.contains("-1"), "{error}");
+        let error = load_file("[first]\nhow_many = -1\n", &[]).unwrap_err().to_string();
+        assert!(error.contains("first.how_many") && !error.contains("variable"), "{error}");
     }
 
     #[test]
