@@ -16,8 +16,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::free_port;
-
 /// Long enough for a server on a busy machine to accept; a dead one on loopback refuses at once.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -106,7 +104,7 @@ impl Proxy {
     /// # Errors
     /// No port could be had.
     pub async fn start(target: impl Into<String>) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, free_port()?)).await?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             target: Mutex::new(target.into()),
