@@ -9,7 +9,7 @@ mod ids;
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 
 use crate::domain::digest::Digest;
 use crate::domain::seal::SubjectKey;
+use crate::files::write_once;
 
 pub(crate) use ids::KeyIds;
 
@@ -204,16 +205,7 @@ impl SubjectKeys {
         let key = SubjectKey::generate(&self.entropy);
         let secret = Zeroizing::new(hex::encode(key.secret().expose()));
         let text = Zeroizing::new(format!("{HEADER}\n{}\n{}\n", key.id(), *secret));
-        let draft = paths.folder.join(format!(".draft-{}", hex::encode(self.entropy.bytes::<12>())));
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        let linked = fs::hard_link(&draft, &paths.key);
-        fs::remove_file(&draft)?;
-        match linked {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
-            _ => File::open(&paths.folder)?.sync_all(),
-        }
+        write_once(&paths.key, &text, &self.entropy)
     }
 
     fn paths(&self, owner: Owner) -> Paths {

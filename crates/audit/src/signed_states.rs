@@ -4,8 +4,8 @@
 //! So size and root are written down here before a signature leaves the service, and what the log is now has to extend
 //! them. Replicas may share the folder or have one each: a file that is behind only knows less.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Write as _};
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use gatehouse_core::{Entropy, Error, Result};
 
 use crate::domain::checkpoint::Checkpoint;
 use crate::domain::digest::Digest;
+use crate::files::replace;
 
 /// The folder within that of the subject keys.
 const FOLDER: &str = "signed";
@@ -106,21 +107,7 @@ impl SignedStates {
         if self.lookup(&state.origin)?.state().is_some_and(|known| known.size >= state.size) {
             return Ok(());
         }
-        self.write(state).map_err(failed)
-    }
-
-    fn write(&self, state: &Checkpoint) -> io::Result<()> {
-        let draft = self.folder.join(format!(".draft-{}", hex::encode(self.entropy.bytes::<12>())));
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-        let written = file
-            .write_all(state.to_string().as_bytes())
-            .and_then(|()| file.sync_all())
-            .and_then(|()| fs::rename(&draft, self.path(&state.origin)));
-        if written.is_err() {
-            let _ = fs::remove_file(&draft);
-        }
-        written?;
-        File::open(&*self.folder)?.sync_all()
+        replace(&self.path(&state.origin), &state.to_string(), &self.entropy).map_err(failed)
     }
 }
 
