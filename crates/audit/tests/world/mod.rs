@@ -13,7 +13,7 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use gatehouse_audit::keys::SubjectKeys;
 use gatehouse_audit::verify_log::{Trust, verify_database};
 use gatehouse_audit::{Config, Deps, build};
-use gatehouse_client::{Authorized, ChannelConfig, channel};
+use gatehouse_client::{Authorized, Channel, ChannelConfig, channel};
 use gatehouse_core::ids::{EventId, PersonId, TenantId};
 use gatehouse_core::{Clock, Entropy, Environment, Result, Secret};
 use gatehouse_db::Db;
@@ -166,7 +166,7 @@ impl World {
 
     pub fn emitter_channel(&self, address: SocketAddr, name: &str) -> Authorized {
         let token = self.token(&format!("client:{name}"), None, &["audit.events.append"]);
-        Authorized::with_token(channel(&ChannelConfig::to(format!("http://{address}"))).unwrap(), token)
+        Authorized::with_token(channel_to(address), token)
     }
 
     /// A person who may read the events of `tenant`.
@@ -195,8 +195,7 @@ impl World {
         permissions: &[&str],
     ) -> AuditClient {
         let token = self.token(sub, tenant, permissions);
-        let channel = channel(&ChannelConfig::to(format!("http://{}", replica.address))).unwrap();
-        AuditServiceClient::new(Authorized::with_token(channel, token))
+        AuditServiceClient::new(Authorized::with_token(channel_to(replica.address), token))
     }
 
     pub fn event(&self, action: &str) -> NewEvent {
@@ -245,4 +244,14 @@ impl Replica {
 
 pub async fn append(client: &mut AuditClient, events: Vec<NewEvent>) -> Vec<AppendedEvent> {
     client.append_events(AppendEventsRequest { events }).await.unwrap().into_inner().events
+}
+
+fn channel_to(address: SocketAddr) -> Channel {
+    let config = ChannelConfig {
+        // A machine that stands still for a moment must not look like a server that died.
+        keep_alive_timeout_ms: 60_000,
+        request_timeout_ms: 60_000,
+        ..ChannelConfig::to(format!("http://{address}"))
+    };
+    channel(&config).unwrap()
 }

@@ -113,8 +113,12 @@ impl Cluster {
             },
         };
         let server = build(self.config.clone(), deps, listener).await?;
-        let config =
-            ChannelConfig { request_timeout_ms: 60_000, ..ChannelConfig::to(format!("http://{address}")) };
+        let config = ChannelConfig {
+            // A machine that stands still for a moment must not look like a server that died.
+            keep_alive_timeout_ms: 60_000,
+            request_timeout_ms: 60_000,
+            ..ChannelConfig::to(format!("http://{address}"))
+        };
         Ok(Replica { server, channel: channel(&config)?, lifecycle })
     }
 

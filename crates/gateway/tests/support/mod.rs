@@ -327,10 +327,13 @@ impl World {
         for _ in 0..4 {
             addresses.push(serve(&services, &behind, streams).await);
         }
-        let to = |index: usize| {
-            channel(&ChannelConfig::to(format!("http://{}", addresses[index]))).expect("a channel")
+        let config = |index: usize| ChannelConfig {
+            // A machine that stands still for a moment must not look like a service that died.
+            keep_alive_timeout_ms: 60_000,
+            ..ChannelConfig::to(format!("http://{}", addresses[index]))
         };
-        let streams_to_job = stream_channel(&ChannelConfig::to(format!("http://{}", addresses[2])), 4096);
+        let to = |index: usize| channel(&config(index)).expect("a channel");
+        let streams_to_job = stream_channel(&config(2), 4096);
         let job_streams = StreamChannels::new(vec![streams_to_job.expect("a channel")], 4096);
         let (clock, entropy) = (Clock::system(), Entropy::system());
         let keys = KeySet::default();

@@ -100,8 +100,13 @@ impl Service {
     }
 
     fn authorized(&self, token: String) -> Authorized {
-        let channel = channel(&ChannelConfig::to(format!("http://{}", self.address))).unwrap();
-        Authorized::with_token(channel, Secret::new(token))
+        let config = ChannelConfig {
+            // A machine that stands still for a moment must not look like a server that died.
+            keep_alive_timeout_ms: 60_000,
+            request_timeout_ms: 60_000,
+            ..ChannelConfig::to(format!("http://{}", self.address))
+        };
+        Authorized::with_token(channel(&config).unwrap(), Secret::new(token))
     }
 
     fn token(&self, subject: &str, tenant: Option<TenantId>, permissions: &[&str]) -> String {

@@ -187,9 +187,13 @@ impl World {
         let broker = gatehouse_token_broker::build(self.config.clone(), deps, server, &Readiness::new())
             .await
             .unwrap();
-        let channel =
-            channel(&ChannelConfig { request_timeout_ms: 60_000, ..ChannelConfig::to(address) }).unwrap();
-        Replica { broker, lifecycle, channel }
+        let config = ChannelConfig {
+            // A machine that stands still for a moment must not look like a server that died.
+            keep_alive_timeout_ms: 60_000,
+            request_timeout_ms: 60_000,
+            ..ChannelConfig::to(address)
+        };
+        Replica { broker, lifecycle, channel: channel(&config).unwrap() }
     }
 
     /// A token that auth would have signed for the broker.
