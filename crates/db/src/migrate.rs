@@ -1,5 +1,6 @@
 //! Bringing a database's tables to where this program wants them.
 
+use serde::Serialize;
 use sqlx::migrate::{Migrate as _, MigrateError, Migration, MigrationType, Migrator};
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection, SqlSafeStr as _};
 
@@ -69,7 +70,8 @@ macro_rules! migrations {
 }
 
 /// Where one migration stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum MigrationState {
     /// Done.
     Applied,
@@ -82,7 +84,7 @@ pub enum MigrationState {
 }
 
 /// One line of [`Db::migration_status`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MigrationStatus {
     /// Its number.
     pub version: i64,

@@ -53,6 +53,18 @@ struct CheckArgs {
     /// Only what this service needs as a process of its own
     #[arg(long, value_name = "NAME", value_parser = Service::ALL.map(Service::name))]
     service: Option<String>,
+    /// Say it as one line of JSON: `sound` and `problems`
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct ShowArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Print JSON instead of TOML
+    #[arg(long)]
+    json: bool,
 }
 
 /// `GATEHOUSE_ENV`; there is no default.
@@ -125,11 +137,15 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
     /// Says what is wrong with the configuration; exit status 1 if anything is
-    #[command(after_help = "Example:\n  GATEHOUSE_ENV=prod gatehouse config check --config prod.toml")]
+    #[command(
+        after_help = "Examples:\n  GATEHOUSE_ENV=prod gatehouse config check --config prod.toml\n  GATEHOUSE_ENV=prod gatehouse config check --config prod.toml --service job --json"
+    )]
     Check(CheckArgs),
     /// Prints the configuration in force as TOML, secrets left out
-    #[command(after_help = "Example:\n  MAX_ITERATIONS=500 gatehouse config show --config prod.toml")]
-    Show(ConfigArgs),
+    #[command(
+        after_help = "Examples:\n  MAX_ITERATIONS=500 gatehouse config show --config prod.toml\n  gatehouse config show --json"
+    )]
+    Show(ShowArgs),
     /// Prints every setting with its meaning as a Markdown table
     Docs,
 }
@@ -148,7 +164,13 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::VerifyAuditChain(args) => process::block_on(verify::run(args)),
         Command::Config(ConfigCommand::Check(args)) => check(&args),
         Command::Config(ConfigCommand::Show(args)) => {
-            say!("{}", toml::to_string_pretty(&args.load()?)?.trim_end())?;
+            let config = args.config.load()?;
+            let text = if args.json {
+                serde_json::to_string_pretty(&config)?
+            } else {
+                toml::to_string_pretty(&config)?
+            };
+            say!("{}", text.trim_end())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Config(ConfigCommand::Docs) => {
@@ -176,12 +198,15 @@ fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         }
         (Err(error), _) => vec![error.to_string()],
     };
-    if problems.is_empty() {
+    let sound = problems.is_empty();
+    if args.json {
+        say!("{}", serde_json::json!({ "sound": sound, "problems": problems }))?;
+    } else if sound {
         say!("The configuration is sound.")?;
-        return Ok(ExitCode::SUCCESS);
+    } else {
+        for problem in problems {
+            complain!("{problem}");
+        }
     }
-    for problem in problems {
-        complain!("{problem}");
-    }
-    Ok(ExitCode::FAILURE)
+    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -63,7 +63,7 @@ fn configuration() -> String {
     format!(
         "# Configuration\n\n{GENERATED}\nA TOML file (`--config FILE` or `GATEHOUSE_CONFIG`), then the environment over it. Keys that do not exist are \
          refused, and every section is checked before anything starts. `gatehouse config check` says what is wrong, \
-         `gatehouse config show` what is in force. `GATEHOUSE_ENV` (`dev`, `staging` or `prod`) has no default but in \
+         `gatehouse config show` what is in force; both take `--json`. `GATEHOUSE_ENV` (`dev`, `staging` or `prod`) has no default but in \
          `gatehouse up`, which is `dev`.\n\nDefaults are those of a process by itself. {}\n\n{}\n## Other variables\n\n\
          A variable that begins with `GATEHOUSE_` and is neither in the table above nor in the one below keeps every \
          process from starting, with the name that it is closest to: a setting that is misspelt never goes unheard. \

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use gatehouse_db::{Db, MigrationState, Migrations};
+use gatehouse_db::{Db, MigrationState, MigrationStatus, Migrations};
+use serde::Serialize;
 
 use crate::cli::{ConfigArgs, environment};
 use crate::output::say;
@@ -18,6 +19,17 @@ pub(crate) struct MigrateArgs {
     /// Change nothing; exit status 1 if anything is to be done
     #[arg(long)]
     status: bool,
+    /// Print one line of JSON for each migration
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints of a migration.
+#[derive(Serialize)]
+struct Line<'a> {
+    service: &'a str,
+    #[serde(flatten)]
+    migration: MigrationStatus,
 }
 
 /// Migrates, or says what would be.
@@ -45,11 +57,12 @@ pub(crate) async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
         }
         for migration in db.migration_status(&migrations).await? {
             behind |= matches!(migration.state, MigrationState::Pending | MigrationState::Changed);
-            say!(
-                "{service:<14} {:<40} {:?}",
-                migration.name.unwrap_or("of a newer version"),
-                migration.state
-            )?;
+            if args.json {
+                say!("{}", serde_json::to_string(&Line { service, migration })?)?;
+            } else {
+                let name = migration.name.unwrap_or("of a newer version");
+                say!("{service:<14} {name:<40} {:?}", migration.state)?;
+            }
         }
         db.close().await;
     }

@@ -11,9 +11,14 @@ use gatehouse_testkit::eventually;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{Ended, Gatehouse, PATIENCE, answer, ended, folder, good_search, program, run};
+
+/// What a command told as JSON.
+fn told(ended: &Ended) -> Value {
+    serde_json::from_str(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {ended:?}"))
+}
 
 /// `gatehouse up` on the data in `place`, expected to end by itself.
 async fn up(place: &Path) -> Ended {
@@ -414,10 +419,21 @@ async fn the_configuration_is_checked_shown_and_documented() {
     fs::write(&file, &shown.stdout).unwrap();
     let again = ended(program().args(["config", "show", "--config"]).arg(&file)).await;
     assert_eq!((again.code, again.stdout), (Some(0), shown.stdout));
+    let shown = run(&["config", "show", "--json"]).await;
+    assert_eq!((shown.code, &told(&shown)["gateway"]["max_request_bytes"]), (Some(0), &json!(65_536)));
 
     let wrong = ended(program().args(["config", "check"]).env("GATEHOUSE_ENV", "prod")).await;
     assert_eq!(wrong.code, Some(1), "{wrong:?}");
     assert!(wrong.stderr.contains("databases.auth.url"), "{wrong:?}");
+    let problems: Vec<_> = wrong.stderr.lines().collect();
+    for (environment, code, expected) in [
+        ("prod", 1, json!({"sound": false, "problems": problems})),
+        ("dev", 0, json!({"sound": true, "problems": []})),
+    ] {
+        let found =
+            ended(program().args(["config", "check", "--json"]).env("GATEHOUSE_ENV", environment)).await;
+        assert_eq!((found.code, told(&found)), (Some(code), expected), "{found:?}");
+    }
     // One service's part of it; and in dev nothing that `up` makes is missed.
     let one =
         ended(program().args(["config", "check", "--service", "job"]).env("GATEHOUSE_ENV", "prod")).await;
@@ -482,6 +498,13 @@ async fn migrations_are_told_and_done() {
     }
     let found = ended(command(true).args(["--service", "job"])).await;
     assert!(found.stdout.lines().all(|line| line.starts_with("job ")), "{found:?}");
+    let found = ended(command(true).args(["--service", "audit", "--json"])).await;
+    let first: Value = serde_json::from_str(found.stdout.lines().next().unwrap()).unwrap();
+    assert_eq!(
+        (&first["service"], &first["version"], &first["state"], first["name"].is_string()),
+        (&json!("audit"), &json!(1), &json!("applied"), true),
+        "{found:?}"
+    );
     let found = ended(command(true).args(["--service", "jobs"])).await;
     assert_eq!(found.code, Some(2), "{found:?}");
 }
