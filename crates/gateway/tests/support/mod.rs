@@ -309,8 +309,13 @@ impl World {
             rules.ip.capacity = 1_000_000;
             rules.person.capacity = 1_000_000;
         };
-        // A client that asks faster than it reads may have more of them open than it is allowed by default.
-        let change = |config: &mut Config| config.max_requests_per_connection = 4096;
+        let change = |config: &mut Config| {
+            // A client that asks faster than it reads may have more of them open than it is allowed by default, and is not
+            // cut off for it while a busy machine is slow to ask.
+            config.max_requests_per_connection = 4096;
+            config.sse.backpressure_fail_timeout_s = 300;
+            config.keep_alive_s = 3600;
+        };
         Self::start_listening(change, limit, Some(identity), None).await
     }
 
