@@ -37,9 +37,14 @@ fn put(
         .open(&draft)
         .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
         .and_then(|()| place(&draft));
-    // After a rename there is none.
-    let _ = fs::remove_file(&draft);
+    let removed = fs::remove_file(&draft);
     written?;
+    match removed {
+        // What stays there may be a key, which an erasure would not find.
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        // A rename leaves none.
+        _ => {}
+    }
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder)?.sync_all()
 }
