@@ -105,22 +105,22 @@ impl Config {
             );
         }
         let mut seen = vec!["default"];
-        for log in &self.logs {
+        for (place, log) in self.logs.iter().enumerate() {
             if LogId::new(log.name.as_str()).is_err() {
-                problems.push(format!("logs: {:?} is no name of 1 to 32 of a-z, 0-9 and -", log.name));
+                problems.push(format!("logs[{place}].name: must be 1 to 32 of a-z, 0-9 and -"));
             }
             if seen.contains(&log.name.as_str()) {
-                problems.push(format!("logs: {:?} is there twice", log.name));
+                problems.push(format!("logs[{place}].name: is there twice, or is default, which always is"));
             }
             seen.push(&log.name);
         }
         if self.accepted_verifier_keys.len() > MAX_ACCEPTED_KEYS {
             problems.push(format!("accepted_verifier_keys: must be at most {MAX_ACCEPTED_KEYS}"));
         }
-        for key in &self.accepted_verifier_keys {
+        for (place, key) in self.accepted_verifier_keys.iter().enumerate() {
             if !key.parse::<VerifierKey>().is_ok_and(|key| key.name().contains('/')) {
                 problems.push(format!(
-                    "accepted_verifier_keys: {key:?} is no verifier key (name+hash+base64) of a log, as ListLogs gives it"
+                    "accepted_verifier_keys[{place}]: is no verifier key (name+hash+base64) of a log, as ListLogs gives it"
                 ));
             }
         }
@@ -130,9 +130,10 @@ impl Config {
         if self.given_up_states.len() > MAX_GIVEN_UP {
             problems.push(format!("given_up_states: must be at most {MAX_GIVEN_UP}"));
         }
-        for state in self.given_up_states.iter().filter(|state| signed_states::parse(state).is_none()) {
+        let states = self.given_up_states.iter().enumerate();
+        for (place, _) in states.filter(|(_, state)| signed_states::parse(state).is_none()) {
             problems.push(format!(
-                "given_up_states: {state:?} is no state (origin, size and root, a space between), as the refusal to start \
+                "given_up_states[{place}]: is no state (origin, size and root, a space between), as the refusal to start \
                  says it"
             ));
         }

@@ -26,6 +26,7 @@ mod sequencer;
 mod server;
 mod signed_states;
 mod signing;
+mod standing;
 mod store;
 pub mod verify_log;
 

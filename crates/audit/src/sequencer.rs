@@ -25,6 +25,7 @@ use crate::domain::merkle::leaf_hash;
 use crate::domain::names::LogId;
 use crate::domain::tiles::Tiles;
 use crate::keys::{Owner, SubjectKeys};
+use crate::standing::Standing;
 use crate::store::events::NewEntry;
 use crate::store::plain::PlainRow;
 use crate::store::{events, heads, plain, tiles};
@@ -88,6 +89,7 @@ struct Inner {
     keys: SubjectKeys,
     clock: Clock,
     lifecycle: Lifecycle,
+    standing: Standing,
     max_group: usize,
     queue: StdMutex<VecDeque<Job>>,
     room: Arc<Semaphore>,
@@ -116,7 +118,7 @@ struct Edge {
 
 impl Sequencer {
     pub(crate) fn new(
-        log: LogId,
+        standing: Standing,
         db: Db,
         keys: SubjectKeys,
         clock: Clock,
@@ -125,13 +127,14 @@ impl Sequencer {
         max_queue: usize,
     ) -> Self {
         let meter = opentelemetry::global::meter("gatehouse");
-        let labels = [KeyValue::new("log", log.to_string())];
+        let labels = [KeyValue::new("log", standing.log().to_string())];
         Self(Arc::new(Inner {
-            log,
+            log: standing.log().clone(),
             db,
             keys,
             clock,
             lifecycle,
+            standing,
             max_group,
             queue: StdMutex::default(),
             room: Arc::new(Semaphore::new(max_queue)),
@@ -152,8 +155,8 @@ impl Sequencer {
     /// durable. An event that is there already keeps its place. Goes on though the caller went away.
     ///
     /// # Errors
-    /// `AUDIT_BUSY` if too much waits already; `AUDIT_NOT_STORED` if the database did not take them. In either case
-    /// sending them again is right.
+    /// `AUDIT_BUSY` if too much waits already; `AUDIT_NOT_STORED` if the database did not take them, or has less than was
+    /// signed of the log. In either case sending them again is right.
     pub(crate) async fn append(&self, drafts: Vec<Draft>) -> Result<Vec<Place>> {
         let room = u32::try_from(drafts.len())
             .ok()
@@ -258,6 +261,7 @@ impl Sequencer {
         }
         let log = &self.0.log;
         let locked = heads::lock(tx, log).await?;
+        self.0.standing.check(locked.size)?;
         let erased = self.erased_among(drafts).await?;
         let remembered = edge.filter(|edge| (edge.size, edge.chain) == (locked.size, locked.chain));
         let mut tree = match remembered {

@@ -64,6 +64,7 @@ pub async fn build(config: &Config, grpc: GrpcConfig, deps: Deps, listener: TcpL
         entropy,
         environment,
         lifecycle: lifecycle.clone(),
+        readiness: readiness.clone(),
     };
     let app = App::new(config, parts).await?;
     repeat(&lifecycle, config.checkpoint_interval_ms, app.clone(), |app| async move { sign_all(&app).await });

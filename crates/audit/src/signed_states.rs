@@ -4,11 +4,12 @@
 //! So size and root are written down here before a signature leaves the service, and what the log is now has to extend
 //! them. Replicas may share the folder or have one each: a file that is behind only knows less.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use gatehouse_core::{Entropy, Error, Result};
 
@@ -18,6 +19,10 @@ use crate::files::replace;
 
 /// The folder within that of the subject keys.
 const FOLDER: &str = "signed";
+/// How long a writer waits for another that has the lock, 1 s in all. It is held for a read, a write and two syncs, so
+/// whoever holds it longer stands still, or is gone and its file server does not know.
+const LOCK_TRIES: u32 = 50;
+const LOCK_WAIT: Duration = Duration::from_millis(20);
 
 /// The states, a file for each origin. Cheap to clone. Its functions do file I/O: call them where blocking is allowed.
 #[derive(Clone, Debug)]
@@ -90,6 +95,9 @@ impl SignedStates {
     }
 
     /// Writes down what is about to be signed, unless more is known already. On disk when it returns.
+    ///
+    /// A replica that stands still with the lock keeps nobody from signing: after about a second this goes on without it.
+    /// Either then may put its state over a newer one, so whoever signed looks afterwards whether it still stands.
     pub(crate) fn record(&self, state: &Checkpoint) -> Result<()> {
         let failed = |error: io::Error| {
             Error::internal(format!("nothing is signed: {}: {error}", self.path(&state.origin).display()))
@@ -103,12 +111,29 @@ impl SignedStates {
             .mode(0o600)
             .open(self.folder.join(".lock"))
             .map_err(failed)?;
-        lock.lock().map_err(failed)?;
+        if !has_locked(&lock).map_err(failed)? {
+            tracing::warn!(
+                folder = %self.folder.display(),
+                "another replica holds the lock of what was signed and does not go on; written without it"
+            );
+        }
         if self.lookup(&state.origin)?.state().is_some_and(|known| known.size >= state.size) {
             return Ok(());
         }
         replace(&self.path(&state.origin), &state.to_string(), &self.entropy).map_err(failed)
     }
+}
+
+/// Whether `file` could be locked in time. No longer than its handle.
+fn has_locked(file: &File) -> io::Result<bool> {
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_WAIT),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Ok(false)
 }
 
 fn unreadable(path: &Path, why: &str) -> Error {

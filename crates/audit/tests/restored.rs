@@ -4,16 +4,18 @@
 
 mod world;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use gatehouse_audit::MIGRATIONS;
 use gatehouse_audit::domain::checkpoint::Checkpoint;
 use gatehouse_audit::domain::verify::{Fault, Verdict};
 use gatehouse_audit::verify_log::Trust;
-use gatehouse_core::Error;
+use gatehouse_audit::{LogConfig, MIGRATIONS};
+use gatehouse_client::from_status;
+use gatehouse_core::{Error, ErrorCode};
 use gatehouse_db::{params, read_tx, run_tx, sql};
-use gatehouse_proto::audit::v1::GetCheckpointRequest;
-use gatehouse_testkit::{TestDb, both_engines};
+use gatehouse_proto::audit::v1::{AppendEventsRequest, GetCheckpointRequest, NewEvent};
+use gatehouse_testkit::{TestDb, both_engines, eventually};
 use world::{Replica, World, append};
 
 sql! {
@@ -32,6 +34,10 @@ sql! {
     RESTORE_ROWS = "INSERT INTO audit_logs SELECT * FROM kept_logs";
     RESTORE_TILES = "INSERT INTO audit_tiles SELECT * FROM kept_tiles";
     RESTORE_CHECKPOINTS = "INSERT INTO audit_checkpoints SELECT * FROM kept_checkpoints";
+    CUT = "UPDATE audit_heads SET size = 3";
+    UNCUT = "UPDATE audit_heads SET size = 5";
+    SIZE = "SELECT size FROM audit_heads WHERE log = 'default'";
+    SIGN_AT_SIX = "INSERT INTO audit_checkpoints (log, size, signed_at, note) VALUES ('default', 6, 0, '')";
     GIVEN_UP = "SELECT COUNT(*) AS events FROM audit_logs WHERE action = 'audit.states.give_up'";
 }
 
@@ -83,11 +89,32 @@ async fn given_up(world: &World) -> i64 {
         .unwrap()
 }
 
+async fn run(world: &World, sql: gatehouse_db::Sql) {
+    run_tx!(&*world.db, "test.run", |tx| { tx.execute(&sql, params![]).await.map(drop) }).unwrap();
+}
+
+async fn size(world: &World) -> i64 {
+    read_tx!(&*world.db, "test.size", |tx| { tx.fetch_one(&SIZE, params![]).await?.get("size") }).unwrap()
+}
+
+/// Why no event is taken.
+async fn append_refused(world: &World, replica: &Replica) -> Error {
+    let events = vec![world.event("test.things.do")];
+    from_status(
+        world.emitter(replica, "job").append_events(AppendEventsRequest { events }).await.unwrap_err(),
+    )
+}
+
 /// The file that says what was signed last.
 fn state_file(world: &World) -> PathBuf {
     let folder = std::fs::read_dir(world.config.subject_keys_dir.join("signed")).unwrap();
     let mut files = folder.map(|file| file.unwrap().path());
     files.find(|path| path.extension().is_some_and(|extension| extension == "checkpoint")).unwrap()
+}
+
+/// The size in it.
+fn state_in(file: &Path) -> u64 {
+    Checkpoint::read_unsigned(&std::fs::read_to_string(file).unwrap()).unwrap().size
 }
 
 /// A log of 5 entries, signed at 3 and at 5, with a backup of 3 and what somebody kept at 5. The service has stopped.
@@ -212,5 +239,112 @@ both_engines! {
         std::fs::write(state_file(&world), "garbage").unwrap();
         replica.stop().await;
         assert_eq!(refusal(&world).await.reason(), "SIGNED_STATE_UNREADABLE");
+    }
+
+    /// The database goes back under a service that runs: a standby takes over that lagged.
+    async fn a_log_that_falls_behind_takes_no_events_until_it_is_whole_again(db: TestDb) {
+        let world = World::new(db);
+        let replica = world.replica().await;
+        log(&world, &replica, 3).await;
+        back_up(&world).await;
+        log(&world, &replica, 2).await;
+        world.keep_checkpoint(&replica).await;
+        assert!(replica.readiness.unmet().is_empty());
+
+        // Who appends finds it, though nothing is signed meanwhile.
+        run(&world, CUT).await;
+        let error = append_refused(&world, &replica).await;
+        assert_eq!((error.code(), error.reason()), (ErrorCode::Unavailable, "AUDIT_NOT_STORED"));
+        let unmet = replica.readiness.unmet();
+        assert_eq!(unmet["audit.logs.default"], "it has 3 entries, and 5 were signed");
+        assert_eq!(size(&world).await, 3);
+        run(&world, UNCUT).await;
+        world.keep_checkpoint(&replica).await;
+        assert!(replica.readiness.unmet().is_empty());
+        log(&world, &replica, 1).await;
+
+        // Who signs finds it, though nothing is appended meanwhile, and though the file went back too.
+        world.keep_checkpoint(&replica).await;
+        restore(&world).await;
+        std::fs::remove_file(state_file(&world)).unwrap();
+        let fresh = GetCheckpointRequest { log: String::new(), fresh: true };
+        assert!(world.operator(&replica).get_checkpoint(fresh).await.is_err());
+        assert_eq!(replica.readiness.unmet()["audit.logs.default"], "it has 3 entries, and 6 were signed");
+        assert_eq!(append_refused(&world, &replica).await.reason(), "AUDIT_NOT_STORED");
+        assert_eq!(size(&world).await, 3);
+        replica.stop().await;
+    }
+
+    /// A replica that stands still in the middle of writing down what it signs.
+    async fn a_lock_that_is_not_let_go_keeps_nobody_from_signing(db: TestDb) {
+        let world = World::new(db);
+        let replica = world.replica().await;
+        log(&world, &replica, 1).await;
+        world.keep_checkpoint(&replica).await;
+        let held = std::fs::File::open(world.config.subject_keys_dir.join("signed/.lock")).unwrap();
+        held.lock().unwrap();
+        for entries in 2..4 {
+            log(&world, &replica, 1).await;
+            let trust = tokio::time::timeout(Duration::from_secs(60), world.keep_checkpoint(&replica)).await.unwrap();
+            assert_eq!(world.verify(&trust).await.verdict, Verdict::Verified { proven: entries });
+            assert_eq!(state_in(&state_file(&world)), entries);
+        }
+        drop(held);
+        replica.stop().await;
+    }
+
+    /// One that stood still goes on, and puts its older state over the newer one of a replica that did not wait.
+    async fn what_was_put_over_by_an_older_state_is_written_down_again(db: TestDb) {
+        let world = World::new(db);
+        let replica = world.replica().await;
+        log(&world, &replica, 3).await;
+        world.keep_checkpoint(&replica).await;
+        let file = state_file(&world);
+        let older = std::fs::read(&file).unwrap();
+        log(&world, &replica, 3).await;
+        // The signature waits for this transaction, once it is written down.
+        let mut signing = None;
+        let undone: gatehouse_db::Result<()> = run_tx!(&*world.db, "test.hold", |tx| {
+            tx.execute(&SIGN_AT_SIX, params![]).await?;
+            let mut operator = world.operator(&replica);
+            signing = Some(tokio::spawn(async move {
+                let fresh = GetCheckpointRequest { log: String::new(), fresh: true };
+                operator.get_checkpoint(fresh).await
+            }));
+            eventually(Duration::from_secs(60), async || state_in(&file) == 6).await;
+            std::fs::write(&file, &older).unwrap();
+            Err(Error::failed_precondition("HELD", "It is taken back.").into())
+        });
+        undone.unwrap_err();
+        signing.unwrap().await.unwrap().unwrap();
+        assert_eq!(state_in(&file), 6);
+        replica.stop().await;
+    }
+
+    /// The event that says so goes into the default log, which must not take it if it is refused itself.
+    async fn what_is_given_up_of_one_log_writes_nothing_into_another_that_is_behind(db: TestDb) {
+        let mut world = World::new(db);
+        world.config.logs = vec![LogConfig { name: "aaa".into(), days: 30 }];
+        let replica = world.replica().await;
+        for round in 0..2 {
+            let events = ["aaa", ""].map(|class| NewEvent { retention_class: class.into(), ..world.event("test.things.do") });
+            append(&mut world.emitter(&replica, "job"), events.into()).await;
+            for log in ["aaa", ""] {
+                let fresh = GetCheckpointRequest { log: log.into(), fresh: true };
+                world.operator(&replica).get_checkpoint(fresh).await.unwrap();
+            }
+            if round == 0 {
+                back_up(&world).await;
+            }
+        }
+        replica.stop().await;
+        restore(&world).await;
+        let mut files = std::fs::read_dir(world.config.subject_keys_dir.join("signed")).unwrap().map(|file| file.unwrap().path());
+        let file = files.find(|file| file.file_name().unwrap().to_str().unwrap().starts_with("aaa-")).unwrap();
+        let state = std::fs::read_to_string(file).unwrap().trim().replace('\n', " ");
+        world.config.given_up_states = vec![state];
+        let error = refusal(&world).await;
+        assert!(error.reason() == "AUDIT_LOG_BEHIND" && error.to_string().contains("The log default has 1"), "{error}");
+        assert_eq!((size(&world).await, given_up(&world).await), (1, 0));
     }
 }

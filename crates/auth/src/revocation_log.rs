@@ -1,12 +1,16 @@
 //! The revocation table in memory: read by one task a process, followed by any number of watchers.
+//!
+//! Each reading goes on from the newest entry that the last one brought, if that still is where it was. If it is not, the
+//! table went back (its database was restored, or a standby that lagged took over): all is read again, and told again.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use gatehouse_core::{Clock, Result};
+use gatehouse_core::{Clock, Result, Timestamp};
 use gatehouse_db::{Db, read_tx};
 use gatehouse_proto::auth::v1::{Revocation, RevocationKind};
+use gatehouse_service::revocations::CLOCK_SLACK;
 use gatehouse_service::{Doorbell, Lifecycle, Revocations};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -20,7 +24,7 @@ pub const TOPIC: &str = "auth.revocations";
 /// the way to the verifiers.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// Entries read at once.
+/// Entries read at once, the one that a reading goes on from among them.
 const BATCH: u32 = 1_000;
 
 /// The live revocations. Cheap to clone; clones share them.
@@ -43,8 +47,13 @@ struct Shared {
 pub struct Reading {
     /// The highest sequence that it covers.
     pub sequence: i64,
+    /// As in the reading before if this one went on from that. Else numbers of before say nothing: they may have been
+    /// given again to other entries.
+    pub history: u64,
     /// No later than its snapshot: what was committed since is not in it.
     began: Instant,
+    /// The same by the clock that entries end by.
+    at: Timestamp,
 }
 
 impl Reading {
@@ -107,28 +116,52 @@ impl RevocationLog {
 
     async fn read(&self) -> Result<()> {
         let shared = &self.0;
-        let mut known = shared.read.borrow().map_or(0, |reading| reading.sequence);
-        loop {
-            let (now, began) = (shared.clock.now(), Instant::now());
+        let before = *shared.read.borrow();
+        let (at, began) = (shared.clock.now(), Instant::now());
+        // What had ended by a clock that was ahead may live by this one.
+        let was_set_back = before.is_some_and(|before| at.plus(CLOCK_SLACK) < before.at);
+        let mut newest = if was_set_back { None } else { self.newest(at) };
+        let mut anew = newest.is_none();
+        let mut news = BTreeMap::new();
+        let sequence = loop {
+            let after = newest.as_ref().map_or(0, |newest| newest.sequence - 1);
             let (entries, last) = read_tx!(shared.db, "auth.revocation.list", |tx| {
-                Ok((store::list(tx, known, now, BATCH).await?, store::last_sequence(tx).await?))
+                Ok((store::list(tx, after, at, BATCH).await?, store::last_sequence(tx).await?))
             })?;
-            let whole = entries.len() < BATCH as usize;
+            let is_whole = entries.len() < BATCH as usize;
+            let mut entries = entries.into_iter();
+            if newest.is_some() && entries.next() != newest {
+                (newest, anew) = (None, true);
+                news.clear();
+                continue;
+            }
+            news.extend(entries.map(|entry| (entry.sequence, entry)));
             // Numbers commit in order, so one snapshot's last number covers all before it.
-            known = if whole { last } else { entries.last().map_or(last, |entry| entry.sequence) };
-            let news: Vec<_> = entries.iter().map(to_proto).collect();
-            {
-                let mut held = shared.entries.write().unwrap_or_else(PoisonError::into_inner);
-                held.extend(entries.into_iter().map(|entry| (entry.sequence, entry)));
-                held.retain(|_, entry| entry.expires_at > now);
+            if is_whole {
+                break last;
             }
-            let reading = Reading { sequence: known, began };
-            shared.own.apply_aged(&news, known, whole, reading.age());
-            if whole {
-                shared.read.send_replace(Some(reading));
-                return Ok(());
+            newest = news.last_key_value().map(|(_, newest)| newest.clone());
+        };
+        let history = before.map_or(0, |before| before.history + u64::from(anew));
+        let reading = Reading { sequence, history, began, at };
+        let own: Vec<_> = news.values().map(to_proto).collect();
+        {
+            let mut held = shared.entries.write().unwrap_or_else(PoisonError::into_inner);
+            if anew {
+                held.clear();
             }
+            held.extend(news);
+            held.retain(|_, entry| entry.expires_at > at);
         }
+        shared.own.apply_aged(&own, sequence, true, reading.age());
+        shared.read.send_replace(Some(reading));
+        Ok(())
+    }
+
+    /// The newest entry that lives, which the next reading goes on from.
+    fn newest(&self, now: Timestamp) -> Option<Entry> {
+        let entries = self.0.entries.read().unwrap_or_else(PoisonError::into_inner);
+        entries.values().rev().find(|entry| entry.expires_at > now).cloned()
     }
 }
 

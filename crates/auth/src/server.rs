@@ -42,6 +42,9 @@ const PURGE_EVERY: Duration = Duration::from_mins(10);
 const OLD_KEY: Duration = Duration::from_hours(90 * 24);
 /// How long what is over is kept, for those who ask what happened.
 const KEEP_ENDED: Duration = Duration::from_hours(24);
+/// How long revocations that concern no live token stay: by how much a clock may be ahead for a while without taking some
+/// away that do.
+const KEEP_REVOCATIONS: Duration = Duration::from_hours(2);
 
 /// What the service is given.
 #[derive(Clone, Debug)]
@@ -201,6 +204,6 @@ async fn purge(app: &App, now: Timestamp) -> Result<u64> {
     Ok(run_tx!(app.0.db, "auth.purge", |tx| {
         Ok(sessions::purge(tx, before).await?
             + api_keys::purge(tx, before).await?
-            + revocations::purge(tx, now).await?)
+            + revocations::purge(tx, now.minus(KEEP_REVOCATIONS)).await?)
     })?)
 }

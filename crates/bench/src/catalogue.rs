@@ -153,7 +153,7 @@ pub(crate) const FIGURES: &[Meta] = &[
         "requests/s",
         Higher,
         "raw.proxy",
-        "GET /v1/upstreams with an access token: rate limits in Redis, verification at the gateway and again at the service, telemetry. 1 would be: the pipeline costs nothing.",
+        "GET /v1/upstreams with an access token: rate limits in Redis, the exchange remembered by the gateway, verification at the service, telemetry. 1 would be: the pipeline costs nothing.",
     ),
     held(
         "gateway.pipeline-cpu",

@@ -10,9 +10,10 @@ use gatehouse_core::{Result, Secret};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use tonic::body::Body;
+use tonic::{Code, Status};
 use tower::Service;
 
-use crate::{Channel, TokenSource, context, to_status};
+use crate::{Channel, TokenSource, context, from_status, to_status};
 
 /// A [`Channel`] whose calls carry a bearer token, the request id and the trace context. Give it to any generated
 /// client. Cheap to clone.
@@ -74,20 +75,23 @@ impl Service<http::Request<Body>> for Authorized {
         let credential = self.credential.clone();
         Box::pin(async move {
             context::inject(request.headers_mut());
-            match &credential {
-                Credential::None => {}
-                Credential::Bearer(token) => show(request.headers_mut(), token),
-                Credential::Client(tokens, audience) => match tokens.token(audience).await {
-                    Ok(token) => show(request.headers_mut(), &token),
-                    // A gRPC answer, not a transport error: the caller learns why it has no token.
-                    Err(error) => return Ok(to_status(&error).into_http()),
-                },
-            }
+            let (tokens, audience) = match credential {
+                Credential::None => return channel.call(request).await,
+                Credential::Bearer(token) => {
+                    show(request.headers_mut(), &token);
+                    return channel.call(request).await;
+                }
+                Credential::Client(tokens, audience) => (tokens, audience),
+            };
+            let token = match tokens.token(audience).await {
+                Ok(token) => token,
+                // A gRPC answer, not a transport error: the caller learns why it has no token.
+                Err(error) => return Ok(to_status(&error).into_http()),
+            };
+            show(request.headers_mut(), &token);
             let response = channel.call(request).await?;
-            if let Credential::Client(tokens, audience) = &credential
-                && is_unauthenticated(response.headers())
-            {
-                tokens.forget(audience);
+            if is_about_token(response.headers()) {
+                tokens.forget(audience, &token);
             }
             Ok(response)
         })
@@ -102,6 +106,13 @@ fn show(headers: &mut HeaderMap, token: &Secret<String>) {
     }
 }
 
-fn is_unauthenticated(headers: &HeaderMap) -> bool {
-    headers.get("grpc-status").is_some_and(|status| status.as_bytes() == b"16")
+/// Whether a call was refused for the token that it showed. What its message carries may be refused with the same code: a
+/// wrong password, say, or somebody else's key.
+fn is_about_token(headers: &HeaderMap) -> bool {
+    let Some(status) = Status::from_header_map(headers) else { return false };
+    status.code() == Code::Unauthenticated
+        && matches!(
+            from_status(status).reason(),
+            "TOKEN_MISSING" | "TOKEN_INVALID" | "TOKEN_EXPIRED" | "TOKEN_REVOKED"
+        )
 }

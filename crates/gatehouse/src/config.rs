@@ -140,7 +140,7 @@ impl Config {
         if secret.as_os_str().is_empty() {
             problems.push("client.secret_file: name the file that holds this process's secret".to_owned());
         } else if !secret.is_file() {
-            problems.push(format!("client.secret_file: {} is not a file", secret.display()));
+            problems.push("client.secret_file: is not the path of a file".to_owned());
         }
         add(&mut problems, "redis", self.redis.validate(environment));
         if !problems.iter().any(|problem| problem.starts_with("tls."))
@@ -228,10 +228,11 @@ impl Config {
         for (key, address) in addresses {
             match address.parse::<SocketAddr>() {
                 Ok(address) if environment.is_dev() && !address.ip().is_loopback() => {
-                    problems.push(format!("{key}: {address} is not loopback; dev listens on loopback only"));
+                    problems
+                        .push(format!("{key}: the address is not loopback; dev listens on loopback only"));
                 }
                 Ok(_) => {}
-                Err(_) => problems.push(format!("{key}: {address:?} is no address of the form ip:port")),
+                Err(_) => problems.push(format!("{key}: must be an address of the form ip:port")),
             }
         }
         let peers = [
@@ -247,9 +248,9 @@ impl Config {
             return problems;
         }
         for (key, peer) in peers {
-            if let Some(endpoint) = peer.endpoints.iter().find(|endpoint| endpoint.starts_with("https:")) {
+            if let Some(place) = peer.endpoints.iter().position(|endpoint| endpoint.starts_with("https:")) {
                 problems.push(format!(
-                    "{key}.endpoints: {endpoint} wants TLS; set tls.cert_file, tls.key_file and tls.ca_file"
+                    "{key}.endpoints[{place}]: https wants TLS; set tls.cert_file, tls.key_file and tls.ca_file"
                 ));
             }
         }
@@ -272,15 +273,18 @@ impl Config {
         let listens = listens.into_iter().filter(|(_, address)| {
             address.parse::<SocketAddr>().is_ok_and(|address| !address.ip().is_loopback())
         });
+        let listens = listens.map(|(key, _)| key.to_owned());
         let peers = [
-            ("peers.auth.endpoints", &self.peers.auth),
-            ("peers.token_broker.endpoints", &self.peers.token_broker),
-            ("peers.job.endpoints", &self.peers.job),
-            ("peers.audit.endpoints", &self.peers.audit),
+            ("peers.auth", &self.peers.auth),
+            ("peers.token_broker", &self.peers.token_broker),
+            ("peers.job", &self.peers.job),
+            ("peers.audit", &self.peers.audit),
         ];
-        let peers = peers.into_iter().flat_map(|(key, peer)| peer.endpoints.iter().map(move |at| (key, at)));
-        let peers = peers.filter(|(_, endpoint)| !is_loopback(endpoint));
-        listens.chain(peers).map(|(key, address)| format!("{key}: {address}: {why}")).collect()
+        let peers = peers.into_iter().flat_map(|(key, peer)| {
+            let outside = peer.endpoints.iter().enumerate().filter(|(_, endpoint)| !is_loopback(endpoint));
+            outside.map(move |(place, _)| format!("{key}.endpoints[{place}]"))
+        });
+        listens.chain(peers).map(|key| format!("{key}: {why}")).collect()
     }
 }
 
@@ -327,7 +331,7 @@ mod tests {
         let found = problems(&config, Environment::Prod);
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(
-            found[0].starts_with("listen.job: ") && found[1].starts_with("peers.auth.endpoints: "),
+            found[0].starts_with("listen.job: ") && found[1].starts_with("peers.auth.endpoints[0]: "),
             "{found:?}"
         );
         assert!(found[0].contains("tls.cert_file") && found[0].contains("network_is_encrypted"), "{found:?}");
@@ -370,6 +374,9 @@ mod tests {
         }
         assert_eq!(problems("redis://redis.internal", "", Environment::Dev), [""; 0]);
         assert!(problems("redis://127.0.0.1", "/dev/null", Environment::Prod).len() == 2);
-        assert!(problems("rediss://h", "/nowhere.pem", Environment::Prod)[0].contains("is not a file"));
+        assert!(
+            problems("rediss://h", "/nowhere.pem", Environment::Prod)[0]
+                .contains("is not the path of a file")
+        );
     }
 }

@@ -10,6 +10,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use gatehouse_core::{Entropy, Secret};
 
+/// Held by the process that has the folder.
+const LOCK: &str = "lock";
+
 /// A data folder that this process holds; the hold ends with the value (or the process, however it dies).
 #[derive(Debug)]
 pub(crate) struct DataFolder {
@@ -24,6 +27,11 @@ impl DataFolder {
         place.with_context(|| {
             format!("the data folder {} has no place. Name another with --data.", root.display())
         })
+    }
+
+    /// Whether a process has opened the folder at `place`, once or now.
+    pub(crate) fn was_opened(place: &Path) -> bool {
+        place.join(LOCK).exists()
     }
 
     /// Makes the folder if it is missing (mode 0700) and takes its lock.
@@ -43,7 +51,7 @@ impl DataFolder {
         let root = root.canonicalize().with_context(|| {
             format!("the data folder {} can't be read. Check who owns it.", root.display())
         })?;
-        let path = root.join("lock");
+        let path = root.join(LOCK);
         let lock = private().read(true).write(true).create(true).truncate(false).open(&path).map_err(|error| {
             anyhow::anyhow!(
                 "the data folder {} can't be written: {error}. Check who owns it, or name another with --data.",

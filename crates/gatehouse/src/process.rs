@@ -12,6 +12,7 @@ use gatehouse_service::lifecycle::Signals;
 use gatehouse_service::readiness::Gate;
 use gatehouse_service::telemetry::Telemetry;
 use gatehouse_service::{Lifecycle, Readiness, grpc, probes};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
@@ -57,11 +58,17 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts telemetry and the probes.
-    pub(crate) async fn start(
+    /// Binds the address of the probes.
+    pub(crate) async fn bind(config: &Config) -> anyhow::Result<TcpListener> {
+        Ok(grpc::bind("probes", &config.probes.address).await?)
+    }
+
+    /// Starts telemetry, and the probes on `listener`.
+    pub(crate) fn start(
         name: &'static str,
         config: &Config,
         environment: Environment,
+        listener: TcpListener,
     ) -> anyhow::Result<Self> {
         // Fails only if it was installed before, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -69,7 +76,7 @@ impl Process {
             .map_err(|error| anyhow::anyhow!("{error:?}"))?;
         let (lifecycle, readiness, probes) = (Lifecycle::new(), Readiness::new(), Lifecycle::new());
         let started = readiness.gate("process", "not everything has been started yet");
-        let listener = grpc::bind("probes", &config.probes.address).await?.into_std()?;
+        let listener = listener.into_std()?;
         let probes_address = listener.local_addr()?;
         probes::start(listener, &readiness, &telemetry.metrics(), &lifecycle, &probes)?;
         // Before anything says that it is ready: whoever reads that may send a signal at once.

@@ -75,14 +75,21 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     if !problems.is_empty() {
         anyhow::bail!(gatehouse_service::config::ConfigError(problems));
     }
-    // From here on something is written, if only the folder and its lock.
-    let folder = DataFolder::open(&args.data)?;
+    // That another process has the folder is the better thing to tell, where it may have. Of a start whose ports are
+    // another's nothing stays, not even the folder and its lock.
+    let held = DataFolder::was_opened(&place).then(|| DataFolder::open(&args.data)).transpose()?;
     let listeners = bind(&mut config).await?;
+    let probes = Process::bind(&config).await?;
+    // From here on something is written.
+    let folder = match held {
+        Some(folder) => folder,
+        None => DataFolder::open(&args.data)?,
+    };
     if own_callback {
         // The port is known only now.
         config.token_broker.callback_url = callback(&listeners.gateway.http.local_addr()?.to_string());
     }
-    let mut process = Process::start("gatehouse", &config, environment).await?;
+    let mut process = Process::start("gatehouse", &config, environment, probes)?;
     let limit = Duration::from_secs(config.drain_timeout_s);
     let stages = Stages::of(&process.lifecycle);
     let mut made = Made::default();

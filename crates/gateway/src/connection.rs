@@ -86,6 +86,16 @@ impl Connection {
         self.0.tls
     }
 
+    /// Whether it is one of HTTP/2 over which the requests of many may come: what ends it ends them all.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.0.most.is_some() && self.0.cut.is_none()
+    }
+
+    /// How long a piece of one answer may lie where the connection can't be ended for it.
+    pub(crate) fn patience_with_an_answer(&self) -> Option<Duration> {
+        self.is_shared().then_some(self.0.patience)
+    }
+
     /// Notes that no request comes after this one.
     pub(crate) fn close(&self) {
         self.0.closing.set(true);

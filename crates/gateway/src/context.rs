@@ -40,8 +40,8 @@ pub(crate) struct RequestInfo {
 
 /// A body that nobody has read, or read to its end. actix-web drains a chunked body whose reader was dropped, for
 /// as long as it goes on; one that still has its reader when the answer has been sent is given two seconds and cut off.
-/// Over HTTP/2 it is given up as soon as there is an answer: what is kept of it there is missing to the other requests
-/// of the connection, for as long as the answer lasts.
+/// Over HTTP/2 it is given up as soon as there is an answer, and at once where none is wanted: what is kept of it there is
+/// missing to the other requests of the connection, for as long as the answer lasts.
 pub(crate) type Unread = Rc<RefCell<Option<Payload>>>;
 
 /// One request on its way through a handler.

@@ -235,7 +235,9 @@ async fn dispatch(
         request.headers().contains_key(header::AUTHORIZATION) || request.headers().contains_key("x-api-key");
     let mut extra = HeaderMap::new();
     let version = request.version();
-    let unread: Unread = Rc::new(RefCell::new(Some(payload)));
+    // No handler reads what comes with a GET, and over HTTP/2 it would be kept at the cost of others: see `Unread`.
+    let is_wanted = version < Version::HTTP_2 || route.method != Method::GET;
+    let unread: Unread = Rc::new(RefCell::new(is_wanted.then_some(payload)));
     let run = run(gateway, Arc::clone(&route), request, Rc::clone(&unread), info, &mut extra);
     let result = AssertUnwindSafe(run)
         .catch_unwind()

@@ -11,22 +11,18 @@
 
 use std::cell::Cell;
 use std::error::Error as StdError;
-use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{self, Poll, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use actix_http::{BoxedPayloadStream, HttpMessage as _, Request, RequestHead, Response, ResponseHead};
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Payload, Service};
-use actix_web::error::PayloadError;
 use actix_web::http::header::{self, HeaderName, HeaderValue, HttpDate};
 use actix_web::http::uri::Authority;
 use actix_web::http::{Method, StatusCode, Uri, Version, uri};
 use bytes::Bytes;
-use futures_util::Stream;
 use gatehouse_core::Clock;
 use h2::server::{Builder, SendResponse};
 use h2::{Ping, PingPong, Reason, RecvStream};
@@ -37,12 +33,17 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::connection::Connection;
 use crate::server::Patience;
-use crate::wire::{LINGER, WayOut, Wire};
+use crate::upload::{Intake, upload};
+use crate::wire::{LINGER, Ways, Wire};
 
 /// The largest piece of an answer that is handed over at a time.
 const PIECE_BYTES: usize = 16 * 1024;
 /// How much of one answer `h2` takes before it has left.
 const HANDED_OVER_BYTES: usize = 2 * PIECE_BYTES;
+/// How many streams that were reset from here are remembered over a connection of many, and for how long. The end of a
+/// body (its trailers) that comes for one that was forgotten ends the connection.
+const REMEMBERED_RESETS: usize = 4096;
+const RESETS_REMEMBERED_FOR: Duration = Duration::from_secs(5);
 /// For how long a client without a request may leave it open whether it knows that the connection ends.
 const UNANSWERED: Duration = Duration::from_secs(5);
 
@@ -74,7 +75,8 @@ impl Bounds {
         }
     }
 
-    fn builder(&self) -> Builder {
+    /// How `h2` is to keep to them. `is_shared`: what ends the connection ends the requests of others.
+    fn builder(&self, is_shared: bool) -> Builder {
         let mut builder = Builder::new();
         builder
             .initial_window_size(self.request_window)
@@ -85,7 +87,19 @@ impl Bounds {
             // A byte can stand for a whole header that was sent before (RFC 7541): without a bound of its own a head of
             // half a megabyte takes fifty, and is kept for as long as its body does not come.
             .max_header_list_size(self.max_header_list_bytes);
-        // Frames that carry little or nothing of a body have bounds of `h2`'s own: windows know nothing of them.
+        // Frames that carry little or nothing of a body, and frames that come too late, have bounds of `h2`'s own: windows
+        // know nothing of them. They are counts for the life of a connection, and end it.
+        if is_shared {
+            builder
+                // What is kept of them is bounded without it: by how much is read at a time, and by `Intake`.
+                .data_frame_budget(usize::MAX)
+                // Nothing is kept for what comes too late, but the word to stop.
+                .max_local_error_reset_streams(None)
+                .max_concurrent_reset_streams(REMEMBERED_RESETS)
+                .reset_stream_duration(RESETS_REMEMBERED_FOR)
+                // Each comes to the application, which counts them, before more is read.
+                .max_pending_accept_reset_streams(usize::MAX);
+        }
         builder
     }
 }
@@ -151,9 +165,9 @@ where
     // to go right after its first answer, a client with more to ask would fail: clients try again elsewhere what they
     // could not send over a connection that they have used before, and not over a new one.
     let told_at = if leaving.is_cancelled() { &stopping } else { &leaving };
-    let way_out = WayOut::default();
+    let (ways, is_shared) = (Ways::default(), connection.is_shared());
     let mut http2 = tokio::select! {
-        made = bounds.builder().handshake(Wire::new(io, way_out.clone())) => made?,
+        made = bounds.builder(is_shared).handshake(Wire::new(io, ways.clone(), is_shared)) => made?,
         () = tokio::time::sleep(bounds.patience.first_request) => return Ok(()),
         // What it has sent by then is read, and it is told.
         () = long_after(&stopping) => return Ok(()),
@@ -164,35 +178,12 @@ where
     let mut told: Option<Instant> = None;
     loop {
         let leaves = tokio::select! {
-            accepted = http2.accept() => {
-                let Some(accepted) = accepted else { return Ok(()) };
-                let (request, mut reply) = accepted?;
-                if told.is_some_and(|told| told.elapsed() > UNANSWERED) {
-                    // It does not answer the ping after which it could send nothing any more.
-                    reply.send_reset(Reason::REFUSED_STREAM);
-                    continue;
-                }
-                way_out.took_request();
-                let Some((request, is_head)) = request_of(request, peer, &connection) else {
-                    reply.send_reset(Reason::PROTOCOL_ERROR);
-                    continue;
-                };
-                let (answering, at_work) = (app.call(request), AtWork::begin(&work));
-                actix_web::rt::spawn(async move {
-                    let sent = match answering.await {
-                        Ok(response) => answer(response.into(), reply, is_head).await,
-                        Err(error) => answer(error.into(), reply, is_head).await,
-                    };
-                    if let Err(error) = sent {
-                        tracing::debug!(error, "an answer did not go out whole");
-                    }
-                    drop(at_work);
-                });
-                continue;
-            }
+            biased;
             () = told_at.cancelled(), if told.is_none() => None,
+            () = connection.cut() => Some(Reason::ENHANCE_YOUR_CALM),
+            () = &mut silent => return Ok(()),
             () = &mut look => {
-                if way_out.is_full() {
+                if ways.is_full() {
                     work.seen_at.set(Instant::now());
                 }
                 let patience = if told.is_some() { UNANSWERED } else { bounds.patience.keep_alive };
@@ -204,8 +195,43 @@ where
                     }
                 }
             }
-            () = connection.cut() => Some(Reason::ENHANCE_YOUR_CALM),
-            () = &mut silent => return Ok(()),
+            accepted = http2.accept() => {
+                let Some(accepted) = accepted else { return Ok(()) };
+                let (request, mut reply) = accepted?;
+                if told.is_some_and(|told| told.elapsed() > UNANSWERED) {
+                    // It does not answer the ping after which it could send nothing any more.
+                    reply.send_reset(Reason::REFUSED_STREAM);
+                    continue;
+                }
+                ways.took_request();
+                if is_taken_back(&mut reply) {
+                    continue;
+                }
+                let Some((request, is_head, intake)) = request_of(request, peer, &connection) else {
+                    reply.send_reset(Reason::PROTOCOL_ERROR);
+                    continue;
+                };
+                let (answering, at_work) = (app.call(request), AtWork::begin(&work));
+                let patience = connection.patience_with_an_answer();
+                let answered = async move {
+                    match answering.await {
+                        Ok(response) => answer(response.into(), reply, is_head, patience).await,
+                        Err(error) => answer(error.into(), reply, is_head, patience).await,
+                    }
+                };
+                actix_web::rt::spawn(async move {
+                    let sent = taking_in(&intake, answered).await;
+                    if let Err(error) = sent {
+                        tracing::debug!(error, "an answer did not go out whole");
+                    }
+                    drop(at_work);
+                });
+                continue;
+            }
+            () = ways.read_enough() => {
+                ways.give_way().await;
+                continue;
+            }
         };
         let Some(reason) = leaves else {
             told = Some(Instant::now());
@@ -237,14 +263,31 @@ async fn silence(pings: Option<PingPong>, keep_alive: Duration) {
     }
 }
 
-/// The request as the application takes it, and whether it asks for no body. None if it can't be said there.
+/// Whether the client has reset a request that nothing was done for yet.
+fn is_taken_back(reply: &mut SendResponse<Bytes>) -> bool {
+    reply.poll_reset(&mut Context::from_waker(Waker::noop())).is_ready()
+}
+
+/// `work`, and beside it the body of the request that it is for.
+async fn taking_in<T>(intake: &Intake, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    std::future::poll_fn(|context| {
+        intake.take_in(context);
+        work.as_mut().poll(context)
+    })
+    .await
+}
+
+/// The request as the application takes it, whether it asks for no body, and the end of its own that body comes in by.
+/// None if it can't be said there.
 fn request_of(
     request: http::Request<RecvStream>,
     peer: Option<SocketAddr>,
     connection: &Connection,
-) -> Option<(Request, bool)> {
+) -> Option<(Request, bool, Intake)> {
     let (parts, body) = request.into_parts();
-    let payload: BoxedPayloadStream = Box::pin(Upload(body));
+    let (body, intake) = upload(body);
+    let payload: BoxedPayloadStream = Box::pin(body);
     let mut request = Request::with_payload(Payload::Stream { payload });
     let is_head = parts.method == http::Method::HEAD;
     let head = request.head_mut();
@@ -258,7 +301,7 @@ fn request_of(
     name_host(head);
     head.peer_addr = peer;
     request.extensions_mut().insert(connection.clone());
-    Some((request, is_head))
+    Some((request, is_head, intake))
 }
 
 /// The same URI, of the older `http` that actix-web has.
@@ -282,32 +325,12 @@ fn name_host(head: &mut RequestHead) {
     }
 }
 
-/// The body of a request. Dropped, it takes nothing of the connection's window any more: what came is given back, and
-/// what comes after that is thrown away.
-struct Upload(RecvStream);
-
-impl Stream for Upload {
-    type Item = Result<Bytes, PayloadError>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<Option<Self::Item>> {
-        let chunk = match ready!(self.0.poll_data(context)) {
-            Some(chunk) => chunk.map_err(broken)?,
-            None => return Poll::Ready(None),
-        };
-        self.0.flow_control().release_capacity(chunk.len()).map_err(broken)?;
-        Poll::Ready(Some(Ok(chunk)))
-    }
-}
-
-fn broken(error: h2::Error) -> PayloadError {
-    PayloadError::Io(io::Error::other(error))
-}
-
-/// Sends an answer.
+/// Sends an answer, for which a client has its `patience` for each piece if there is one.
 async fn answer<B: MessageBody>(
     response: Response<B>,
     mut reply: SendResponse<Bytes>,
     is_head: bool,
+    patience: Option<Duration>,
 ) -> Result<(), Box<dyn StdError>> {
     let (response, body) = response.into_parts();
     let (head, size) = head_of(response.head(), body.size())?;
@@ -328,12 +351,24 @@ async fn answer<B: MessageBody>(
             Ok(None) => break,
             Err(gone) => return gone.map(drop).map_err(Into::into),
         };
+        // `Connection` gives no more than a piece at a time.
+        let given_at = Instant::now();
         while !chunk.is_empty() {
             stream.reserve_capacity(chunk.len().min(PIECE_BYTES));
             if stream.capacity() == 0 {
-                match std::future::poll_fn(|context| stream.poll_capacity(context)).await {
-                    Some(room) => drop(room?),
-                    None => return Ok(()),
+                let room = std::future::poll_fn(|context| stream.poll_capacity(context));
+                let room = match patience {
+                    Some(patience) => tokio::time::timeout_at(given_at + patience, room).await,
+                    None => Ok(room.await),
+                };
+                match room {
+                    Ok(Some(room)) => drop(room?),
+                    Ok(None) => return Ok(()),
+                    Err(late) => {
+                        tracing::info!("an answer is given up: it was not taken");
+                        stream.send_reset(Reason::CANCEL);
+                        return Err(late.into());
+                    }
                 }
                 continue;
             }

@@ -1,4 +1,5 @@
-//! The six rate limits: address, person, API key, tenant, route, everything (requirements P10, T2, L5, C7).
+//! The six kinds of rate limits: address, person, API key, tenant, route, everything (requirements P10, T2, L5, C7). A
+//! request has a person or an API key, so it meets five of them, and a person may be counted in two buckets.
 //!
 //! Invariant: one request is charged in one round trip wherever who sends it is known beforehand, and otherwise
 //! in two: what protects the exchange (address, everything) before it, the rest after.

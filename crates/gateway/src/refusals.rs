@@ -41,7 +41,7 @@ const WITH_A_CLIENT: List =
 const WITH_A_CALL: List = &[
     (ErrorCode::Unauthenticated, "UNAUTHENTICATED"),
     (ErrorCode::PermissionDenied, "PERMISSION_DENIED"),
-    (ErrorCode::NotFound, "METHOD_NOT_FOUND"),
+    (ErrorCode::Unimplemented, "METHOD_NOT_FOUND"),
     (ErrorCode::ResourceExhausted, "SERVICE_BUSY"),
     (ErrorCode::Unavailable, "SERVICE_UNAVAILABLE"),
     (ErrorCode::Unavailable, "CONNECTION_LOST"),
@@ -179,6 +179,8 @@ mod tests {
             ("POST /v1/jobs", 400, "MALFORMED_JSON"),
             ("POST /v1/jobs", 403, "PERMISSION_DENIED"),
             ("POST /v1/jobs", 503, "SERVICE_UNAVAILABLE"),
+            // As the door of every service answers, and as it comes over the wire.
+            ("POST /v1/jobs", 501, "METHOD_NOT_FOUND"),
             ("POST /v1/jobs/{job_id}/cancel", 400, "BODY_NOT_EXPECTED"),
             ("GET /v1/jobs/{job_id}/result", 409, "JOB_NOT_FINISHED"),
             ("GET /v1/jobs/{job_id}/events", 429, "TOO_MANY_STREAMS"),

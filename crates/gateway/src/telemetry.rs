@@ -24,9 +24,6 @@ impl HttpMetrics {
                 .f64_histogram("http.server.request.duration")
                 .with_unit("s")
                 .with_description("Time from a request's arrival to its answer's head.")
-                .with_boundaries(vec![
-                    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-                ])
                 .build(),
             active: meter
                 .i64_up_down_counter("http.server.active_requests")

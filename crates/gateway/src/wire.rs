@@ -1,8 +1,8 @@
 //! The socket under an HTTP/2 connection, between it and `h2`.
 //!
 //! Invariants: while the socket takes nothing more, only so many requests are read from it, whatever becomes of them
-//! (`h2` reads on by itself, and keeps what can't be written); an answer that was written is not lost because its
-//! connection was closed behind it.
+//! (`h2` reads on by itself, and keeps what can't be written); only so much is read at a time, before those it is for
+//! have had their turn; an answer that was written is not lost because its connection was closed behind it.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -11,18 +11,26 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
+
+use crate::empty_frames::Sieve;
 
 /// For how long a connection that has been closed from here is read, so that the other end can read to the end.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
 /// How many requests are taken while the socket is full, before nothing is read any more. A client that reads while it
 /// writes, as clients of HTTP/2 must, notices nothing: its reading makes room.
 const TAKEN_WHILE_FULL: usize = 32;
+/// How much is read at a time. `h2` reads for as long as something comes, and each frame is an entry of some 256 bytes to
+/// it until somebody takes it: this much is 1600 frames at most, of a byte each.
+const READ_AT_A_TIME: usize = 16 * 1024;
+/// How much of it at once, where it is looked through.
+const READ_PIECE: usize = 4 * 1024;
 
-/// The way out of a connection. Cheap to clone; clones share it.
+/// How it stands with both ways of a connection. Cheap to clone; clones share it.
 #[derive(Clone, Default)]
-pub(crate) struct WayOut(Rc<State>);
+pub(crate) struct Ways(Rc<State>);
 
 #[derive(Default)]
 struct State {
@@ -32,9 +40,11 @@ struct State {
     taken: Cell<usize>,
     /// Who wants to read, and has to wait until something leaves.
     reader: RefCell<Option<Waker>>,
+    /// What was read since the others had their turn.
+    read: Cell<usize>,
 }
 
-impl WayOut {
+impl Ways {
     /// Whether answers wait because the socket takes no more.
     pub(crate) fn is_full(&self) -> bool {
         self.0.full.get()
@@ -67,6 +77,22 @@ impl WayOut {
         }
     }
 
+    /// Ends when so much was read that nothing more is, until the others had their turn; polled after `h2`, by the same
+    /// task.
+    pub(crate) async fn read_enough(&self) {
+        std::future::poll_fn(|_| if self.has_read_enough() { Poll::Ready(()) } else { Poll::Pending }).await;
+    }
+
+    fn has_read_enough(&self) -> bool {
+        self.0.read.get() >= READ_AT_A_TIME
+    }
+
+    /// Gives the others of this thread their turn; what was read is theirs then.
+    pub(crate) async fn give_way(&self) {
+        tokio::task::yield_now().await;
+        self.0.read.set(0);
+    }
+
     /// Whether nothing may be read now; then `reader` is woken when something may.
     fn holds(&self, reader: &Waker) -> bool {
         let holds = self.0.full.get() && self.0.taken.get() >= TAKEN_WHILE_FULL;
@@ -81,14 +107,27 @@ impl WayOut {
 /// (a word about windows, say), the kernel would take back what was sent and not yet read over there.
 pub(crate) struct Wire<T> {
     io: T,
-    way_out: WayOut,
+    ways: Ways,
+    /// What came, and waits to be passed on without empty frames; none where they are for `h2` to judge.
+    sieved: Option<(Sieve, BytesMut)>,
     /// Set when our end was closed.
     until: Option<Pin<Box<Sleep>>>,
 }
 
 impl<T> Wire<T> {
-    pub(crate) fn new(io: T, way_out: WayOut) -> Self {
-        Self { io, way_out, until: None }
+    /// Without the empty frames of bodies if `is_shared`.
+    pub(crate) fn new(io: T, ways: Ways, is_shared: bool) -> Self {
+        Self { io, ways, sieved: is_shared.then(Default::default), until: None }
+    }
+}
+
+impl<T: AsyncRead + Unpin> Wire<T> {
+    fn poll_io(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(context, buffer))?;
+        let read = &self.ways.0.read;
+        read.set(read.get() + (buffer.filled().len() - before));
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -98,11 +137,27 @@ impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // `h2` flushes after each attempt to read, so whoever waits here is woken by the socket as well.
-        if self.way_out.holds(context.waker()) {
-            return Poll::Pending;
+        let this = &mut *self;
+        loop {
+            // `h2` flushes after each attempt to read, so whoever waits here is woken by the socket as well; and who has
+            // read enough is asked again by the one who gives way.
+            if this.ways.holds(context.waker()) || this.ways.has_read_enough() {
+                return Poll::Pending;
+            }
+            let Some((_, waiting)) = &mut this.sieved else { return this.poll_io(context, buffer) };
+            if !waiting.is_empty() {
+                let now = waiting.split_to(waiting.len().min(buffer.remaining()));
+                buffer.put_slice(&now);
+                return Poll::Ready(Ok(()));
+            }
+            let mut come = [0; READ_PIECE];
+            let mut come = ReadBuf::new(&mut come);
+            ready!(this.poll_io(context, &mut come))?;
+            match &mut this.sieved {
+                Some((sieve, waiting)) if !come.filled().is_empty() => sieve.pass(come.filled(), waiting),
+                _ => return Poll::Ready(Ok(())),
+            }
         }
-        Pin::new(&mut self.io).poll_read(context, buffer)
     }
 }
 
@@ -113,7 +168,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<T> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(context, bytes);
-        self.way_out.wrote(&written);
+        self.ways.wrote(&written);
         written
     }
 
@@ -123,7 +178,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<T> {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write_vectored(context, bytes);
-        self.way_out.wrote(&written);
+        self.ways.wrote(&written);
         written
     }
 
@@ -133,7 +188,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<T> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.io).poll_flush(context);
-        self.way_out.flushed(&flushed);
+        self.ways.flushed(&flushed);
         flushed
     }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use gatehouse_testkit::eventually;
 use http::Request;
 use serde_json::Value;
-use support::http2::{Client, SOON, by_hand, frame, headers, literal, text, tls};
+use support::http2::{Client, SOON, by_hand, data, frame, head, headers, literal, text, tls};
 use support::{JOB, World};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Notify;
@@ -170,36 +170,10 @@ async fn a_stream_that_was_reset_or_whose_connection_broke_gives_back_its_place_
 
 /// The head of a request to sign in, or for the job's result if there is a token, whose body is to follow.
 fn begins(stream: u32, token: Option<&str>) -> Vec<u8> {
-    let authority = literal(&[0x41], "localhost");
-    let fields = match token {
-        Some(token) => [
-            &[0x82, 0x87][..],
-            &authority,
-            &literal(&[0x44], &format!("/v1/jobs/{JOB}/result")),
-            &literal(&[0x57], &format!("Bearer {token}")),
-        ]
-        .concat(),
-        None => [
-            &[0x83, 0x87][..],
-            &authority,
-            &literal(&[0x44], "/v1/auth/sign-in"),
-            &literal(&[0x5f], "application/json"),
-        ]
-        .concat(),
-    };
-    let mut bytes = headers(stream, &fields);
-    // END_HEADERS alone.
-    bytes[4] = 0x04;
-    bytes
-}
-
-/// A frame of a body: `flags` say whether it is the last (1) and padded (8).
-fn data(stream: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
-    bytes.extend([0, flags]);
-    bytes.extend(stream.to_be_bytes());
-    bytes.extend_from_slice(payload);
-    bytes
+    match token {
+        Some(token) => head(stream, "GET", &format!("/v1/jobs/{JOB}/result"), Some(token)),
+        None => head(stream, "POST", "/v1/auth/sign-in", None),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -264,13 +238,14 @@ async fn padding_is_given_back() {
     assert!(65_535 + granted >= sent, "of {sent} bytes sent, {granted} were given back");
 }
 
-/// Asks for the job's events, with `bytes` of a body that does not end here.
-async fn events_with_a_body(
+/// Asks for the job's `what`, with `bytes` of a body that does not end here.
+async fn asks_with_a_body(
     client: &Client,
+    what: &str,
     token: &str,
     bytes: usize,
 ) -> (h2::client::ResponseFuture, h2::SendStream<Bytes>) {
-    let request = Request::get(format!("https://localhost/v1/jobs/{JOB}/events"))
+    let request = Request::get(format!("https://localhost/v1/jobs/{JOB}/{what}"))
         .header("authorization", format!("Bearer {token}"))
         .body(())
         .unwrap();
@@ -278,6 +253,20 @@ async fn events_with_a_body(
         client.requests.clone().ready().await.unwrap().send_request(request, false).unwrap();
     body.send_data(Bytes::from(vec![b' '; bytes]), false).unwrap();
     (answer, body)
+}
+
+/// Signs in with a body of 30 KB.
+async fn signs_in(client: &Client) {
+    let sign_in = Request::post("https://localhost/v1/auth/sign-in")
+        .header("content-type", "application/json")
+        .body(())
+        .unwrap();
+    let mut requests = client.requests.clone().ready().await.unwrap();
+    let (answer, mut body) = requests.send_request(sign_in, false).unwrap();
+    let text = format!(r#"{{"email":"a@b.c","password":"p"}}{}"#, " ".repeat(30_000));
+    body.send_data(Bytes::from(text), true).unwrap();
+    let answer = tokio::time::timeout(SOON, answer).await.expect("its body does not come through").unwrap();
+    assert_eq!(answer.status(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -292,7 +281,7 @@ async fn a_body_that_nobody_reads_takes_nothing_from_the_others_of_its_connectio
     let answers = Arc::new(Notify::new());
     world.services.lock().held.insert("WatchJobEvents", Arc::clone(&answers));
     for _ in 0..4 {
-        open.push(events_with_a_body(&client, &token, all - 1).await);
+        open.push(asks_with_a_body(&client, "events", &token, all - 1).await);
     }
     eventually(SOON, || async { world.calls("WatchJobEvents") == open.len() }).await;
     // What was sent before this has arrived by then.
@@ -301,7 +290,7 @@ async fn a_body_that_nobody_reads_takes_nothing_from_the_others_of_its_connectio
     answers.notify_waiters();
     // Of others, it comes when the answer has begun.
     for _ in 0..4 {
-        open.push(events_with_a_body(&client, &token, 0).await);
+        open.push(asks_with_a_body(&client, "events", &token, 0).await);
     }
     let mut kept = Vec::new();
     for (answer, mut body) in open {
@@ -310,16 +299,29 @@ async fn a_body_that_nobody_reads_takes_nothing_from_the_others_of_its_connectio
         body.send_data(Bytes::from(vec![b' '; all]), false).unwrap();
         kept.push((answer, body));
     }
-    let sign_in = Request::post("https://localhost/v1/auth/sign-in")
-        .header("content-type", "application/json")
-        .body(())
-        .unwrap();
-    let mut requests = client.requests.clone().ready().await.unwrap();
-    let (answer, mut body) = requests.send_request(sign_in, false).unwrap();
-    let text = format!(r#"{{"email":"a@b.c","password":"p"}}{}"#, " ".repeat(30_000));
-    body.send_data(Bytes::from(text), true).unwrap();
-    let answer = tokio::time::timeout(SOON, answer).await.expect("its body does not come through").unwrap();
-    assert_eq!(answer.status(), 200);
+    signs_in(&client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_nobody_will_read_takes_nothing_from_the_others_while_its_request_is_at_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::start_https(folder.path()).await;
+    let (token, _) = world.person(300);
+    let client = Client::connect(&world, folder.path()).await;
+    let answers = Arc::new(Notify::new());
+    world.services.lock().held.insert("GetJobResult", Arc::clone(&answers));
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        open.push(asks_with_a_body(&client, "result", &token, 64 * 1024).await);
+    }
+    eventually(SOON, || async { world.calls("GetJobResult") == open.len() }).await;
+    // What was sent before this has arrived by then.
+    assert_eq!(client.get("/healthz", "").await.status(), 200);
+    signs_in(&client).await;
+    answers.notify_waiters();
+    for (answer, _body) in open {
+        assert_eq!(answer.await.unwrap().status(), 200);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

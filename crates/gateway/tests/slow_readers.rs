@@ -98,20 +98,21 @@ async fn a_reader_that_grants_no_window_counts_until_it_is_cut_off_and_is_cut_of
     drop(answer);
 }
 
-/// Other clients' requests come over a proxy's connection: it stays, and the place stays taken.
+/// Other clients' requests come over a proxy's connection: it stays, and for a while the place stays taken.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waited_for_a_reader_in_vain_is_given_up() {
     let folder = tempfile::tempdir().unwrap();
     let world = world(folder.path(), |config| {
         config.trusted_proxies = vec!["127.0.0.0/8".into()];
         config.sse.max_streams_per_caller = 1;
+        config.sse.backpressure_fail_timeout_s = 6;
     })
     .await;
     let (token, _) = world.person(300);
     let miser = Miser::connect(&world, folder.path()).await;
     let mut answer = miser.get(&events(), &token).await.await.unwrap().into_body();
-    // Longer than events may wait, and than a client's own connection would stay.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    // Longer than events may wait, and less than twice that.
+    tokio::time::sleep(Duration::from_secs(9)).await;
     assert!(!miser.connection.is_finished());
     assert_eq!(world.get(&events()).bearer_auth(&token).send().await.unwrap().status(), 429);
     // It wakes up: what it then gets is why nothing more comes.
@@ -124,6 +125,30 @@ async fn what_waited_for_a_reader_in_vain_is_given_up() {
         text.push_str(std::str::from_utf8(&chunk).unwrap());
     }
     assert!(text.contains("SLOW_CONSUMER") && !text.contains("id: "), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_behind_a_proxy_that_grants_no_window_loses_its_place_and_nobody_else_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = world(folder.path(), |config| {
+        config.trusted_proxies = vec!["127.0.0.0/8".into()];
+        config.sse.max_streams_per_caller = 1;
+    })
+    .await;
+    let (token, _) = world.person(300);
+    let miser = Miser::connect(&world, folder.path()).await;
+    let mut answer = miser.get(&events(), &token).await.await.unwrap().into_body();
+    let other = || world.get(&events()).bearer_auth(&token).send();
+    eventually(Duration::from_secs(20), || async { other().await.unwrap().status() == 200 }).await;
+    assert!(!miser.connection.is_finished());
+    let told = loop {
+        match answer.data().await {
+            Some(Ok(_)) => {}
+            end => break end,
+        }
+    };
+    assert_eq!(told.unwrap().unwrap_err().reason(), Some(h2::Reason::CANCEL));
+    assert_eq!(miser.get("/healthz", &token).await.await.unwrap().status(), 200);
 }
 
 /// An ordinary answer that nobody takes holds its memory no longer either.

@@ -1,8 +1,9 @@
 //! Distributed token buckets: who may do how much, decided the same by every replica.
 //!
-//! What it owns: the algorithm ([`Limiter::check`]: up to six buckets, all charged or none, in one script and one
-//! round trip), its two stores (in-process and Redis), prepaid leases for large buckets, the rules that say how
-//! much ([`Rules`]), and what happens while Redis is away.
+//! What it owns: the algorithm ([`Limiter::check`]: any buckets, all charged or none, in one script and one round
+//! trip; a request's are one for each of the six [`Dimension`]s that it has, and may be two for a person), its two
+//! stores (in-process and Redis), prepaid leases for large buckets, the rules that say how much ([`Rules`]), and what
+//! happens while Redis is away.
 //!
 //! Invariants:
 //! - The algorithm is the GCRA in integer microseconds on the store's clock; a bucket is one number. The Rust and

@@ -5,6 +5,7 @@
 //! set. `section.field` is set by `GATEHOUSE_SECTION__FIELD`, and by the name in the field's `x-env` where the
 //! requirements name one.
 
+mod faults;
 mod names;
 
 use std::collections::BTreeMap;
@@ -109,16 +110,36 @@ pub struct Sources<'a> {
     pub defaults: Table,
     /// A TOML file, which stands over the defaults.
     pub file: Option<&'a Path>,
-    /// Variables that begin with `GATEHOUSE_` and are no settings: others read them.
-    pub others: &'a [&'a str],
+    /// Variables that begin with `GATEHOUSE_` and are no settings.
+    pub others: &'a [Other],
+}
+
+/// A variable that begins with `GATEHOUSE_` and sets no key of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Other {
+    /// Its name.
+    pub name: &'static str,
+    /// What a process does that has it.
+    pub usage: Usage,
+}
+
+/// What a process does with a variable that is no setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Usage {
+    /// It reads it itself: whoever misspelt a name may have meant this one.
+    Read,
+    /// It lets it be: a program that starts processes, or is called beside them, reads it.
+    LetBe,
+    /// It does not start, since nobody would do what the variable says. What to say after its name.
+    Refused(&'static str),
 }
 
 /// Reads `T` from `sources` and `variables`.
 ///
 /// # Errors
 /// Every problem found: an unreadable file, TOML that does not parse (with its line), keys that do not exist, values
-/// of the wrong type, variables that begin with `GATEHOUSE_` and that nobody reads. Those that Kubernetes makes of its
-/// Services are let be.
+/// that their keys can't hold, variables that begin with `GATEHOUSE_` and that nobody reads. Those that Kubernetes makes of
+/// its Services are let be. No problem repeats a value.
 pub fn load<T>(
     sources: &Sources<'_>,
     variables: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
@@ -137,39 +158,51 @@ where
         .collect();
     let mut problems = Vec::new();
     let variables = as_text(variables, |name| known.contains_key(name), &mut problems);
-    let mut set_by = Vec::new();
+    let mut set_by = BTreeMap::new();
     for (name, text) in &variables {
         match known.get(name) {
             Some(field) => match parse(&field.kind, text) {
                 Ok(value) => {
                     set(&mut table, &field.path, value);
-                    set_by.push((format!("`{}`", field.path), name));
+                    set_by.insert(field.path.as_str(), name);
                 }
-                Err(problem) => problems.push(format!("the environment variable {name}: {problem}")),
+                Err(problem) => {
+                    problems.push(format!("the environment variable {name}: {}: {problem}", field.path));
+                }
             },
-            None if !name.starts_with(PREFIX)
-                || sources.others.contains(&name.as_str())
-                || is_service_link(name, &variables) => {}
-            None => {
-                let names = known.keys().map(String::as_str).chain(sources.others.iter().copied());
-                problems.push(format!(
-                    "the environment variable {name} names no key of the configuration{}",
-                    suggest_variable(name, names)
-                ));
-            }
+            None if !name.starts_with(PREFIX) || is_service_link(name, &variables) => {}
+            None => problems.extend(
+                refusal(name, &known, sources.others)
+                    .map(|problem| format!("the environment variable {name} {problem}")),
+            ),
         }
     }
-    check_keys(&table, "", &fields, &mut problems);
-    if !problems.is_empty() {
-        return Err(ConfigError(problems));
+    check_keys(&mut table, "", &fields, &mut problems);
+    match faults::read_whole(table, &fields) {
+        Ok(whole) if problems.is_empty() => return Ok(whole),
+        Ok(_) => {}
+        Err(faults) => problems.extend(faults.into_iter().map(|fault| {
+            // Whoever set it by a variable looks for that.
+            let variable = set_by.get(fault.key.as_str());
+            variable.map(|name| format!("the environment variable {name}: ")).unwrap_or_default()
+                + &fault.problem
+        })),
     }
-    T::deserialize(table).map_err(|error| {
-        let problem = error.to_string().trim().replace('\n', " ");
-        // It names the key; whoever set it by a variable looks for that.
-        let variable = set_by.iter().find(|(key, _)| problem.ends_with(key.as_str()));
-        let from = variable.map(|(_, name)| format!("the environment variable {name}: ")).unwrap_or_default();
-        ConfigError(vec![from + &problem])
-    })
+    Err(ConfigError(problems))
+}
+
+/// Why a process does not start with the variable `name`, which sets none of the `known` keys.
+fn refusal(name: &str, known: &BTreeMap<String, &Field>, others: &[Other]) -> Option<String> {
+    match others.iter().find(|other| other.name == name).map(|other| other.usage) {
+        Some(Usage::Read | Usage::LetBe) => None,
+        Some(Usage::Refused(why)) => Some(why.to_owned()),
+        None => {
+            // One that is let be would only be wrong without a word.
+            let read = others.iter().filter(|other| other.usage == Usage::Read).map(|other| other.name);
+            let suggestion = suggest_variable(name, known.keys().map(String::as_str).chain(read));
+            Some(format!("names no key of the configuration{suggestion}"))
+        }
+    }
 }
 
 /// The variables that are text. Of the others, those that would set something are problems.
@@ -213,10 +246,16 @@ fn read(path: &Path) -> Result<Table, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| ConfigError(vec![format!("the file {} can't be read: {error}", path.display())]))?;
     text.parse().map_err(|error: toml::de::Error| {
+        // Its `Display` shows the line, with what stands there.
+        let before = &text[..error.span().map_or(0, |span| text.floor_char_boundary(span.start))];
+        let (line, column) = (
+            before.split('\n').count(),
+            before.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1,
+        );
+        let message = error.message().lines().next().unwrap_or_default();
         ConfigError(vec![format!(
-            "the file {} is not valid TOML: {}",
+            "the file {} is not valid TOML: line {line}, column {column}: {message}",
             path.display(),
-            error.to_string().trim()
         )])
     })
 }
@@ -254,22 +293,27 @@ fn set(table: &mut Table, path: &str, value: Value) {
     }
 }
 
-/// Names each key that does not exist and each plain value of the wrong type, with its whole path.
-fn check_keys(table: &Table, path: &str, fields: &[Field], problems: &mut Vec<String>) {
-    for (key, value) in table {
-        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+/// Takes out and names each key that does not exist and each plain value of the wrong type, with its whole path.
+fn check_keys(table: &mut Table, path: &str, fields: &[Field], problems: &mut Vec<String>) {
+    table.retain(|key, value| {
+        let before = problems.len();
+        let path = if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
         let section = format!("{path}.");
         if let Some(field) = fields.iter().find(|field| field.path == path) {
             problems.extend(wrong_type(&field.kind, value).map(|problem| format!("{path}: {problem}")));
         } else if fields.iter().any(|field| field.path.starts_with(&section)) {
             match value {
-                Value::Table(inner) => check_keys(inner, &path, fields, problems),
+                Value::Table(inner) => {
+                    check_keys(inner, &path, fields, problems);
+                    return true;
+                }
                 _ => problems.push(format!("{path}: is a section; write [{path}] and its keys below")),
             }
         } else {
             problems.push(format!("{path}: there is no such key{}", suggest_key(&path, fields)));
         }
-    }
+        problems.len() == before
+    });
 }
 
 /// What is wrong with the type of `value`; the value itself is not repeated, it may be a secret in the wrong place.
@@ -348,8 +392,14 @@ mod tests {
         load(&Sources { file: Some(file.path()), ..Sources::default() }, env(variables))
     }
 
+    const OTHERS: &[Other] = &[
+        Other { name: "GATEHOUSE_ENV", usage: Usage::Read },
+        Other { name: "GATEHOUSE_TEST_LABEL", usage: Usage::LetBe },
+        Other { name: "GATEHOUSE_LABEL", usage: Usage::Refused("is for others") },
+    ];
+
     fn load_env(variables: &[(&str, &str)]) -> Result<Whole, ConfigError> {
-        load(&Sources { others: &["GATEHOUSE_ENV"], ..Sources::default() }, env(variables))
+        load(&Sources { others: OTHERS, ..Sources::default() }, env(variables))
     }
 
     #[test]
@@ -390,9 +440,10 @@ mod tests {
     #[test]
     fn a_value_that_its_key_can_not_hold_is_told_by_the_variable() {
         let error = load_env(&[("HOW_MANY", "-1")]).unwrap_err().to_string();
-        assert!(error.contains("the environment variable HOW_MANY: ") && error.contains("-1"), "{error}");
+        let bounds = "first.how_many: must be a whole number from 0 to 4294967295";
+        assert!(error.ends_with(&format!("- the environment variable HOW_MANY: {bounds}")), "{error}");
         let error = load_file("[first]\nhow_many = -1\n", &[]).unwrap_err().to_string();
-        assert!(error.contains("first.how_many") && !error.contains("variable"), "{error}");
+        assert!(error.ends_with(&format!("- {bounds}")), "{error}");
     }
 
     #[test]
@@ -401,13 +452,23 @@ mod tests {
             ("GATEHOUSE_HOW_MANY", "did you mean HOW_MANY?"),
             ("GATEHOUSE_FIRST_NAMES", "did you mean GATEHOUSE_FIRST__NAMES?"),
             ("GATEHOUSE_ENVIRON", "did you mean GATEHOUSE_ENV?"),
+            ("GATEHOUSE_FIRST__HOW", "did you mean GATEHOUSE_FIRST__HOW_MANY?"),
+            // Not what somebody else reads, which would be let be.
+            ("GATEHOUSE_TEST_LABELS", "did you mean GATEHOUSE_FIRST__LABEL?"),
+            ("GATEHOUSE_LABEL", "the environment variable GATEHOUSE_LABEL is for others"),
             ("GATEHOUSE_SOMETHING_ELSE_ENTIRELY", "`gatehouse config docs` lists them all"),
             ("GATEHOUSE_", "names no key"),
         ] {
             let error = load_env(&[(slip, "hunter2")]).unwrap_err().to_string();
             assert!(error.contains(slip) && error.contains(told) && !error.contains("hunter2"), "{error}");
         }
-        load_env(&[("GATEHOUSE_ENV", "dev"), ("GATEHOUSES", "x"), ("gatehouse_first", "x")]).unwrap();
+        load_env(&[
+            ("GATEHOUSE_ENV", "dev"),
+            ("GATEHOUSE_TEST_LABEL", "x"),
+            ("GATEHOUSES", "x"),
+            ("gatehouse_first", "x"),
+        ])
+        .unwrap();
         let link =
             [("GATEHOUSE_AUTH_PORT", "tcp://10.0.0.1:80"), ("GATEHOUSE_AUTH_SERVICE_HOST", "10.0.0.1")];
         load_env(&link).unwrap();
@@ -418,7 +479,7 @@ mod tests {
     fn a_variable_that_is_no_text_is_refused_if_it_would_set_something() {
         let broken = OsString::from_vec(b"\xff".to_vec());
         let load = |name: &str| -> Result<Whole, ConfigError> {
-            let sources = Sources { others: &["GATEHOUSE_ENV"], ..Sources::default() };
+            let sources = Sources { others: OTHERS, ..Sources::default() };
             load(&sources, [(OsString::from(name), broken.clone())])
         };
         assert!(load("GATEHOUSE_FIRST__LABEL").unwrap_err().to_string().contains("must be text in UTF-8"));
@@ -431,7 +492,7 @@ mod tests {
     fn every_mistake_is_named() {
         let error =
             load_env(&[("HOW_MANY", "many"), ("GATEHOUSE_FIRST__NAME", "x")]).unwrap_err().to_string();
-        assert!(error.contains("HOW_MANY: must be a whole number"), "{error}");
+        assert!(error.contains("HOW_MANY: first.how_many: must be a whole number"), "{error}");
         assert!(error.contains("did you mean GATEHOUSE_FIRST__NAMES?"), "{error}");
         let wrong = "frist = 1\nnames = []\n[first]\nhow_mny = 1\nnames = \"x\"\non = \"hunter2\"\n";
         let error = load_file(wrong, &[]).unwrap_err().to_string();
@@ -447,8 +508,8 @@ mod tests {
         assert!(!error.contains("hunter2"), "{error}");
         let error = load_file("first = 1\n", &[]).unwrap_err().to_string();
         assert!(error.contains("write [first]"), "{error}");
-        let error = load_file("[first\n", &[]).unwrap_err().to_string();
-        assert!(error.contains("not valid TOML"), "{error}");
+        let error = load_file("[first]\nlabel = \"hunter2\n", &[]).unwrap_err().to_string();
+        assert!(error.contains("not valid TOML: line 2, column ") && !error.contains("hunter2"), "{error}");
         let nowhere = Sources { file: Some(Path::new("/nowhere.toml")), ..Sources::default() };
         assert!(load::<Whole>(&nowhere, env(&[])).is_err());
     }

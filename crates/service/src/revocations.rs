@@ -4,23 +4,25 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use gatehouse_client::{Authorized, Backoff, from_status};
-use gatehouse_core::{Clock, Entropy, Error, Result, Timestamp};
-use gatehouse_proto::auth::v1::token_service_client::TokenServiceClient;
-use gatehouse_proto::auth::v1::{GetJwksRequest, Revocation, RevocationKind, WatchRevocationsRequest};
+use gatehouse_core::{Clock, Error, Result, Timestamp};
+use gatehouse_proto::auth::v1::{Revocation, RevocationKind};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+
+pub use feed::RevocationFeed;
 
 use crate::identity::{Caller, Subject};
-use crate::readiness::Gate;
-use crate::verifier::KeySet;
-use crate::{Lifecycle, Readiness};
+
+mod feed;
 
 /// How far the clock may be set back without doubt on what was heard before: a time server's small corrections.
-const CLOCK_SLACK: Duration = Duration::from_secs(1);
+pub const CLOCK_SLACK: Duration = Duration::from_secs(1);
 
-/// How often it is looked whether the news is too late.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How much longer than its whole life an entry is kept by the clock that only goes on: it may be told before that life
+/// begins, by as much as auth dates revocations ahead and clocks differ.
+const KEEP_LONGER: Duration = Duration::from_mins(1);
+
+/// No token lives longer, so no entry has to.
+const LONGEST_LIFE: Duration = Duration::from_hours(24);
 
 /// How late the news may be. Both count from the last word of auth.
 #[derive(Clone, Copy, Debug)]
@@ -87,6 +89,25 @@ impl Moment {
 struct Entry {
     not_before: Timestamp,
     expires_at: Timestamp,
+    /// Until when it is kept, whatever the wall's clock says meanwhile.
+    keep_until: Instant,
+}
+
+impl Entry {
+    /// As told at this moment.
+    fn told(revocation: &Revocation) -> Self {
+        let not_before = Timestamp::from_micros(revocation.not_before);
+        let expires_at = Timestamp::from_micros(revocation.expires_at);
+        // Counted from its own two instants: what the wall's clock says now may be wrong.
+        let life = expires_at.since(not_before).min(LONGEST_LIFE);
+        Self { not_before, expires_at, keep_until: Instant::now() + life + KEEP_LONGER }
+    }
+
+    /// Whether a token that it concerns may be live, by either clock: one that jumps ahead and comes back must not bring
+    /// what was revoked back to life.
+    fn may_count(self, now: Timestamp, instant: Instant) -> bool {
+        now < self.expires_at || instant < self.keep_until
+    }
 }
 
 impl State {
@@ -112,22 +133,24 @@ impl Revocations {
     /// Takes news in, also empty news: hearing all of it from auth is what keeps the state fresh. `complete` says that
     /// nothing is missing; a part before the last is taken in and proves nothing yet. What was revoked within the last
     /// `age` may be missing all the same.
+    ///
+    /// `sequence` is that of the table as it is now. It may be lower than before, where the table was restored; what was
+    /// heard before then stays all the same, for as long as it may count.
     pub fn apply_aged(&self, revocations: &[Revocation], sequence: i64, complete: bool, age: Duration) {
         let now = self.0.clock.now();
         let mut state = self.0.state.write().unwrap_or_else(PoisonError::into_inner);
         for revocation in revocations {
-            let entry = Entry {
-                not_before: Timestamp::from_micros(revocation.not_before),
-                expires_at: Timestamp::from_micros(revocation.expires_at),
-            };
+            let entry = Entry::told(revocation);
             let held = state.entries.entry((revocation.kind, revocation.id.clone())).or_insert(entry);
             held.not_before = held.not_before.max(entry.not_before);
             held.expires_at = held.expires_at.max(entry.expires_at);
+            held.keep_until = held.keep_until.max(entry.keep_until);
         }
         if !revocations.is_empty() {
-            state.entries.retain(|_, entry| entry.expires_at > now);
+            let instant = Instant::now();
+            state.entries.retain(|_, entry| entry.may_count(now, instant));
         }
-        state.sequence = state.sequence.max(sequence);
+        state.sequence = sequence;
         if complete {
             state.complete = true;
             // Old news takes nothing from newer news, unless the clock was set back since that.
@@ -135,12 +158,11 @@ impl Revocations {
             let told = Moment::before_now(&self.0.clock, age);
             state.heard_at = Some(newest.map_or(told, |newest| newest.later_of(told)));
         }
-        let sequence = state.sequence;
         drop(state);
         self.0.changed.send_replace(sequence);
     }
 
-    /// The highest sequence applied.
+    /// The sequence of the last news.
     #[must_use]
     pub fn sequence(&self) -> i64 {
         self.0.state.read().unwrap_or_else(PoisonError::into_inner).sequence
@@ -209,26 +231,6 @@ impl Revocations {
     }
 }
 
-/// Holds `gate` open while anyone can be let in.
-async fn tell_readiness(revocations: Revocations, gate: Gate, stopping: CancellationToken) {
-    let mut news = revocations.subscribe();
-    let mut heard = false;
-    loop {
-        if revocations.is_fresh() {
-            heard = true;
-            gate.ready();
-        } else if heard {
-            gate.unready("no word of auth on revocations for so long that every call is refused");
-        }
-        tokio::select! {
-            () = stopping.cancelled() => return,
-            // The sender lives as long as `revocations`.
-            _ = news.changed() => {}
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-        }
-    }
-}
-
 /// Nobody can tell whether a token still counts.
 pub(crate) fn stale() -> Error {
     Error::unavailable(
@@ -268,89 +270,28 @@ fn names(caller: &Caller) -> Vec<(RevocationKind, String)> {
     names
 }
 
-/// Keeps [`Revocations`] and the [`KeySet`] of a process up to date from the auth service: one stream, taken up again
-/// with backoff whenever it ends, and the keys fetched at each start and when an unknown key id turns up.
-#[derive(Debug)]
-pub struct RevocationFeed {
-    auth: TokenServiceClient<Authorized>,
-    revocations: Revocations,
-    keys: KeySet,
-    entropy: Entropy,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl RevocationFeed {
-    /// A feed over `auth`, a channel that shows a token with the permission `auth.revocations.watch`.
-    #[must_use]
-    pub fn new(auth: Authorized, revocations: Revocations, keys: KeySet, entropy: Entropy) -> Self {
-        Self { auth: TokenServiceClient::new(auth), revocations, keys, entropy }
-    }
-
-    /// Runs until the process stops. `readiness` turns good with the first whole snapshot, and bad while the news is so
-    /// late that nobody is let in; `service` names whose it is.
-    pub fn start(self, service: &str, lifecycle: &Lifecycle, readiness: &Readiness) {
-        let gate =
-            readiness.gate(format!("{service}.revocations"), "no snapshot of revocations from auth yet");
-        let stopping = lifecycle.stopping();
-        lifecycle.spawn(tell_readiness(self.revocations.clone(), gate, lifecycle.stopping()));
-        lifecycle.spawn(async move {
-            let mut backoff =
-                Backoff::new(Duration::from_millis(20), Duration::from_secs(1), self.entropy.clone());
-            loop {
-                let ended = tokio::select! {
-                    () = stopping.cancelled() => return,
-                    ended = self.follow(&mut backoff) => ended,
-                };
-                if let Err(error) = ended {
-                    tracing::debug!(?error, "the revocation stream ended; taking it up again");
-                }
-                tokio::select! {
-                    () = stopping.cancelled() => return,
-                    () = backoff.wait() => {}
-                }
-            }
-        });
-    }
-
-    async fn follow(&self, backoff: &mut Backoff) -> Result<()> {
-        let mut auth = self.auth.clone();
-        self.fetch_keys(&mut auth).await?;
-        let request = WatchRevocationsRequest { after_sequence: self.revocations.sequence() };
-        let clock = &self.revocations.0.clock;
-        let mut last = Moment::before_now(clock, Duration::ZERO);
-        let mut stream = auth.watch_revocations(request).await.map_err(from_status)?.into_inner();
-        let mut silence = Duration::from_secs(2);
-        let silent = || Error::unavailable("STREAM_SILENT", "Auth's stream fell silent.");
-        loop {
-            let message = tokio::select! {
-                // A stream that says nothing for too long is as good as gone.
-                message = tokio::time::timeout(silence * 2, stream.message()) => match message {
-                    Ok(message) => message.map_err(from_status)?,
-                    Err(_) => return Err(silent()),
-                },
-                () = self.keys.wanted() => {
-                    self.fetch_keys(&mut auth.clone()).await?;
-                    continue;
-                }
-            };
-            // If it was this process that stood still, what auth said meanwhile is here at once, and as old as that.
-            if last.age(clock.now()) > silence * 2 {
-                return Err(silent());
-            }
-            last = Moment::before_now(clock, Duration::ZERO);
-            let Some(news) = message else { return Ok(()) };
-            if let Ok(heartbeat @ 1..) = u64::try_from(news.heartbeat_ms) {
-                silence = Duration::from_millis(heartbeat.max(100));
-            }
-            let age = Duration::from_millis(u64::try_from(news.age_ms).unwrap_or(0));
-            self.revocations.apply_aged(&news.revocations, news.sequence, news.snapshot_complete, age);
-            if news.snapshot_complete {
-                backoff.reset();
-            }
-        }
-    }
-
-    async fn fetch_keys(&self, auth: &mut TokenServiceClient<Authorized>) -> Result<()> {
-        let answer = auth.get_jwks(GetJwksRequest {}).await.map_err(from_status)?.into_inner();
-        self.keys.replace(&answer.jwks_json)
+    #[test]
+    fn what_is_over_by_both_clocks_is_forgotten() {
+        let (now, life) = (Timestamp::from_seconds(1_800_000_000), Duration::from_mins(10));
+        let told = |life: Duration| {
+            Entry::told(&Revocation {
+                not_before: now.as_micros(),
+                expires_at: now.plus(life).as_micros(),
+                ..Revocation::default()
+            })
+        };
+        let (entry, instant) = (told(life), Instant::now());
+        let later = life + KEEP_LONGER;
+        assert!(entry.may_count(now, instant + later), "by the wall's clock it lives");
+        assert!(entry.may_count(now.plus(later), instant), "by the other it does");
+        assert!(!entry.may_count(now.plus(later), instant + later));
+        // Nonsense has an end too.
+        let endless = told(Duration::MAX);
+        let then = Instant::now() + LONGEST_LIFE + KEEP_LONGER;
+        assert!(!endless.may_count(Timestamp::from_micros(i64::MAX), then));
     }
 }

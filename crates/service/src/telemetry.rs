@@ -12,7 +12,9 @@ use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::{MetricExporter, SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
+use opentelemetry_sdk::metrics::{
+    Aggregation, Instrument, InstrumentKind, PeriodicReader, SdkMeterProvider, Stream,
+};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
 use prometheus::{Encoder as _, Registry, TextEncoder};
@@ -28,6 +30,19 @@ use tracing_subscriber::{EnvFilter, Layer as _};
 /// Anyone can send what is no HTTP, as often as they like; for actix-http each is an error, without saying whose. `RUST_LOG`
 /// can turn it on.
 const QUIET: &str = "actix_http::h1::dispatcher=off";
+
+/// The bounds of every histogram in seconds: those of the semantic conventions for durations of calls, and two more below
+/// for calls between services. The SDK's own are meant for milliseconds.
+const SECONDS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// The bounds of `instrument`, where they are not the SDK's.
+fn bounds(instrument: &Instrument) -> Option<Stream> {
+    if instrument.kind() != InstrumentKind::Histogram || instrument.unit() != "s" {
+        return None;
+    }
+    let buckets = Aggregation::ExplicitBucketHistogram { boundaries: SECONDS.to_vec(), record_min_max: true };
+    Stream::builder().with_aggregation(buckets).build().ok()
+}
 
 /// What a process tells of itself, and where.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -128,7 +143,10 @@ impl Telemetry {
             .with_registry(registry.clone())
             .build()
             .map_err(Error::internal)?;
-        let mut meters = SdkMeterProvider::builder().with_resource(resource.clone()).with_reader(exporter);
+        let mut meters = SdkMeterProvider::builder()
+            .with_resource(resource.clone())
+            .with_reader(exporter)
+            .with_view(bounds);
         if !config.otlp_endpoint.is_empty() {
             let exporter = MetricExporter::builder()
                 .with_tonic()
@@ -248,5 +266,32 @@ impl Write for RedactingWriter {
 
     fn flush(&mut self) -> std::io::Result<()> {
         std::io::stderr().lock().flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::metrics::MeterProvider as _;
+
+    use super::*;
+
+    #[test]
+    fn a_histogram_in_seconds_tells_milliseconds_from_seconds() {
+        let registry = Registry::new();
+        let exporter = opentelemetry_prometheus::exporter().with_registry(registry.clone()).build().unwrap();
+        let meters = SdkMeterProvider::builder().with_reader(exporter).with_view(bounds).build();
+        let meter = meters.meter("test");
+        let duration =
+            meter.f64_histogram("call.duration").with_unit("s").with_description("Of a call.").build();
+        duration.record(0.002, &[]);
+        duration.record(4.9, &[]);
+        meter.u64_histogram("group").build().record(700, &[]);
+        let shown = Metrics(registry).render();
+        for line in ["{le=\"0.0025\"} 1", "{le=\"2.5\"} 1", "{le=\"5\"} 2"] {
+            let line = line.replace('{', "{otel_scope_name=\"test\",");
+            assert!(shown.contains(&format!("call_duration_seconds_bucket{line}")), "{line} of {shown}");
+        }
+        assert!(shown.contains("# HELP call_duration_seconds Of a call."), "{shown}");
+        assert!(shown.contains("le=\"750\"} 1") && !shown.contains("group_bucket{le=\"0.005\""), "{shown}");
     }
 }

@@ -1,12 +1,12 @@
 //! Access tokens at the door of a service (RFC 9068, RFC 8725).
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use gatehouse_core::{Clock, Error, Result};
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, JwkSet};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::identity::{Caller, Claims};
 use crate::revocations::{Revocations, stale};
@@ -23,13 +23,13 @@ pub struct KeySet(Arc<Keys>);
 
 #[derive(Default)]
 struct Keys {
-    keys: RwLock<HashMap<String, DecodingKey>>,
+    keys: watch::Sender<HashMap<String, DecodingKey>>,
     wanted: Notify,
 }
 
 impl std::fmt::Debug for KeySet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_set().entries(self.0.keys.read().unwrap_or_else(PoisonError::into_inner).keys()).finish()
+        f.debug_set().entries(self.0.keys.borrow().keys()).finish()
     }
 }
 
@@ -53,21 +53,27 @@ impl KeySet {
         if keys.is_empty() {
             return Err(invalid());
         }
-        *self.0.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        self.0.keys.send_replace(keys);
         Ok(())
     }
 
-    /// Resolves when a token named a key that is not here: time to ask auth again.
+    /// Resolves when a token named a key that is not here: time to ask auth again, though not for each, since anyone can
+    /// make such tokens.
     pub async fn wanted(&self) {
         self.0.wanted.notified().await;
     }
 
-    fn is_empty(&self) -> bool {
-        self.0.keys.read().unwrap_or_else(PoisonError::into_inner).is_empty()
+    /// Changes with each [`replace`](Self::replace).
+    pub(crate) fn changes(&self) -> watch::Receiver<HashMap<String, DecodingKey>> {
+        self.0.keys.subscribe()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.keys.borrow().is_empty()
     }
 
     fn get(&self, id: &str) -> Option<DecodingKey> {
-        let key = self.0.keys.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
+        let key = self.0.keys.borrow().get(id).cloned();
         if key.is_none() {
             self.0.wanted.notify_one();
         }

@@ -292,6 +292,35 @@ async fn each_kind_of_revocation_ends_what_was_issued_before_it() {
     }
 }
 
+fn ended_session(id: &str) -> Revocation {
+    Revocation {
+        sequence: 1,
+        kind: RevocationKind::Session.into(),
+        id: id.to_owned(),
+        not_before: NOW * 1_000_000 + 500,
+        expires_at: (NOW + 600) * 1_000_000,
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_ahead_and_comes_back_brings_nothing_to_life() {
+    let door = Door::new();
+    let token = sign(&door.key, &header(), &claims());
+    // Told before the jump, and told during it.
+    for ahead_when_told in [false, true] {
+        door.hear(&[]);
+        door.clock.advance(Duration::from_hours(u64::from(ahead_when_told)));
+        door.hear(&[ended_session(SESSION)]);
+        door.clock.set(Timestamp::from_seconds(NOW + 3600));
+        // Whatever is told next is when it is looked what has ended.
+        door.hear(&[ended_session("another")]);
+        door.clock.set(Timestamp::from_seconds(NOW));
+        door.hear(&[]);
+        let refused = door.submit(&token).await.expect_err("revoked");
+        assert_eq!(refused, (ErrorCode::Unauthenticated, "TOKEN_REVOKED".to_owned()), "{ahead_when_told}");
+    }
+}
+
 #[tokio::test]
 async fn a_clients_revocation_counts_from_when_the_client_got_its_own_token() {
     let door = Door::new();

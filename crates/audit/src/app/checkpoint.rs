@@ -15,9 +15,12 @@ use crate::domain::names::Service;
 use crate::domain::note::NoteError;
 use crate::domain::tiles::tiles_of;
 use crate::sequencer::damaged;
-use crate::signed_states::{self, Known};
+use crate::signed_states::Known;
 use crate::store::heads::Head;
 use crate::store::{checkpoints, heads, tiles};
+
+/// So often is looked whether the file knows what was signed.
+const MOST_LOOKS: u32 = 3;
 
 /// A signed checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,8 +75,9 @@ impl App {
             let needed: BTreeSet<_> = tiles_of([(0, head.size), (0, older), (0, known_size.min(head.size))]);
             Ok((head, tiles::load(tx, &log.id, &needed).await?, newest))
         })?;
+        log.standing.check(head.size).map_err(Error::internal)?;
         if let Some(state) = &known
-            && (state.size > head.size || tree.range(0, state.size).map_err(damaged)? != state.root)
+            && tree.range(0, state.size).map_err(damaged)? != state.root
         {
             let path = self.states.path(&log.origin);
             return Err(Error::internal(format!(
@@ -100,7 +104,8 @@ impl App {
             }
             // It may be another replica that signed it, with a folder of its own.
             if size > known_size && signed.origin == log.origin {
-                self.record(signed.clone()).await?;
+                self.record(log, signed.clone()).await?;
+                self.settle_record(log).await?;
             }
             if size == head.size {
                 // Under another name it would be the checkpoint of another log.
@@ -114,13 +119,14 @@ impl App {
         }
         let root = tree.range(0, head.size).map_err(damaged)?;
         let checkpoint = Checkpoint { origin: log.origin.clone(), size: head.size, root };
-        self.record(checkpoint.clone()).await?;
+        self.record(log, checkpoint.clone()).await?;
         let note = checkpoint.sign(&log.signer).map_err(Error::internal)?;
         let now = self.clock.now();
         let kept = run_tx!(self.db, "audit.sign", |tx| {
             checkpoints::add(tx, &log.id, head.size, now, &note).await?;
             checkpoints::lookup(tx, &log.id, head.size).await
         })?;
+        self.settle_record(log).await?;
         kept_as_stored(kept)
     }
 
@@ -139,44 +145,59 @@ impl App {
     /// What the log was signed as, by what stands outside of the database.
     async fn signed_state(&self, log: &Log) -> Result<Known> {
         let origin = log.origin.clone();
-        self.blocking(move |app| app.states.lookup(&origin)).await
+        let known = self.blocking(move |app| app.states.lookup(&origin)).await?;
+        if let Known::State(state) = &known {
+            log.standing.learn(state);
+        }
+        Ok(known)
     }
 
     /// What is wrong with the file is no caller's business.
-    async fn record(&self, state: Checkpoint) -> Result<()> {
-        self.blocking(move |app| app.states.record(&state)).await.map_err(Error::internal)
+    async fn record(&self, log: &Log, state: Checkpoint) -> Result<()> {
+        let recorded = state.clone();
+        self.blocking(move |app| app.states.record(&recorded)).await.map_err(Error::internal)?;
+        log.standing.learn(&state);
+        Ok(())
+    }
+
+    /// Has the file know the newest checkpoint after all. A replica that stood still with the lock, or went on without
+    /// it, may have put an older state over ours. Whoever writes comes here afterwards, and the database is asked before
+    /// the file: so of two that cross, one sees what the other did.
+    async fn settle_record(&self, log: &Log) -> Result<()> {
+        for _ in 0..MOST_LOOKS {
+            let newest = read_tx!(self.db, "audit.newest_signed", |tx| {
+                checkpoints::lookup_newest(tx, &log.id).await
+            })?;
+            let signed = newest.and_then(|(_, note)| Checkpoint::open_by_any(&note, &log.accepted).ok());
+            let Some((state, _)) = signed.filter(|(state, _)| state.origin == log.origin) else { break };
+            let known = self.signed_state(log).await.map_err(Error::internal)?.state();
+            if known.is_some_and(|known| known.size >= state.size) {
+                break;
+            }
+            self.record(log, state).await?;
+        }
+        // One that is still behind knows less until the next look.
+        Ok(())
     }
 
     /// Refuses a log that has fewer entries than were signed: its database was restored from a backup, and what it would
-    /// sign next would be a second history. One that was rewritten is told only: events must still be written down.
+    /// sign next would be a second history. One that was rewritten is told only: events must still be written down. The
+    /// state that is given up, if the configuration says so.
     ///
     /// # Errors
     /// `AUDIT_LOG_BEHIND`, `SIGNED_STATE_UNREADABLE`.
-    pub(crate) async fn check_signed_state(&self, log: &Log) -> Result<()> {
+    pub(crate) async fn check_signed_state(&self, log: &Log) -> Result<Option<Checkpoint>> {
         let state = match self.signed_state(log).await? {
-            Known::Nothing => return Ok(()),
+            Known::Nothing => return Ok(None),
             Known::State(state) => state,
-            Known::GivenUp(state) => return self.give_up(log, &state).await,
+            Known::GivenUp(state) => return Ok(Some(state)),
         };
         let (head, tree) = read_tx!(self.db, "audit.signed_state", |tx| {
             let size = heads::lookup(tx, &log.id).await?.map_or(0, |head| head.size);
             let needed = tiles_of([(0, state.size.min(size))]);
             Ok((size, tiles::load(tx, &log.id, &needed).await?))
         })?;
-        if head < state.size {
-            return Err(Error::failed_precondition(
-                "AUDIT_LOG_BEHIND",
-                format!(
-                    "The log {} has {head} entries, and {} were signed, as {} says: the database was restored from an older \
-                     backup, or is another one. Restore the newest that there is. If what came since is lost, say so: \
-                     audit.given_up_states = [\"{}\"]. See \"A restored database\" in docs/audit-log.md.",
-                    log.id,
-                    state.size,
-                    self.states.path(&log.origin).display(),
-                    signed_states::as_configured(&state),
-                ),
-            ));
-        }
+        log.standing.check(head)?;
         if tree.range(0, state.size).ok() != Some(state.root) {
             tracing::error!(
                 log = %log.id,
@@ -185,11 +206,11 @@ impl App {
                  it says"
             );
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Goes on without `state`. That is itself audited, and then signed, with which the file knows the new state.
-    async fn give_up(&self, log: &Log, state: &Checkpoint) -> Result<()> {
+    pub(crate) async fn give_up(&self, log: &Log, state: &Checkpoint) -> Result<()> {
         tracing::warn!(log = %log.id, size = state.size, "a state that was signed is given up");
         let service = Service::new("audit").map_err(Error::internal)?;
         let event = self.own_event("audit.states.give_up", Actor::System(service))?;

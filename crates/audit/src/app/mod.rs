@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use gatehouse_core::{Clock, Entropy, Environment, Error, Result};
 use gatehouse_db::{Db, run_tx};
-use gatehouse_service::Lifecycle;
+use gatehouse_service::{Lifecycle, Readiness};
 
 use crate::Config;
 use crate::domain::names::{LogId, RetentionClass};
@@ -22,6 +22,7 @@ use crate::keys::SubjectKeys;
 use crate::sequencer::Sequencer;
 use crate::signed_states::SignedStates;
 use crate::signing::CheckpointSeed;
+use crate::standing::Standing;
 use crate::store::heads;
 
 /// The log for events that ask for no other.
@@ -55,6 +56,7 @@ pub(crate) struct Log {
     pub(crate) prune_signer: SignerKey,
     /// As `accepted`, for what was pruned.
     pub(crate) prune_accepted: Vec<VerifierKey>,
+    pub(crate) standing: Standing,
     pub(crate) sequencer: Sequencer,
 }
 
@@ -66,6 +68,7 @@ pub(crate) struct Parts {
     pub(crate) entropy: Entropy,
     pub(crate) environment: Environment,
     pub(crate) lifecycle: Lifecycle,
+    pub(crate) readiness: Readiness,
     pub(crate) keys: SubjectKeys,
     pub(crate) seed: CheckpointSeed,
 }
@@ -74,7 +77,8 @@ impl App {
     /// The app with the logs of `config`, whose beginnings are made where they are missing. Logs that another key signed,
     /// or that were signed with more entries than they have, are refused.
     pub(crate) async fn new(config: &Config, parts: Parts) -> Result<Self> {
-        let Parts { db, clock, entropy, environment, lifecycle, keys, seed } = parts;
+        let Parts { db, clock, entropy, environment, lifecycle, readiness, keys, seed } = parts;
+        let states = SignedStates::beside(&config.subject_keys_dir, config.given_up(), entropy.clone());
         let mut logs = BTreeMap::new();
         for each in config.all_logs() {
             let id = LogId::new(each.name.as_str()).map_err(Error::internal)?;
@@ -86,6 +90,7 @@ impl App {
                 .iter()
                 .map(|key| key.renamed(&pruned_origin(key.name())).map_err(Error::internal))
                 .collect::<Result<Vec<_>>>()?;
+            let standing = Standing::new(&id, states.path(&origin), &readiness);
             let log = Log {
                 accepted: std::iter::once(signer.verifier()).chain(former).collect(),
                 prune_accepted: std::iter::once(prune_signer.verifier()).chain(former_pruned).collect(),
@@ -94,7 +99,7 @@ impl App {
                 retention: RetentionClass::new(each.name.as_str()).map_err(Error::internal)?,
                 days: each.days,
                 sequencer: Sequencer::new(
-                    id.clone(),
+                    standing.clone(),
                     db.clone(),
                     keys.clone(),
                     clock.clone(),
@@ -102,18 +107,23 @@ impl App {
                     config.max_group as usize,
                     config.max_queue as usize,
                 ),
+                standing,
                 origin,
                 id,
             };
             logs.insert(each.name, log);
         }
-        let states = SignedStates::beside(&config.subject_keys_dir, config.given_up(), entropy.clone());
         let max_prune = config.max_prune.into();
         let logs = Arc::new(logs);
         let app = Self { db, clock, entropy, environment, lifecycle, keys, states, max_prune, logs };
+        let mut given_up = Vec::new();
         for log in app.logs() {
             app.check_key(log, &config.checkpoint_key_file).await?;
-            app.check_signed_state(log).await?;
+            given_up.extend(app.check_signed_state(log).await?.map(|state| (log, state)));
+        }
+        // An event of any goes into the default log: only once none is refused.
+        for (log, state) in given_up {
+            app.give_up(log, &state).await?;
         }
         Ok(app)
     }

@@ -47,6 +47,7 @@ pub struct World {
 pub struct Replica {
     pub address: SocketAddr,
     pub lifecycle: Lifecycle,
+    pub readiness: Readiness,
 }
 
 impl World {
@@ -96,7 +97,7 @@ impl World {
         let revocations = Revocations::new(self.clock.clone(), Staleness { privileged: long, all: long });
         revocations.apply(&[], 0, true);
         let audience = gatehouse_client::audience::AUDIT;
-        let lifecycle = Lifecycle::new();
+        let (lifecycle, readiness) = (Lifecycle::new(), Readiness::new());
         let deps = Deps {
             db,
             verifier: Verifier::new(ISSUER, audience, keys, revocations, self.clock.clone()),
@@ -104,12 +105,12 @@ impl World {
             entropy: self.entropy.clone(),
             environment: Environment::Dev,
             lifecycle: lifecycle.clone(),
-            readiness: Readiness::new(),
+            readiness: readiness.clone(),
         };
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         build(&self.config, GrpcConfig::default(), deps, listener).await?;
-        Ok(Replica { address, lifecycle })
+        Ok(Replica { address, lifecycle, readiness })
     }
 
     /// A replica in another runtime, which can be torn down with all its tasks and connections, as a crash does.

@@ -5,6 +5,7 @@ use gatehouse_core::{Error, Result, Secret, Timestamp};
 use gatehouse_db::{Tx, read_tx, run_tx};
 use gatehouse_outbox::AuditEvent;
 use gatehouse_service::Caller;
+use serde_json::Value;
 
 use super::accounts::revocable;
 use super::{App, Origin, SessionFacts, Tokens};
@@ -56,7 +57,19 @@ impl Refusal {
 /// The events that a refresh may have to tell of, made before the transaction's block, which may run again.
 struct Events {
     refreshed: AuditEvent,
+    /// Still without its payload.
     reused: AuditEvent,
+    origin: Value,
+}
+
+impl Events {
+    /// Tells, beside from where, which token came and which one the session was at: how far behind whoever presented it was.
+    fn reused(&self, token: &RefreshToken, session: &Session) -> AuditEvent {
+        let mut payload = self.origin.clone();
+        payload["presented_generation"] = token.generation().into();
+        payload["session_generation"] = session.family.generation.into();
+        self.reused.clone().about(session.person).payload(payload)
+    }
 }
 
 impl App {
@@ -70,13 +83,12 @@ impl App {
         // Not made by us: refused before the database is asked.
         let token = RefreshToken::parse(text.expose(), &ring).ok_or_else(|| Refusal::Invalid.error())?;
         let now = self.now();
-        let event = |action: &str| {
-            let event = self.0.outbox.event(action).target("session", token.family().as_uuid());
-            event.payload(origin.as_json())
-        };
+        let event =
+            || self.0.outbox.event("auth.sessions.refresh").target("session", token.family().as_uuid());
         let events = Events {
-            refreshed: event("auth.sessions.refresh"),
-            reused: event("auth.sessions.refresh").denied("REFRESH_TOKEN_REUSED"),
+            refreshed: event().payload(origin.as_json()),
+            reused: event().denied("REFRESH_TOKEN_REUSED"),
+            origin: origin.as_json(),
         };
         let outcome = run_tx!(self.0.db, "auth.refresh", |tx| {
             self.refresh_in(tx, &token, &ring, now, &events).await
@@ -133,7 +145,7 @@ impl App {
                 Verdict::Unknown => return refused(Refusal::Invalid),
                 Verdict::Ended => return refused(Refusal::Ended),
                 Verdict::Replayed => {
-                    self.end_for_reuse(tx, &session, now, &events.reused).await?;
+                    self.end_for_reuse(tx, &session, now, events.reused(token, &session)).await?;
                     return refused(Refusal::Reused);
                 }
                 Verdict::Again { salt, kid } => match ring.lookup(&kid) {
@@ -168,11 +180,11 @@ impl App {
         tx: &mut Tx,
         session: &Session,
         now: Timestamp,
-        event: &AuditEvent,
+        event: AuditEvent,
     ) -> gatehouse_db::Result<()> {
         if sessions::end(tx, session.family.id, EndReason::RefreshReused, now).await?.is_some() {
             // Nobody knows who presented it: the thief, or the person after the thief.
-            self.0.outbox.emit(tx, &in_tenant(event.clone().about(session.person), session.tenant)).await?;
+            self.0.outbox.emit(tx, &in_tenant(event, session.tenant)).await?;
             let revoked = Revoked::Session(session.family.id);
             revocations::add(tx, &revoked, now, self.0.config.longest_token()).await?;
         }

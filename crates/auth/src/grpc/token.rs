@@ -124,7 +124,7 @@ impl TokenService for Face {
 
 /// Sends what is live, then each reading that brought something, and a heartbeat with one that did not. While the table
 /// can't be read nothing is sent but the last reading to whoever comes, with its age, so that verifiers know that their
-/// news is late.
+/// news is late. Numbers count within one history of the table: in another, all is told again.
 async fn watch(
     log: RevocationLog,
     after: i64,
@@ -132,10 +132,16 @@ async fn watch(
 ) {
     let mut readings = log.subscribe();
     let mut sent = after;
+    let mut history = None;
     let mut last_sent: Option<tokio::time::Instant> = None;
     loop {
         let reading = *readings.borrow_and_update();
         if let Some(reading) = reading {
+            let is_another = history.is_some_and(|history| history != reading.history);
+            if is_another || sent > reading.sequence {
+                sent = 0;
+            }
+            history = Some(reading.history);
             // In parts, for any number may be live; only the last covers the whole reading.
             loop {
                 let revocations = log.after(sent, PART);

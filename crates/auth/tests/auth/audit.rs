@@ -83,6 +83,10 @@ both_engines! {
             assert!(seen.contains(expected), "{expected:?} is missing in {seen:#?}");
         }
         assert_eq!(seen.len(), expected.len(), "{seen:#?}");
+        // Whoever looks into it learns how old the token was that came back.
+        let reused = told.iter().find(|event| event.reason == "REFRESH_TOKEN_REUSED").unwrap();
+        let payload: serde_json::Value = serde_json::from_str(&reused.payload_json).unwrap();
+        assert_eq!((&payload["presented_generation"], &payload["session_generation"]), (&0.into(), &2.into()), "{payload}");
         for event in &told {
             assert!(!event.request_id.is_empty(), "{event:?} leads to no log");
         }

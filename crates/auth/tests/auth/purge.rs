@@ -30,7 +30,7 @@ both_engines! {
         ada.api_keys.create_api_key(key).await.unwrap();
         cluster.at(0).tokens().revoke_token(RevokeTokenRequest { token: tokens.refresh_token }).await.unwrap();
         assert_eq!(counts(&db).await, [1, 1, 1]);
-        cluster.clock.advance(Duration::from_hours(1));
+        cluster.clock.advance(Duration::from_hours(3));
         eventually(PATIENCE, || async { counts(&db).await == [1, 1, 0] }).await;
         cluster.clock.advance(Duration::from_hours(31 * 24));
         eventually(PATIENCE, || async { counts(&db).await == [0, 1, 0] }).await;

@@ -1,20 +1,21 @@
 //! The revocation table's watch stream (requirement B9).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gatehouse_auth::MIGRATIONS;
 use gatehouse_auth::store::revocations::{self, Revoked};
 use gatehouse_client::audience;
 use gatehouse_core::ids::SessionId;
-use gatehouse_core::{Clock, Entropy};
-use gatehouse_db::{params, run_tx, sql};
+use gatehouse_core::{Clock, Entropy, Timestamp};
+use gatehouse_db::{Db, params, run_tx, sql};
 use gatehouse_proto::auth::v1::token_service_client::TokenServiceClient;
 use gatehouse_proto::auth::v1::{
-    RevokeTokenRequest, WatchRevocationsRequest, WatchRevocationsResponse, WhoAmIRequest,
+    RevocationKind, RevokeTokenRequest, WatchRevocationsRequest, WatchRevocationsResponse, WhoAmIRequest,
 };
 use gatehouse_service::revocations::{RevocationFeed, Staleness};
 use gatehouse_service::{KeySet, Lifecycle, Readiness, Revocations};
 use gatehouse_testkit::{TestDb, both_engines, eventually};
+use tokio::net::TcpListener;
 use tonic::Streaming;
 
 use crate::support::{Cluster, PATIENCE, reason};
@@ -29,11 +30,76 @@ async fn next(stream: &mut Streaming<WatchRevocationsResponse>) -> WatchRevocati
     tokio::time::timeout(PATIENCE, stream.message()).await.expect("news in time").unwrap().unwrap()
 }
 
+/// Whether `stream` tells of this session in time.
+async fn tells(stream: &mut Streaming<WatchRevocationsResponse>, session: &str) -> bool {
+    let until = Instant::now() + PATIENCE;
+    while Instant::now() < until {
+        if next(stream).await.revocations.iter().any(|entry| entry.id == session) {
+            return true;
+        }
+    }
+    false
+}
+
 sql! {
     ADD_MANY_ENTRIES = "WITH RECURSIVE n (v) AS (SELECT CAST(1 AS BIGINT) UNION ALL SELECT v + 1 FROM n WHERE v < $1) INSERT INTO revocations (sequence, kind, subject_id, not_before, expires_at) SELECT v, 'membership', CAST($2 AS TEXT), CAST($3 AS BIGINT), CAST($4 AS BIGINT) FROM n";
     HIDE = "ALTER TABLE revocation_head RENAME TO hidden";
     SHOW = "ALTER TABLE hidden RENAME TO revocation_head";
     SET_HEAD = "UPDATE revocation_head SET sequence = $1 WHERE id = 1";
+    FORGET_AFTER = "DELETE FROM revocations WHERE sequence > $1";
+}
+
+/// What a service keeps of revocations, from the first replica.
+struct Listener {
+    revocations: Revocations,
+    lifecycle: Lifecycle,
+}
+
+impl Listener {
+    async fn start(cluster: &Cluster) -> Self {
+        let never = Staleness { privileged: Duration::from_hours(1), all: Duration::from_hours(1) };
+        let revocations = Revocations::new(cluster.clock.clone(), never);
+        let lifecycle = Lifecycle::new();
+        let token = cluster.at(0).client_token("worker", audience::AUTH).await;
+        let auth = cluster.at(0).with(&token);
+        RevocationFeed::new(auth, revocations.clone(), KeySet::default(), Entropy::system()).start(
+            "test",
+            &lifecycle,
+            &Readiness::new(),
+        );
+        Self { revocations, lifecycle }
+    }
+
+    fn knows(&self, session: &str) -> bool {
+        self.revocations.is_revoked_since(RevocationKind::Session, session, Timestamp::from_micros(0))
+    }
+
+    async fn hears(&self, session: &str) {
+        eventually(PATIENCE, || async { self.knows(session) }).await;
+    }
+}
+
+/// Adds a session's end as another replica would; its id.
+async fn end_a_session(db: &Db, cluster: &Cluster) -> String {
+    let session = SessionId::new(&cluster.clock, &Entropy::system());
+    let (entry, now) = (Revoked::Session(session), cluster.clock.now());
+    run_tx!(db, "test.revoke", |tx| { revocations::add(tx, &entry, now, Duration::from_mins(10)).await })
+        .unwrap();
+    session.to_string()
+}
+
+/// The table as a backup has it that was taken when `sequence` was the last, and then as many ends more.
+async fn go_back(db: &Db, cluster: &Cluster, sequence: i64, more: usize) -> Vec<String> {
+    let sessions: Vec<_> = (0..more).map(|_| SessionId::new(&cluster.clock, &Entropy::system())).collect();
+    let entries: Vec<_> = sessions.iter().copied().map(Revoked::Session).collect();
+    let now = cluster.clock.now();
+    run_tx!(db, "test.restore", |tx| {
+        tx.execute(&FORGET_AFTER, params![sequence]).await?;
+        tx.execute(&SET_HEAD, params![sequence]).await?;
+        revocations::add_all(tx, &entries, now, Duration::from_mins(10)).await
+    })
+    .unwrap();
+    sessions.iter().map(SessionId::to_string).collect()
 }
 
 both_engines! {
@@ -169,14 +235,83 @@ both_engines! {
         assert!(bytes > 4 << 20, "{bytes} bytes prove nothing");
         assert_eq!(seen, (1..=ENTRIES).collect::<Vec<_>>());
         // A verifier that was given a part only lets nobody in yet.
-        let never = Staleness { privileged: Duration::from_hours(1), all: Duration::from_hours(1) };
-        let revocations = Revocations::new(cluster.clock.clone(), never);
-        let lifecycle = Lifecycle::new();
-        let token = cluster.at(0).client_token("worker", audience::AUTH).await;
-        RevocationFeed::new(cluster.at(0).with(&token), revocations.clone(), KeySet::default(), Entropy::system())
-            .start("test", &lifecycle, &Readiness::new());
-        eventually(PATIENCE, || async { revocations.sequence() == ENTRIES }).await;
-        assert!(lifecycle.drain(PATIENCE).await);
+        let listener = Listener::start(&cluster).await;
+        eventually(PATIENCE, || async { listener.revocations.sequence() == ENTRIES }).await;
+        assert!(listener.lifecycle.drain(PATIENCE).await);
+    }
+
+    /// A standby that lagged took over from the database, and auth goes on: numbers are given again. Whether the table
+    /// has as many entries as before when it is next read, or fewer, whoever listens hears of all that it has.
+    async fn a_table_that_goes_back_is_told_again(db: TestDb) {
+        let cluster = Cluster::start(&db, 1).await;
+        for more in [0, 2, 5] {
+            let listener = Listener::start(&cluster).await;
+            let mut ended = Vec::new();
+            for _ in 0..3 {
+                ended.push(end_a_session(db.db(), &cluster).await);
+            }
+            for session in &ended {
+                listener.hears(session).await;
+            }
+            let head = listener.revocations.sequence();
+            ended.extend(go_back(db.db(), &cluster, head - 2, more).await);
+            ended.push(end_a_session(db.db(), &cluster).await);
+            for session in &ended {
+                listener.hears(session).await;
+            }
+            let expected = head - 2 + i64::try_from(more).unwrap() + 1;
+            eventually(PATIENCE, || async { listener.revocations.sequence() == expected }).await;
+            // Who comes now hears what the table has, whatever they say that they know.
+            for after in [0, head + 100] {
+                let told = next(&mut watch(&cluster, 0, after).await).await;
+                let told: Vec<_> = told.revocations.into_iter().map(|entry| entry.id).collect();
+                for session in &ended[3..] {
+                    assert!(told.contains(session), "{after}: {session} of {told:?}");
+                }
+                assert!(!told.contains(&ended[2]));
+            }
+            // What the table has forgotten is known here until it ends.
+            assert!(ended.iter().all(|session| listener.knows(session)));
+            assert!(listener.lifecycle.drain(PATIENCE).await);
+        }
+    }
+
+    /// Auth was stopped, its database restored, and auth started: those who verify tokens were not.
+    async fn a_restored_table_is_heard_by_those_who_went_on(db: TestDb) {
+        let mut cluster = Cluster::start(&db, 1).await;
+        let listener = Listener::start(&cluster).await;
+        let mut ended = Vec::new();
+        for _ in 0..4 {
+            ended.push(end_a_session(db.db(), &cluster).await);
+        }
+        listener.hears(&ended[3]).await;
+        let address = cluster.replicas.remove(0).stop().await;
+        go_back(db.db(), &cluster, 1, 0).await;
+        let replica = cluster.add_replica_on(&db, TcpListener::bind(address).await.unwrap()).await.unwrap();
+        cluster.replicas.push(replica);
+        ended.push(end_a_session(db.db(), &cluster).await);
+        listener.hears(&ended[4]).await;
+        assert!(ended.iter().all(|session| listener.knows(session)));
+        assert_eq!(listener.revocations.sequence(), 2);
+        assert!(listener.lifecycle.drain(PATIENCE).await);
+    }
+
+    async fn a_clock_that_jumps_ahead_and_comes_back_forgets_nothing(db: TestDb) {
+        let cluster = Cluster::start(&db, 1).await;
+        let ended = end_a_session(db.db(), &cluster).await;
+        let mut stream = watch(&cluster, 0, 0).await;
+        assert!(tells(&mut stream, &ended).await);
+        let right = cluster.clock.now();
+        cluster.clock.advance(Duration::from_hours(1));
+        // It is over for auth once the table was read by that clock.
+        let other = end_a_session(db.db(), &cluster).await;
+        assert!(tells(&mut stream, &other).await);
+        let told = next(&mut watch(&cluster, 0, 0).await).await.revocations;
+        assert!(told.iter().all(|entry| entry.id != ended));
+        cluster.clock.set(right);
+        assert!(tells(&mut stream, &ended).await, "it lives again");
+        let told = next(&mut watch(&cluster, 0, 0).await).await.revocations;
+        assert!(told.iter().any(|entry| entry.id == ended));
     }
 
     async fn heartbeats_come_when_nothing_happens(db: TestDb) {

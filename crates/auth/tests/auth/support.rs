@@ -1,5 +1,6 @@
 //! A cluster of auth servers on one database, and callers of every kind.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Replica {
     pub(crate) server: Server,
     pub(crate) channel: Channel,
+    address: SocketAddr,
     lifecycle: Lifecycle,
 }
 
@@ -92,7 +94,11 @@ impl Cluster {
     }
 
     pub(crate) async fn add_replica(&self, db: &TestDb) -> Result<Replica, Error> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        self.add_replica_on(db, TcpListener::bind("127.0.0.1:0").await.unwrap()).await
+    }
+
+    /// A replica where those who called another one find it.
+    pub(crate) async fn add_replica_on(&self, db: &TestDb, listener: TcpListener) -> Result<Replica, Error> {
         let address = listener.local_addr().unwrap();
         let lifecycle = Lifecycle::new();
         let deps = Deps {
@@ -119,7 +125,7 @@ impl Cluster {
             request_timeout_ms: 60_000,
             ..ChannelConfig::to(format!("http://{address}"))
         };
-        Ok(Replica { server, channel: channel(&config)?, lifecycle })
+        Ok(Replica { server, channel: channel(&config)?, address, lifecycle })
     }
 
     /// A replica.
@@ -155,6 +161,12 @@ pub(crate) fn reason<T: std::fmt::Debug>(result: Result<T, tonic::Status>) -> St
 }
 
 impl Replica {
+    /// Ends it; the address that it had.
+    pub(crate) async fn stop(&self) -> SocketAddr {
+        assert!(self.lifecycle.drain(PATIENCE).await);
+        self.address
+    }
+
     pub(crate) fn accounts(&self) -> AccountServiceClient<Authorized> {
         AccountServiceClient::new(Authorized::anonymous(self.channel.clone()))
     }

@@ -58,8 +58,13 @@ impl Leases {
         self.0.is_empty()
     }
 
-    pub(super) fn contains(&self, key: &Key) -> bool {
-        self.0.contains_key(key)
+    /// Whether it is held, and not only its task still winding down.
+    pub(super) fn holds(&self, key: &Key) -> bool {
+        self.0.get(key).is_some_and(|held| !held.lost)
+    }
+
+    pub(super) fn any_held(&self) -> bool {
+        self.0.values().any(|held| !held.lost)
     }
 
     /// Takes a lease; returns what its task needs.
@@ -269,6 +274,8 @@ mod tests {
         assert_eq!(*stop.borrow(), Some(Stop::LeaseLost));
         assert!(leases.tell(&key, event()).is_none());
         assert_eq!(leases.len(), 1, "it counts until its task has ended");
+        // So where the service still counts it, it is given back.
+        assert!(!leases.holds(&key) && !leases.any_held());
         assert!(leases.end(&key, Err(Unfinished::Stopped(Stop::LeaseLost))).is_none());
         assert!(leases.is_empty());
     }

@@ -4,8 +4,9 @@
 //! at once; it tells events and ends each lease with a result, a failure, or by giving it back. Every write names
 //! the lease's epoch, so what a worker writes after it lost a lease is refused. Before the stream's token ends, the
 //! worker opens the stream again with the next one, and its jobs go on. When the stream breaks, the worker connects
-//! again, takes its session up and sends what was not yet acknowledged; if that does not succeed within the lease's
-//! time, it stops its jobs itself, because others may have begun them.
+//! again, takes its session up and sends what was not yet acknowledged. The service answers each heartbeat when it has
+//! renewed the leases; a worker that for the lease's time after it sent such a heartbeat, or its hello, heard no other
+//! answer stops its jobs itself, because others may have begun them: while it can't connect, and also on a stream that is open.
 //!
 //! ```no_run
 //! use gatehouse_client::worker::{Failure, LeasedJob, Worker, WorkerConfig};

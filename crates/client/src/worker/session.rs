@@ -1,8 +1,9 @@
 //! The session: one task that owns the stream, the leases and the credits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use gatehouse_core::{Entropy, ErrorCode, Result};
 use gatehouse_proto::job::v1::work_request::Message;
 use gatehouse_proto::job::v1::work_response::Message as Answer;
@@ -36,7 +37,7 @@ pub(super) struct Session {
     commands: (mpsc::UnboundedSender<Command>, mpsc::UnboundedReceiver<Command>),
     heartbeat: Duration,
     lease_ttl: Duration,
-    /// When the service last knew that we live, as far as we can tell.
+    /// From when on the service counts our leases for `lease_ttl`, as far as we can tell: never later than it does.
     alive_at: Instant,
     /// When the drain that has begun must be over.
     drain_by: Option<Instant>,
@@ -56,6 +57,38 @@ struct Link {
     closing: bool,
     /// When the stream is to be opened again, because its token ends soon after.
     renew_at: Option<Instant>,
+    /// When the hello was on its way at the earliest.
+    greeted_at: Instant,
+    heartbeats: Heartbeats,
+}
+
+/// The heartbeats of a stream that wait for their answers: one is sent each third of the time after which none of them
+/// counts, and the stream ends then.
+#[derive(Default)]
+struct Heartbeats {
+    /// Whether this service answers them. Of one that does not we only know what we sent.
+    are_answered: bool,
+    sent: i64,
+    unanswered: VecDeque<(i64, Instant)>,
+}
+
+impl Heartbeats {
+    fn next(&mut self) -> WorkHeartbeat {
+        self.sent += 1;
+        if self.are_answered {
+            self.unanswered.push_back((self.sent, Instant::now()));
+        }
+        WorkHeartbeat { number: self.sent }
+    }
+
+    /// When the newest of those that an answer stands for was sent.
+    fn answered(&mut self, number: i64) -> Option<Instant> {
+        let mut sent_at = None;
+        while let Some((_, at)) = self.unanswered.pop_front_if(|(sent, _)| *sent <= number) {
+            sent_at = Some(at);
+        }
+        sent_at
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -79,6 +112,8 @@ enum Ended {
     Moved,
     /// The stream's token ends soon.
     Renewed,
+    /// The service has not renewed the leases for as long as they count.
+    Silent,
 }
 
 impl Session {
@@ -136,6 +171,9 @@ impl Session {
                         Ended::Broken => {
                             tracing::warn!("the stream to the job service broke; connecting again");
                         }
+                        Ended::Silent => {
+                            tracing::warn!("the job service renews no leases; connecting again");
+                        }
                         Ended::Moved => {
                             tracing::info!(
                                 "this replica of the job service goes away; taking the session to another"
@@ -179,7 +217,11 @@ impl Session {
 
     fn welcome(&mut self, link: &mut Link, welcome: WorkWelcome) {
         self.backoff.reset();
-        self.alive_at = Instant::now();
+        link.heartbeats.are_answered = welcome.answers_heartbeats;
+        // Where nothing is held, it is about leases to come: those are handed out after this.
+        let is_about_held = welcome.answers_heartbeats && self.leases.any_held();
+        let counts_from = if is_about_held { link.greeted_at } else { Instant::now() };
+        self.alive_at = self.alive_at.max(counts_from);
         let millis = |value: i64| Duration::from_millis(u64::try_from(value).unwrap_or(0).max(10));
         self.heartbeat = millis(welcome.heartbeat_interval_ms);
         self.lease_ttl = millis(welcome.lease_ttl_ms);
@@ -187,10 +229,10 @@ impl Session {
         for request in self.leases.reconcile(&welcome.held) {
             let _ = link.outgoing.send(request);
         }
-        // Leases that we know nothing of: this process is not the one that took them.
+        // Leases that are not ours: given up by us already, or this process is not the one that took them.
         for lease in welcome.held {
             let key = Key { job_id: lease.job_id, epoch: lease.epoch };
-            if !self.leases.contains(&key) {
+            if !self.leases.holds(&key) {
                 link.send(Message::Release(WorkRelease { job_id: key.job_id, epoch: key.epoch }));
             }
         }
@@ -225,6 +267,7 @@ impl Session {
             if link.goodbye == Goodbye::Answered && self.drain_by.is_none() {
                 return Ended::Renewed;
             }
+            let dead_at = self.dead_at();
             tokio::select! {
                 answer = link.incoming.message() => match answer {
                     Ok(Some(WorkResponse { message: Some(answer) })) => self.answer(link, answer),
@@ -241,7 +284,18 @@ impl Session {
                     }
                     self.grant(link);
                 },
-                _ = heartbeat.tick() => link.send(Message::Heartbeat(WorkHeartbeat {})),
+                _ = heartbeat.tick() => self.beat(link),
+                () = tokio::time::sleep_until(dead_at), if link.heartbeats.are_answered => {
+                    // An answer may be there that nobody had the time to read.
+                    while let Some(Ok(Some(answer))) = link.incoming.message().now_or_never() {
+                        if let Some(answer) = answer.message {
+                            self.answer(link, answer);
+                        }
+                    }
+                    if self.give_up_if_dead() {
+                        return Ended::Silent;
+                    }
+                },
                 () = shutdown.cancelled(), if self.drain_by.is_none() => self.drain(),
                 () = until(self.drain_by) => {},
                 // The leases stay; the service only hands out no more of them on this stream.
@@ -251,6 +305,31 @@ impl Session {
                 },
             }
         }
+    }
+
+    fn beat(&mut self, link: &mut Link) {
+        let heartbeat = link.heartbeats.next();
+        link.send(Message::Heartbeat(heartbeat));
+        if !link.heartbeats.are_answered {
+            self.alive_at = Instant::now();
+        }
+    }
+
+    fn dead_at(&self) -> Instant {
+        self.alive_at + self.lease_ttl
+    }
+
+    /// Whether the service may have given our leases to others by now: then their jobs are stopped.
+    fn give_up_if_dead(&mut self) -> bool {
+        let dead = Instant::now() >= self.dead_at();
+        if dead && self.leases.any_held() {
+            tracing::warn!(
+                leases = self.leases.len(),
+                "out of touch for the time of a lease: stopping the jobs"
+            );
+            self.leases.lose_all();
+        }
+        dead
     }
 
     fn drain(&mut self) {
@@ -272,8 +351,15 @@ impl Session {
     }
 
     fn answer(&mut self, link: &mut Link, answer: Answer) {
-        self.alive_at = Instant::now();
+        if !link.heartbeats.are_answered {
+            self.alive_at = Instant::now();
+        }
         match answer {
+            Answer::HeartbeatAck(ack) => {
+                if let Some(sent_at) = link.heartbeats.answered(ack.number) {
+                    self.alive_at = self.alive_at.max(sent_at);
+                }
+            }
             Answer::Lease(lease) => {
                 link.granted = link.granted.saturating_sub(1);
                 self.take(link, lease);
@@ -367,21 +453,14 @@ impl Session {
     ) -> Option<T> {
         let mut awaited = std::pin::pin!(awaited);
         loop {
-            let dead_at = self.alive_at + self.lease_ttl;
-            if Instant::now() >= dead_at && !self.leases.is_empty() {
-                tracing::warn!(
-                    leases = self.leases.len(),
-                    "out of touch for the time of a lease: stopping the jobs"
-                );
-                self.leases.lose_all();
-                self.alive_at = Instant::now();
-            }
+            self.give_up_if_dead();
+            let dead_at = self.dead_at();
             if self.drained() {
                 return None;
             }
             tokio::select! {
                 given = &mut awaited => return Some(given),
-                () = tokio::time::sleep_until(dead_at), if !self.leases.is_empty() => {}
+                () = tokio::time::sleep_until(dead_at), if self.leases.any_held() => {}
                 Some(command) = self.commands.1.recv() => drop(self.command(command)),
                 () = shutdown.cancelled(), if self.drain_by.is_none() => self.drain(),
                 () = until(self.drain_by) => {}
@@ -398,17 +477,27 @@ async fn connect(channel: Authorized, hello: WorkHello) -> Result<(Link, WorkWel
         // Asked before the call takes its token, which is this one or a newer one.
         let fades_in = channel.fades_in().await?;
         let renew_at = fades_in.map(|left| Instant::now() + left);
+        let greeted_at = Instant::now();
         let mut client = WorkerServiceClient::new(channel);
         let answered = client.work(UnboundedReceiverStream::new(requests)).await;
         let mut incoming = answered.map_err(from_status)?.into_inner();
         let first = incoming.message().await.map_err(from_status)?;
-        Ok((renew_at, incoming, first.and_then(|answer| answer.message)))
+        Ok((renew_at, greeted_at, incoming, first.and_then(|answer| answer.message)))
     };
     let away = |message| gatehouse_core::Error::unavailable("SERVICE_UNAVAILABLE", message);
     match timeout(HELLO_TIMEOUT, greeted).await {
         Ok(greeted) => match greeted? {
-            (renew_at, incoming, Some(Answer::Welcome(welcome))) => Ok((
-                Link { outgoing, incoming, granted: 0, goodbye: Goodbye::Unsaid, closing: false, renew_at },
+            (renew_at, greeted_at, incoming, Some(Answer::Welcome(welcome))) => Ok((
+                Link {
+                    outgoing,
+                    incoming,
+                    granted: 0,
+                    goodbye: Goodbye::Unsaid,
+                    closing: false,
+                    renew_at,
+                    greeted_at,
+                    heartbeats: Heartbeats::default(),
+                },
                 welcome,
             )),
             _ => Err(away("The job service did not say welcome.")),

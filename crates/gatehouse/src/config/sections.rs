@@ -56,7 +56,7 @@ impl RedisConfig {
             };
         }
         if !self.url_file.is_file() {
-            return vec![format!("url_file: {} is not a file", self.url_file.display())];
+            return vec!["url_file: is not the path of a file".to_owned()];
         }
         let mut problems = Vec::new();
         let url = read_secret(&self.url_file).ok().and_then(|text| Url::parse(text.expose()).ok());
@@ -81,7 +81,7 @@ impl RedisConfig {
         }
         if let Some(file) = self.ca_file() {
             if !file.is_file() {
-                problems.push(format!("ca_file: {} is not a file", file.display()));
+                problems.push("ca_file: is not the path of a file".to_owned());
             }
             if url.is_some_and(|url| url.scheme() != "rediss") {
                 problems.push("ca_file: counts with rediss:// only; write that in url_file".to_owned());
@@ -153,21 +153,20 @@ impl TlsConfig {
         let domain = &self.trust_domain;
         if !domain.is_empty() && !is_trust_domain(domain) {
             problems.push(format!(
-                "trust_domain: {domain:?} is none; use lower-case letters, digits, dots and hyphens, such as {}",
+                "trust_domain: must be of lower-case letters, digits, dots and hyphens, such as {}",
                 default_trust_domain(environment)
             ));
         }
         // What one environment made is worthless in another.
         let named = domain.split('.').next().and_then(|first| first.parse::<Environment>().ok());
         if let Some(other) = named.filter(|other| *other != environment) {
-            problems.push(format!(
-                "trust_domain: {domain} is of the environment {other}, and this is {environment}"
-            ));
+            problems
+                .push(format!("trust_domain: it is of the environment {other}, and this is {environment}"));
         }
-        for name in &self.internal_services {
+        for (place, name) in self.internal_services.iter().enumerate() {
             if !is_service(name) || CALLERS.contains(&name.as_str()) {
                 problems.push(format!(
-                    "internal_services: {name:?} is no name for a service of your own; use lower-case letters, digits and \
+                    "internal_services[{place}]: is no name for a service of your own; use lower-case letters, digits and \
                      hyphens, and none of {}",
                     CALLERS.join(", ")
                 ));

@@ -4,63 +4,104 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-/// Each with who reads it.
-pub(crate) const OTHERS: &[(&str, &str)] = &[
-    ("GATEHOUSE_ENV", "every process: `dev`, `staging` or `prod`"),
-    ("GATEHOUSE_CONFIG", "every process: the configuration file"),
-    ("GATEHOUSE_DATA", "`gatehouse up`: the data folder"),
-    ("GATEHOUSE_CERTS_EVERY", "`gatehouse certs`: hours between renewals"),
-    ("GATEHOUSE_URL", "`gatehouse submit`: the gateway; `docker-compose.yml`: the public address"),
-    ("GATEHOUSE_TOKEN", "`gatehouse submit`: the credential"),
-    ("GATEHOUSE_AUDIT_ORIGIN", COMPOSE),
-    ("GATEHOUSE_BIND", COMPOSE),
-    ("GATEHOUSE_HOST", COMPOSE),
-    ("GATEHOUSE_HTTPS", COMPOSE),
-    ("GATEHOUSE_IMAGE", COMPOSE),
-    ("GATEHOUSE_LOG", COMPOSE),
-    ("GATEHOUSE_OTLP_ENDPOINT", COMPOSE),
-    ("GATEHOUSE_PORT", COMPOSE),
-    ("GATEHOUSE_PROFILE", COMPOSE),
-    ("GATEHOUSE_SECRETS", COMPOSE),
-    ("GATEHOUSE_TOUR_IMAGE", COMPOSE),
-    ("GATEHOUSE_ALLOW_SKIPS", TESTS),
-    ("GATEHOUSE_BENCH", TESTS),
-    ("GATEHOUSE_BROKER_KILLS", TESTS),
-    ("GATEHOUSE_BROKER_SECONDS", TESTS),
-    ("GATEHOUSE_FAULT_PROGRAM", TESTS),
-    ("GATEHOUSE_FAULT_SECONDS", TESTS),
-    ("GATEHOUSE_FAULT_SEEDS", TESTS),
-    ("GATEHOUSE_FAULT_SETTINGS", TESTS),
-    ("GATEHOUSE_REQUIRE_ADVISORIES", TESTS),
-    ("GATEHOUSE_SEED", TESTS),
-    ("GATEHOUSE_SOAK_BROKER_SECONDS", TESTS),
-    ("GATEHOUSE_SOAK_PROGRAM", TESTS),
-    ("GATEHOUSE_SOAK_ROUNDS", TESTS),
-    ("GATEHOUSE_SOAK_SECONDS", TESTS),
-    ("GATEHOUSE_SOAK_SEED", TESTS),
-    ("GATEHOUSE_TEST_BAO", TESTS),
-    ("GATEHOUSE_TEST_CRASH_FIRST", TESTS),
-    ("GATEHOUSE_TEST_CRASH_ROOT", TESTS),
-    ("GATEHOUSE_TEST_POSTGRES_URL", TESTS),
-    ("GATEHOUSE_TEST_REDIS_URL", TESTS),
-    ("GATEHOUSE_TEST_SEED", TESTS),
-    ("GATEHOUSE_TEST_STRICT", TESTS),
+use gatehouse_service::config::{Other, Usage};
+
+/// Each with what a process does that has it, and who reads it.
+pub(crate) const OTHERS: &[(&str, Usage, &str)] = &[
+    ("GATEHOUSE_ENV", Usage::Read, "every process: `dev`, `staging` or `prod`"),
+    ("GATEHOUSE_CONFIG", Usage::Read, "every process: the configuration file"),
+    ("GATEHOUSE_DATA", Usage::Read, "`gatehouse up`: the data folder"),
+    ("GATEHOUSE_CERTS_EVERY", Usage::LetBe, "`gatehouse certs`: hours between renewals"),
+    (
+        "GATEHOUSE_URL",
+        Usage::LetBe,
+        "`gatehouse submit`: the gateway; `docker-compose.yml`: the public address",
+    ),
+    ("GATEHOUSE_TOKEN", Usage::LetBe, "`gatehouse submit`: the credential"),
+    (
+        "GATEHOUSE_AUDIT_ORIGIN",
+        Usage::Refused("is for docker-compose.yml; did you mean GATEHOUSE_AUDIT__ORIGIN?"),
+        COMPOSE,
+    ),
+    (
+        "GATEHOUSE_BIND",
+        Usage::Refused(
+            "is for docker-compose.yml; did you mean GATEHOUSE_GATEWAY__TLS_ADDRESS or GATEHOUSE_GATEWAY__ADDRESS?",
+        ),
+        COMPOSE,
+    ),
+    (
+        "GATEHOUSE_HOST",
+        Usage::Refused("is for docker-compose.yml; did you mean GATEHOUSE_GATEWAY__PUBLIC_URL?"),
+        COMPOSE,
+    ),
+    (
+        "GATEHOUSE_HTTPS",
+        Usage::Refused(
+            "is for docker-compose.yml; did you mean GATEHOUSE_GATEWAY__TLS_ADDRESS and GATEHOUSE_GATEWAY__TLS_CERTIFICATE_FILE?",
+        ),
+        COMPOSE,
+    ),
+    ("GATEHOUSE_IMAGE", Usage::Refused(READ_BY_NONE), COMPOSE),
+    (
+        "GATEHOUSE_LOG",
+        Usage::Refused("is for docker-compose.yml; did you mean GATEHOUSE_TELEMETRY__LOG_FILTER?"),
+        COMPOSE,
+    ),
+    (
+        "GATEHOUSE_OTLP_ENDPOINT",
+        Usage::Refused("is for docker-compose.yml; did you mean GATEHOUSE_TELEMETRY__OTLP_ENDPOINT?"),
+        COMPOSE,
+    ),
+    (
+        "GATEHOUSE_PORT",
+        Usage::Refused(
+            "is for docker-compose.yml; did you mean GATEHOUSE_GATEWAY__TLS_ADDRESS or GATEHOUSE_GATEWAY__ADDRESS?",
+        ),
+        COMPOSE,
+    ),
+    ("GATEHOUSE_PROFILE", Usage::Refused(READ_BY_NONE), COMPOSE),
+    ("GATEHOUSE_SECRETS", Usage::Refused(READ_BY_NONE), COMPOSE),
+    ("GATEHOUSE_TOUR_IMAGE", Usage::Refused(READ_BY_NONE), COMPOSE),
+    ("GATEHOUSE_ALLOW_SKIPS", Usage::LetBe, TESTS),
+    ("GATEHOUSE_BENCH", Usage::LetBe, TESTS),
+    ("GATEHOUSE_BROKER_KILLS", Usage::LetBe, TESTS),
+    ("GATEHOUSE_BROKER_SECONDS", Usage::LetBe, TESTS),
+    ("GATEHOUSE_FAULT_PROGRAM", Usage::LetBe, TESTS),
+    ("GATEHOUSE_FAULT_SECONDS", Usage::LetBe, TESTS),
+    ("GATEHOUSE_FAULT_SEEDS", Usage::LetBe, TESTS),
+    ("GATEHOUSE_FAULT_SETTINGS", Usage::LetBe, TESTS),
+    ("GATEHOUSE_REQUIRE_ADVISORIES", Usage::LetBe, TESTS),
+    ("GATEHOUSE_SEED", Usage::LetBe, TESTS),
+    ("GATEHOUSE_SOAK_BROKER_SECONDS", Usage::LetBe, TESTS),
+    ("GATEHOUSE_SOAK_PROGRAM", Usage::LetBe, TESTS),
+    ("GATEHOUSE_SOAK_ROUNDS", Usage::LetBe, TESTS),
+    ("GATEHOUSE_SOAK_SECONDS", Usage::LetBe, TESTS),
+    ("GATEHOUSE_SOAK_SEED", Usage::LetBe, TESTS),
+    ("GATEHOUSE_TEST_BAO", Usage::LetBe, TESTS),
+    ("GATEHOUSE_TEST_CRASH_FIRST", Usage::LetBe, TESTS),
+    ("GATEHOUSE_TEST_CRASH_ROOT", Usage::LetBe, TESTS),
+    ("GATEHOUSE_TEST_POSTGRES_URL", Usage::LetBe, TESTS),
+    ("GATEHOUSE_TEST_REDIS_URL", Usage::LetBe, TESTS),
+    ("GATEHOUSE_TEST_SEED", Usage::LetBe, TESTS),
+    ("GATEHOUSE_TEST_STRICT", Usage::LetBe, TESTS),
 ];
 
-const COMPOSE: &str = "`docker-compose.yml` (`.env.example`) and its scripts";
+const COMPOSE: &str = "`docker-compose.yml` (`.env.example`) and its scripts; no process starts with it";
+const READ_BY_NONE: &str = "is for docker-compose.yml; no process reads it: unset it";
 const TESTS: &str = "tests and checks (`Makefile`)";
 
-/// Their names.
-pub(crate) fn others() -> Vec<&'static str> {
-    OTHERS.iter().map(|(name, _)| *name).collect()
+/// As the configuration is read with them.
+pub(crate) fn others() -> Vec<Other> {
+    OTHERS.iter().map(|&(name, usage, _)| Other { name, usage }).collect()
 }
 
 /// Who reads which, as a Markdown table.
 pub(crate) fn markdown() -> String {
     let mut text = String::from("| variable | read by |\n| --- | --- |\n");
-    for reader in OTHERS.iter().map(|(_, reader)| *reader).collect::<BTreeSet<_>>() {
-        let names = OTHERS.iter().filter(|(_, other)| *other == reader);
-        let names: Vec<_> = names.map(|(name, _)| format!("`{name}`")).collect();
+    for reader in OTHERS.iter().map(|(_, _, reader)| *reader).collect::<BTreeSet<_>>() {
+        let names = OTHERS.iter().filter(|(_, _, other)| *other == reader);
+        let names: Vec<_> = names.map(|(name, ..)| format!("`{name}`")).collect();
         // Writing to a String can't fail.
         let _ = writeln!(text, "| {} | {reader} |", names.join(", "));
     }
@@ -81,7 +122,7 @@ mod tests {
     use crate::config::Config;
 
     /// Names that tests have for what is not there.
-    const SLIPS: [&str; 11] = [
+    const SLIPS: [&str; 16] = [
         "GATEHOUSE_AUTH_HOST",
         "GATEHOUSE_SOMETHING_ELSE_ENTIRELY",
         "GATEHOUSE_ISSUR",
@@ -93,6 +134,11 @@ mod tests {
         "GATEHOUSE_REQUIRE_AUTH",
         "GATEHOUSE_HOW_MANY",
         "GATEHOUSE_FIRST_NAMES",
+        "GATEHOUSE_LABEL",
+        "GATEHOUSE_NAME",
+        "GATEHOUSE_PLAIN",
+        "GATEHOUSE_TEST_LABEL",
+        "GATEHOUSE_TEST_LABELS",
     ];
 
     fn files(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -133,7 +179,7 @@ mod tests {
     fn each_variable_that_anything_reads_is_known_and_no_other() {
         let keys: BTreeSet<String> =
             fields::<Config>().iter().flat_map(gatehouse_service::config::Field::variables).collect();
-        let others: BTreeSet<&str> = others().into_iter().collect();
+        let others: BTreeSet<&str> = others().into_iter().map(|other| other.name).collect();
         assert_eq!(others.len(), OTHERS.len(), "a name stands twice");
         let mentioned = mentioned();
         let unknown: Vec<_> = mentioned
@@ -156,7 +202,7 @@ mod tests {
             commands.extend(command.get_subcommands().cloned());
             for name in command.get_arguments().filter_map(|argument| argument.get_env()) {
                 let name = name.to_str().unwrap();
-                assert!(others().contains(&name), "{name}");
+                assert!(others().iter().any(|other| other.name == name), "{name}");
                 seen += 1;
             }
         }

@@ -96,7 +96,7 @@ async fn serve(
     config: Config,
     environment: Environment,
 ) -> anyhow::Result<ExitCode> {
-    let process = Process::start(service.name(), &config, environment).await?;
+    let process = Process::start(service.name(), &config, environment, Process::bind(&config).await?)?;
     let limit = Duration::from_secs(config.drain_timeout_s);
     let delay = Duration::from_millis(config.drain_delay_ms);
     let runtime = Runtime::new(service, config, environment, &process)?;

@@ -5,7 +5,9 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use gatehouse_testkit::check::{self, Admitted, Disturbance, Expected, Limit, Logged, Revocation, Said};
+use gatehouse_testkit::check::{
+    self, Admitted, Disturbance, Expected, Limit, Logged, RefreshTimes, Revocation, Said,
+};
 use gatehouse_testkit::faults::{Fault, Injected, Supervisor};
 use reqwest::Client;
 use serde_json::Value;
@@ -15,7 +17,7 @@ use tokio::time::Instant;
 use crate::client::Failure;
 use crate::load::refresh::Theft;
 use crate::load::revocation::Ended;
-use crate::load::{jobs, revocation};
+use crate::load::{jobs, refresh, revocation};
 use crate::quiet::{Quiet, quiet};
 use crate::world::{Load, Outcome, World};
 
@@ -29,8 +31,9 @@ const SLACK: Duration = Duration::from_secs(1);
 pub(crate) const FOUND_AGAIN: Duration = Duration::from_secs(6);
 /// The limit of the API key.
 const LIMIT: Limit = Limit { burst: 20, interval: Duration::from_secs(10), replicas: 2 };
-/// How long who presents a consumed refresh token is given its successor: the default.
-const RETRY_WINDOW: Duration = Duration::from_secs(30);
+/// How long who presents a consumed refresh token is given its successor, by default, and how long requests live.
+const REFRESHES: RefreshTimes =
+    RefreshTimes { retry_window: Duration::from_secs(30), held_back: refresh::HELD_BACK };
 /// Why a request may be answered 503 or 504 among faults: a service, its database, the way there or its news is away.
 /// That a limiter has nobody to count with is no such reason.
 const REASONS: [&str; 7] = [
@@ -68,7 +71,7 @@ pub(crate) async fn account(world: &World, load: Load, supervisor: &Supervisor) 
             robbed.extend(theft.await?.context("at a stolen token")?);
         }
         let history = history.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let consumed = check::check_refreshes(&history, RETRY_WINDOW)?;
+        let consumed = check::check_refreshes(&history, REFRESHES)?;
         for (session, tokens, was_hasty) in alive {
             let ask = |http: &Client, base: &str| {
                 http.get(format!("{base}/v1/auth/me")).bearer_auth(&tokens.access)
@@ -87,7 +90,10 @@ pub(crate) async fn account(world: &World, load: Load, supervisor: &Supervisor) 
                 expected.push(one("auth.sessions.refresh", "session", session, *generations));
             }
         }
-        outcome.taken_for_thieves = stolen.len();
+        for session in &stolen {
+            let refused = one("auth.sessions.refresh", "session", session, 1);
+            expected.push(Expected { outcome: "denied", ..refused });
+        }
         for theft in &robbed {
             ensure!(
                 consumed[&theft.newest.session] == theft.generations,
@@ -96,11 +102,12 @@ pub(crate) async fn account(world: &World, load: Load, supervisor: &Supervisor) 
             let refused = one("auth.sessions.refresh", "session", &theft.newest.session, 1);
             expected.push(Expected { outcome: "denied", ..refused });
         }
-        Ok(robbed)
+        Ok((robbed, stolen, history))
     };
     // In calm weather there is time for what may take no time.
-    let (robbed, quiet) = tokio::try_join!(clients, quiet(world, supervisor))?;
+    let ((robbed, stolen, history), quiet) = tokio::try_join!(clients, quiet(world, supervisor))?;
     stop_asking.send_replace(true);
+    let thefts: Vec<_> = robbed.iter().map(|theft| theft.newest.session.clone()).collect();
     world.account_for_revocations(ended, robbed, &quiet, supervisor, &mut outcome, &mut expected).await?;
     account_for_rates(world, probers, supervisor.injected(), &mut outcome).await?;
     (outcome.recovered, outcome.lag) = (quiet.recovered, quiet.lag);
@@ -117,7 +124,17 @@ pub(crate) async fn account(world: &World, load: Load, supervisor: &Supervisor) 
     outcome.slowest_answer = quiet.check_answers(&world.answers(), late)?;
     outcome.answered_within = quiet.answered_within;
     keeper.await??;
-    outcome.entries = world.settle(&expected).await?;
+    let trail = world.settle(&expected).await?;
+    for session in &thefts {
+        ensure!(
+            presented(&trail, session)? == 0,
+            "a stolen session was ended by another token than the stolen one"
+        );
+    }
+    for session in &stolen {
+        check::check_taken(&history, session, presented(&trail, session)?, REFRESHES)?;
+    }
+    (outcome.entries, outcome.taken_for_thieves) = (trail.len(), stolen.len());
     outcome.checkpoints = kept().len();
     world.verify(&kept()).await?;
     world.logs_are_clean()?;
@@ -193,9 +210,12 @@ impl World {
             let session = session.to_owned();
             check::check_revocation(&Revocation { session, acknowledged, bound, probes, known_by })
         };
+        let calm = quiet.ended.iter().map(|ended| &ended.session);
+        for session in std::iter::once(&quiet.first).chain(calm) {
+            expected.push(one("auth.sessions.create", "session", session, 1));
+            expected.push(one("auth.sessions.sign_out", "session", session, 1));
+        }
         for calm in &quiet.ended {
-            expected.push(one("auth.sessions.create", "session", &calm.session, 1));
-            expected.push(one("auth.sessions.sign_out", "session", &calm.session, 1));
             let mut probes = calm.probes.clone();
             // Whoever is too busy to have heard itself refuses by the word of whom it asks; by now it has heard.
             probes.extend(revocation::show(&self.api, &gateways, &calm.access).await);
@@ -265,14 +285,14 @@ impl World {
         Ok(())
     }
 
-    /// Waits until the trail has all that is expected; how many entries it has.
-    async fn settle(&self, expected: &[Expected]) -> anyhow::Result<usize> {
+    /// Waits until the trail has all that is expected; all of it.
+    async fn settle(&self, expected: &[Expected]) -> anyhow::Result<Vec<Logged>> {
         let until = Instant::now() + SETTLE;
         loop {
             let logged = self.trail().await?;
             let missing = check::check_audit(&logged, expected)?;
             if missing.is_empty() {
-                return Ok(logged.len());
+                return Ok(logged);
             }
             if Instant::now() > until {
                 bail!("after {} s the audit trail misses {missing:?}", SETTLE.as_secs());
@@ -295,6 +315,7 @@ impl World {
                     action: text(event, "action"),
                     target: text(event, "target"),
                     outcome: text(event, "outcome"),
+                    payload: event["payload"].clone(),
                 });
             }
             match page["next_page_token"].as_str() {
@@ -340,6 +361,14 @@ impl World {
     }
 }
 
+/// Of which generation the token was that a session was taken for stolen by, as the trail tells.
+fn presented(trail: &[Logged], session: &str) -> anyhow::Result<usize> {
+    let denied = one("auth.sessions.refresh", "session", session, 1).target;
+    let entry = trail.iter().find(|entry| entry.target == denied && entry.outcome == "denied");
+    let presented = entry.and_then(|entry| entry.payload["presented_generation"].as_u64());
+    Ok(usize::try_from(presented.with_context(|| format!("nothing tells why {session} ended"))?)?)
+}
+
 /// So many entries that tell of a success.
 fn one(action: &'static str, kind: &str, id: &str, number: usize) -> Expected {
     Expected { action, target: format!("{kind}/{id}"), outcome: "success", number }
@@ -382,6 +411,7 @@ mod tests {
             recovered: SECOND,
             answered_within: SECOND * 2,
             lag: Duration::ZERO,
+            first: String::new(),
             ended: Vec::new(),
         }
     }

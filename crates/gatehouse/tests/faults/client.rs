@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::shared::Tokens;
 
 /// How long a client waits for one answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long it goes on trying: longer than any plan and the recovery after it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// Between two tries.

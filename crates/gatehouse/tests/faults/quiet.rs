@@ -9,10 +9,12 @@ use futures_util::stream::FuturesUnordered;
 use gatehouse_testkit::LagMeter;
 use gatehouse_testkit::check::Shown;
 use gatehouse_testkit::faults::Supervisor;
+use reqwest::StatusCode;
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::account::FOUND_AGAIN;
-use crate::client::{Api, Failure, Reply};
+use crate::client::{Api, Failure, Reply, TIMEOUT};
 use crate::load::revocation::{self, Ended};
 use crate::world::World;
 
@@ -44,6 +46,8 @@ pub(crate) struct Quiet {
     pub(crate) answered_within: Duration,
     /// The longest that the machine was late meanwhile, as the meter says; what is tested has no say in it.
     pub(crate) lag: Duration,
+    /// The session that ended first, by which it showed who hears of such things again.
+    pub(crate) first: String,
     pub(crate) ended: Vec<Ended>,
 }
 
@@ -98,36 +102,46 @@ impl Quiet {
     }
 }
 
-/// Asks one gateway again and again until it reaches every service; when, after all was ready, it was first asked something
-/// that it could answer. Ends when nothing that was asked before is under way any more.
+/// Asks one gateway again and again until it reaches every service, and knows that the session of `ended` is over; when, after
+/// all was ready, it was first asked something that it could answer. Ends when nothing that was asked before is under way
+/// any more.
+///
+/// Without `ended` a gateway that last heard of revocations before the faults ended would do, until that is too long ago.
 async fn recovers(
-    name: &str,
-    there: Api,
-    token: &str,
+    (name, base): &(String, String),
+    api: &Api,
+    [token, ended]: [&str; 2],
     ready: Instant,
     meter: &LagMeter,
 ) -> anyhow::Result<Duration> {
+    let there = api.at(base.clone());
+    let gateway = [(name.clone(), base.clone())];
     let ask = |asked: Duration| {
-        let there = there.clone();
+        let (there, gateway) = (there.clone(), &gateway);
         async move {
             let answers = PATHS.map(|path| {
                 there.once(move |http, base| http.get(format!("{base}{path}")).bearer_auth(token))
             });
-            let answers = join_all(answers).await;
-            (asked, ready.elapsed(), answers)
+            let (answers, shown) =
+                tokio::join!(join_all(answers), revocation::show_within(TIMEOUT, api, gateway, ended));
+            let has_heard = shown.iter().all(|probe| probe.shown == Shown::Revoked);
+            (asked, ready.elapsed(), answers, has_heard)
         }
     };
     let (mut looks, mut next) = (FuturesUnordered::new(), tokio::time::interval(BETWEEN_LOOKS));
     let (mut recovered, mut failed) = (None::<Duration>, None);
     while recovered.is_none() || !looks.is_empty() {
-        let (asked, over, answers) = tokio::select! {
+        let (asked, over, answers, has_heard) = tokio::select! {
             Some(look) = looks.next(), if !looks.is_empty() => look,
             _ = next.tick(), if recovered.is_none() => {
                 looks.push(ask(ready.elapsed()));
                 continue;
             }
         };
-        if answers.iter().all(|answer| answer.as_ref().is_some_and(|(status, _)| status.is_success())) {
+        let is_well = |answer: &Option<(StatusCode, Value)>| {
+            answer.as_ref().is_some_and(|(status, _)| status.is_success())
+        };
+        if has_heard && answers.iter().all(is_well) {
             recovered = Some(recovered.map_or(asked, |first| first.min(asked)));
             continue;
         }
@@ -135,14 +149,16 @@ async fn recovers(
         let bound = RECOVERY * meter.stretch(from, now) + meter.worst(from, now);
         ensure!(
             asked <= bound,
-            "{name} does not recover: asked {asked:?} after everything was ready, and {bound:?} is the bound, it answers {answers:?}"
+            "{name} does not recover: asked {asked:?} after everything was ready, and {bound:?} is the bound, it answers {answers:?}, \
+             and has heard of revocations: {has_heard}"
         );
         let answers = answers.into_iter().map(|answer| {
             answer.map(|(status, body)| {
                 format!("{} {}", status.as_u16(), body["reason"].as_str().unwrap_or(""))
             })
         });
-        failed = failed.max(Some((asked, over, format!("{:?}", answers.collect::<Vec<_>>()))));
+        let answers = format!("{:?}, has heard of revocations: {has_heard}", answers.collect::<Vec<_>>());
+        failed = failed.max(Some((asked, over, answers)));
     }
     let mut recovered = recovered.unwrap_or_default();
     if let Some((asked, over, answers)) = failed {
@@ -157,9 +173,10 @@ async fn recovers(
 pub(crate) async fn quiet(world: &World, supervisor: &Supervisor) -> anyhow::Result<Quiet> {
     let (api, gateways, meter) = (&world.api, world.gateways(), supervisor.lag());
     let ready = Instant::now();
-    let recovered = gateways
-        .iter()
-        .map(|(name, base)| recovers(name, api.at(base.clone()), &world.owner.access, ready, meter));
+    let over = api.sign_in(&world.credentials).await?;
+    revocation::sign_out(api, &over).await?;
+    let tokens = [world.owner.access.as_str(), over.access.as_str()];
+    let recovered = gateways.iter().map(|gateway| recovers(gateway, api, tokens, ready, meter));
     let recovered = try_join_all(recovered).await?.into_iter().max().unwrap_or_default();
     let from = api.now();
     let sign_outs = (0..SESSIONS).map(|number| {
@@ -173,7 +190,7 @@ pub(crate) async fn quiet(world: &World, supervisor: &Supervisor) -> anyhow::Res
     tokio::time::sleep_until(ready + FOUND_AGAIN + COUNTED).await;
     let (began, now) = ((api.began + from).into_std(), Instant::now().into_std());
     let (answered_within, lag) = (meter.answered_within(began, now), meter.worst(began, now));
-    let quiet = Quiet { from, recovered, answered_within, lag, ended };
+    let quiet = Quiet { from, recovered, answered_within, lag, first: over.session, ended };
     for ended in &quiet.ended {
         let refused = ended.before.iter().find(|probe| probe.shown != Shown::Accepted);
         ensure!(refused.is_none(), "a session that lives is not let in in calm weather: {refused:?}");

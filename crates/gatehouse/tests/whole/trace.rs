@@ -278,6 +278,12 @@ async fn metrics_are_on_the_private_port_only() {
     assert!(shown("http_server_request_duration_seconds_count", &http), "{metrics}");
     let rpc = ["rpc_service=\"gatehouse.job.v1.JobService\"", "rpc_method=\"SubmitJob\""];
     assert!(shown("rpc_server_call_duration_seconds_count", &rpc), "{metrics}");
+    // What is measured in seconds is told apart in milliseconds.
+    let buckets = |bound: &str| {
+        let bound = format!("le=\"{bound}\"");
+        metrics.lines().filter(|line| line.contains("_seconds_bucket{") && line.contains(&bound)).count()
+    };
+    assert!(buckets("+Inf") > 2 && buckets("0.005") == buckets("+Inf"), "{metrics}");
     assert!(!metrics.contains("ada@example.org") && !metrics.contains(&job), "{metrics}");
     assert_eq!(gatehouse.probe("/healthz").await, "alive\n");
     gatehouse.probe("/readyz").await;

@@ -129,3 +129,30 @@ pub(crate) fn headers(stream: u32, fields: &[u8]) -> Vec<u8> {
     bytes.extend_from_slice(fields);
     bytes
 }
+
+/// The head of a request whose body, JSON, is to follow.
+pub(crate) fn head(stream: u32, method: &str, path: &str, token: Option<&str>) -> Vec<u8> {
+    let mut fields = match method {
+        "GET" => vec![0x82, 0x87],
+        _ => vec![0x83, 0x87],
+    };
+    fields.extend(literal(&[0x41], "localhost"));
+    fields.extend(literal(&[0x44], path));
+    fields.extend(literal(&[0x5f], "application/json"));
+    if let Some(token) = token {
+        fields.extend(literal(&[0x57], &format!("Bearer {token}")));
+    }
+    let mut bytes = headers(stream, &fields);
+    // END_HEADERS alone.
+    bytes[4] = 0x04;
+    bytes
+}
+
+/// A frame of a body: `flags` say whether it is the last (1) and padded (8).
+pub(crate) fn data(stream: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
+    bytes.extend([0, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend_from_slice(payload);
+    bytes
+}

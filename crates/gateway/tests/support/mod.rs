@@ -303,6 +303,26 @@ impl World {
 
     /// Without limits on requests.
     pub(crate) async fn start_https_unlimited(folder: &std::path::Path) -> Self {
+        Self::start_https_unlimited_with(folder, |_| {}).await
+    }
+
+    /// The same, where the tests are a proxy that others come through.
+    pub(crate) async fn start_https_behind_a_proxy(folder: &std::path::Path) -> Self {
+        Self::start_https_behind_a_proxy_with(folder, |_| {}).await
+    }
+
+    pub(crate) async fn start_https_behind_a_proxy_with(
+        folder: &std::path::Path,
+        more: impl FnOnce(&mut Config),
+    ) -> Self {
+        let change = |config: &mut Config| {
+            config.trusted_proxies = vec!["127.0.0.0/8".into()];
+            more(config);
+        };
+        Self::start_https_unlimited_with(folder, change).await
+    }
+
+    async fn start_https_unlimited_with(folder: &std::path::Path, more: impl FnOnce(&mut Config)) -> Self {
         let identity = gatehouse_gateway::tls::Identity::development(folder).expect("a certificate");
         let limit = |rules: &mut Rules| {
             rules.classes.clear();
@@ -315,6 +335,7 @@ impl World {
             config.max_requests_per_connection = 4096;
             config.sse.backpressure_fail_timeout_s = 300;
             config.keep_alive_s = 3600;
+            more(config);
         };
         Self::start_listening(change, limit, Some(identity), None).await
     }

@@ -10,8 +10,8 @@ use gatehouse_proto::job::v1::work_finish::Outcome;
 use gatehouse_proto::job::v1::work_request::Message;
 use gatehouse_proto::job::v1::work_response::Message as Answer;
 use gatehouse_proto::job::v1::{
-    JobEventType, WorkAck, WorkCancel, WorkDrain, WorkFinish, WorkHello, WorkLease, WorkLeaseLost,
-    WorkRequest, WorkResponse, WorkWelcome,
+    JobEventType, WorkAck, WorkCancel, WorkDrain, WorkFinish, WorkHeartbeatAck, WorkHello, WorkLease,
+    WorkLeaseLost, WorkRequest, WorkResponse, WorkWelcome,
 };
 use gatehouse_service::doorbell::Bell;
 use gatehouse_service::{Caller, reply, status};
@@ -112,6 +112,7 @@ impl Work {
             worker_id: worker.id().to_string(),
             heartbeat_interval_ms: ttl_ms / 3,
             lease_ttl_ms: ttl_ms,
+            answers_heartbeats: true,
             held: held
                 .iter()
                 .map(|held| WorkLease {
@@ -224,7 +225,7 @@ impl Work {
     /// Takes a message and all that have arrived behind it; their writes are one transaction.
     async fn take(&mut self, first: WorkRequest, incoming: &mut Streaming<WorkRequest>) -> Result<(), Over> {
         let mut writes = Vec::new();
-        let mut alive = false;
+        let mut heartbeat = None;
         let mut next = Some(first);
         let mut taken = 0;
         let mut broken = None;
@@ -235,7 +236,7 @@ impl Work {
                     let more = u32::try_from(credit.leases).unwrap_or(0);
                     self.credit = self.credit.saturating_add(more).min(MAX_CREDIT);
                 }
-                Some(Message::Heartbeat(_)) => alive = true,
+                Some(Message::Heartbeat(sent)) => heartbeat = Some(sent.number),
                 Some(Message::Goodbye(_)) => {
                     self.credit = 0;
                     self.leaving = true;
@@ -260,9 +261,10 @@ impl Work {
         if !writes.is_empty() {
             self.store(writes).await?;
         }
-        if alive {
+        if let Some(number) = heartbeat {
+            // The answer says that the leases are renewed: that is committed first.
             match self.app.heartbeat(&self.worker).await {
-                Ok(true) => {}
+                Ok(true) => self.tell(Answer::HeartbeatAck(WorkHeartbeatAck { number })).await?,
                 Ok(false) => return self.fail(&session_over()).await,
                 Err(error) => return self.fail(&error).await,
             }

@@ -41,9 +41,12 @@ async fn next_lease(worker: &mut RawWorker) -> WorkLease {
 }
 
 async fn ack(worker: &mut RawWorker) -> WorkAck {
-    match worker.answer().await.unwrap() {
-        Answer::Ack(ack) => ack,
-        other => panic!("{other:?}"),
+    loop {
+        match worker.answer().await.unwrap() {
+            Answer::Ack(ack) => return ack,
+            Answer::HeartbeatAck(_) => {}
+            other => panic!("{other:?}"),
+        }
     }
 }
 
@@ -207,7 +210,7 @@ both_engines! {
             let mut worker = service.raw_worker(COUNT, ANY, "").await.unwrap();
             let lease = worker.lease().await;
             // While this is looked at, the rest arrives.
-            worker.send(Message::Heartbeat(WorkHeartbeat {}));
+            worker.send(Message::Heartbeat(WorkHeartbeat::default()));
             for number in 1..=writes {
                 worker.progress(&lease, number, u32::try_from(number).unwrap());
             }
@@ -316,7 +319,7 @@ both_engines! {
         let id = old.welcome.worker_id.clone();
         let mut new = service.raw_worker(COUNT, ANY, &id).await.unwrap();
         assert_eq!((new.welcome.worker_id.as_str(), new.welcome.held.len()), (id.as_str(), 1));
-        old.send(Message::Heartbeat(WorkHeartbeat {}));
+        old.send(Message::Heartbeat(WorkHeartbeat::default()));
         assert_eq!(old.answer().await.unwrap_err().reason(), "SESSION_OVER");
         new.progress(&lease, 1, 1);
         ack(&mut new).await;
@@ -330,6 +333,44 @@ both_engines! {
         service.stop().await;
     }
 
+    /// An answer to a heartbeat means that the lease was renewed; one to a write does not.
+    async fn a_heartbeat_is_answered_when_the_leases_are_renewed(db: TestDb) {
+        let clock = at(0);
+        let service = Service::with_clock(&db, &clock).await;
+        let owner = service.owner();
+        let job = owner.submit_count(1).await;
+        let mut worker = service.raw_worker(COUNT, ANY, "").await.unwrap();
+        assert!(worker.welcome.answers_heartbeats);
+        let lease = worker.lease().await;
+        let ttl = Duration::from_millis(config().lease_ttl_ms);
+        for number in [1, 2, 7] {
+            clock.advance(ttl * 2 / 3);
+            worker.send(Message::Heartbeat(WorkHeartbeat { number }));
+            match worker.answer().await.unwrap() {
+                Answer::HeartbeatAck(ack) => assert_eq!(ack.number, number),
+                other => panic!("{other:?}"),
+            }
+        }
+        clock.advance(ttl * 2 / 3);
+        worker.progress(&lease, 1, 1);
+        ack(&mut worker).await;
+        service.app.sweep().await.unwrap();
+        assert_eq!(owner.get(&job).await.unwrap().state(), JobState::Running);
+        clock.advance(ttl / 3 + Duration::from_millis(1));
+        service.app.sweep().await.unwrap();
+        assert_eq!(owner.get(&job).await.unwrap().state(), JobState::Queued);
+        worker.send(Message::Heartbeat(WorkHeartbeat { number: 8 }));
+        let refused = loop {
+            match worker.answer().await {
+                Ok(Answer::LeaseLost(_)) => {}
+                Ok(other) => panic!("{other:?}"),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(refused.reason(), "SESSION_OVER");
+        service.stop().await;
+    }
+
     async fn heartbeats_keep_a_silent_worker_alive_and_its_job_stalls(db: TestDb) {
         let clock = at(0);
         let service = Service::with_clock(&db, &clock).await;
@@ -339,7 +380,7 @@ both_engines! {
         let lease = worker.lease().await;
         for _ in 0..130 {
             clock.advance(Duration::from_millis(500));
-            worker.send(Message::Heartbeat(WorkHeartbeat {}));
+            worker.send(Message::Heartbeat(WorkHeartbeat::default()));
             // Answered in order: the acknowledgement of a repeat shows that the heartbeat was taken.
             worker.send(Message::Checkpoint(WorkCheckpoint {
                 job_id: job.clone(), epoch: lease.epoch, checkpoint: vec![1].into(), write_number: 1,

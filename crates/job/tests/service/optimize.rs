@@ -2,21 +2,21 @@
 
 use std::time::Duration;
 
-use gatehouse_job::MIGRATIONS;
-use gatehouse_optimizer::Config;
+use gatehouse_job::{Config, MIGRATIONS};
+use gatehouse_optimizer::Config as OptimizerConfig;
 use gatehouse_proto::job::v1::*;
 use gatehouse_testkit::{TestDb, both_engines};
 use serde_json::{Value, json};
 
-use crate::common::{RunningWorker, Service, assert_contiguous, steps, types};
+use crate::common::{RunningWorker, Service, assert_contiguous, at, config, steps, types};
 
-fn optimizer(service: &Service, config: Config) -> RunningWorker {
+fn optimizer(service: &Service, config: OptimizerConfig) -> RunningWorker {
     let channel = service.worker_channel(&["optimize:*"]);
     RunningWorker::spawn(|shutdown| gatehouse_optimizer::worker(channel, config).run(shutdown))
 }
 
-fn slow(max_iterations: u32, min_iteration_ms: u64) -> Config {
-    let mut config = Config { max_iterations, min_iteration_ms, ..Config::default() };
+fn slow(max_iterations: u32, min_iteration_ms: u64) -> OptimizerConfig {
+    let mut config = OptimizerConfig { max_iterations, min_iteration_ms, ..OptimizerConfig::default() };
     config.worker.reconnect_max_ms = 50;
     config
 }
@@ -60,9 +60,12 @@ both_engines! {
         service.stop().await;
     }
 
-    /// The killed run and the unbroken one tell the same story.
+    /// The killed run and the unbroken one tell the same story. The service's clock stands: nobody loses a lease but the one
+    /// who is killed, however long the machine stands still.
     async fn a_killed_search_goes_on_where_it_was(db: TestDb) {
-        let service = Service::start(&db).await;
+        let (clock, lease_ttl) = (at(0), Duration::from_mins(1));
+        let config = Config { lease_ttl_ms: 60_000, sweep_interval_ms: 600_000, ..config() };
+        let service = Service::start_with(&db, config, clock.clone(), "127.0.0.1:0").await;
         let input = rosenbrock(&json!({"seed": 3, "max_iterations": 60}));
         let (owner, job) = submit(&service, &input).await;
         let mut watching = owner.watch(&job, 0).await.unwrap();
@@ -71,7 +74,11 @@ both_engines! {
             watching.until(JobEventType::Progress).await;
         }
         victim.kill();
+        clock.advance(lease_ttl);
+        service.app.sweep().await.unwrap();
         watching.until(JobEventType::Retrying).await;
+        // Over the pause before the next attempt.
+        clock.advance(Duration::from_secs(1));
         let worker = optimizer(&service, slow(60, 0));
         assert_eq!(owner.until(&job, JobState::Succeeded).await.attempt, 2);
         let events = owner.events(&job, 0).await;

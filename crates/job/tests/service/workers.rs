@@ -8,9 +8,9 @@ use gatehouse_client::worker::{Failure, Worker, WorkerConfig};
 use gatehouse_core::Clock;
 use gatehouse_job::MIGRATIONS;
 use gatehouse_proto::job::v1::*;
-use gatehouse_testkit::{TestDb, both_engines};
+use gatehouse_testkit::{TestDb, both_engines, eventually};
 
-use crate::common::{RunningWorker, Service, assert_contiguous, config, steps, types};
+use crate::common::{PATIENCE, RunningWorker, Service, assert_contiguous, config, steps, types};
 
 both_engines! {
     migrations: MIGRATIONS;
@@ -83,6 +83,38 @@ both_engines! {
         let events = owner.events(&job, 0).await;
         assert_contiguous(&events, 0);
         assert_eq!(steps(&events, "step"), (1..=60).collect::<Vec<_>>());
+        assert_eq!(worker.begun.load(std::sync::atomic::Ordering::SeqCst), 1);
+        worker.drain().await;
+        service.stop().await;
+    }
+
+    /// The same for a job that has written nothing for longer than its lease: it lives by heartbeats.
+    async fn a_quiet_job_outlives_a_restart_of_the_service(db: TestDb) {
+        let lease_ttl = Duration::from_secs(8);
+        let config = gatehouse_job::Config { lease_ttl_ms: 8_000, ..config() };
+        let service = Service::start_with(&db, config.clone(), Clock::system(), "127.0.0.1:0").await;
+        let address = service.address.to_string();
+        let owner = service.owner();
+        let job = owner.submit_count(1).await;
+        let may_end = tokio_util::sync::CancellationToken::new();
+        let end = may_end.clone();
+        let worker = RunningWorker::start(service.worker_channel(&["count:*"]), move |job| {
+            let may_end = may_end.clone();
+            async move {
+                tokio::select! {
+                    () = may_end.cancelled() => Ok("1".to_owned()),
+                    stop = job.stopped() => Err(stop.into()),
+                }
+            }
+        });
+        owner.until(&job, JobState::Running).await;
+        // The time itself is what is tried.
+        tokio::time::sleep(lease_ttl + Duration::from_secs(1)).await;
+        service.stop().await;
+        let service = Service::start_with(&db, config, Clock::system(), &address).await;
+        eventually(PATIENCE, || async { owner.get(&job).await.is_ok() }).await;
+        end.cancel();
+        assert_eq!(owner.until(&job, JobState::Succeeded).await.attempt, 1, "the lease was kept");
         assert_eq!(worker.begun.load(std::sync::atomic::Ordering::SeqCst), 1);
         worker.drain().await;
         service.stop().await;

@@ -56,14 +56,16 @@ pub(super) fn suggest_variable<'a>(name: &str, known: impl Iterator<Item = &'a s
     }
 }
 
-/// How little the names of two variables have in common, however their words are parted, and wherever one begins.
+/// How little the names of two variables have in common, however their words are parted, and wherever one begins. The last
+/// word of the right one may be left out: `_FILE`, say.
 fn likeness(left: &str, right: &str) -> usize {
     let words = |name: &str| -> Vec<String> {
         let name = name.strip_prefix(PREFIX).unwrap_or(name);
         name.split('_').filter(|word| !word.is_empty()).map(str::to_owned).collect()
     };
     let (left, right) = (words(left), words(right));
-    let mut least = usize::MAX;
+    let shorter = right.split_last().map_or(&right[..], |(_, rest)| rest);
+    let mut least = WORD + distance(&left.join("_"), &shorter.join("_"));
     for (skipped, _) in left.iter().enumerate() {
         for (added, _) in right.iter().enumerate() {
             let differ = distance(&left[skipped..].join("_"), &right[added..].join("_"));

@@ -19,6 +19,8 @@ pub struct Logged {
     pub target: String,
     /// `success`, `denied` or `failure`.
     pub outcome: String,
+    /// What more is told.
+    pub payload: serde_json::Value,
 }
 
 /// How many entries there are of an action on a target.
@@ -80,6 +82,7 @@ mod tests {
             action: "job.jobs.submit".to_owned(),
             target: "job/1".to_owned(),
             outcome: "success".to_owned(),
+            payload: serde_json::Value::Null,
         }
     }
 

@@ -10,5 +10,5 @@ pub mod revocation;
 pub use audit::{Expected, Logged, check_audit};
 pub use events::{Seen, Told, check_events};
 pub use rate::{Admitted, Asked, Disturbance, Limit, Said, check_admitted, check_rate};
-pub use refresh::{RefreshAnswer, RefreshAttempt, Successors, check_refreshes};
+pub use refresh::{RefreshAnswer, RefreshAttempt, RefreshTimes, Successors, check_refreshes, check_taken};
 pub use revocation::{Probe, Revocation, Shown, check_revocation};

@@ -38,14 +38,23 @@ pub struct RefreshAttempt {
     pub answer: RefreshAnswer,
 }
 
+/// How long what concerns a refresh may take.
+#[derive(Clone, Copy, Debug)]
+pub struct RefreshTimes {
+    /// Whoever presents a token that was consumed is given its successor for so long, and may be refused after.
+    pub retry_window: Duration,
+    /// A request that nobody waits for any more may still arrive for so long.
+    pub held_back: Duration,
+}
+
 /// Checks all presentations by clients that behave, in the order of their answers; how many tokens of each session were
-/// consumed. Whoever presents a token that was consumed is given its successor for `retry_window`, and may be refused after.
+/// consumed. That a client which is not patient was taken for a thief has to be proven besides, by [`check_taken`].
 ///
 /// # Errors
 /// A token has two successors, two have the same, or a client was sent away for no fault of its own. Tokens are not shown.
 pub fn check_refreshes(
     attempts: &[RefreshAttempt],
-    retry_window: Duration,
+    times: RefreshTimes,
 ) -> anyhow::Result<BTreeMap<String, usize>> {
     let mut successors = Successors::default();
     let mut consumed: BTreeMap<String, usize> = BTreeMap::new();
@@ -61,15 +70,13 @@ pub fn check_refreshes(
             }
             RefreshAnswer::Refused(status, reason) => {
                 let may_be_held_back = |other: &&RefreshAttempt| {
-                    other.session == *session
-                        && other.generation < *generation
-                        && other.answer == RefreshAnswer::Unknown
+                    other.generation < *generation && may_come_late(attempts, other, session, times)
                 };
                 // It was consumed when it was first presented, at the earliest.
                 let is_too_late = |other: &&RefreshAttempt| {
                     !std::ptr::eq(*other, attempt)
                         && other.token == attempt.token
-                        && attempt.answered > other.sent + retry_window
+                        && attempt.answered > other.sent + times.retry_window
                 };
                 let excused = attempts.iter().any(|other| is_too_late(&other))
                     || !attempt.patient && attempts.iter().any(|other| may_be_held_back(&other));
@@ -82,6 +89,46 @@ pub fn check_refreshes(
         }
     }
     Ok(consumed)
+}
+
+/// Whether `other` is a request of `session` that got no answer and may have come when the session's newest token had been
+/// given out: not before that was asked for, and not longer after it was given up than a request lives.
+fn may_come_late(
+    attempts: &[RefreshAttempt],
+    other: &RefreshAttempt,
+    session: &str,
+    times: RefreshTimes,
+) -> bool {
+    let given = attempts.iter().filter(|attempt| {
+        attempt.session == session && matches!(attempt.answer, RefreshAnswer::Successor(_))
+    });
+    // Racers are given the same successor: one of them asked first.
+    let newest = given.map(|attempt| (attempt.generation, std::cmp::Reverse(attempt.sent))).max();
+    let asked = newest.map_or(Duration::ZERO, |(_, std::cmp::Reverse(sent))| sent);
+    other.session == session
+        && other.answer == RefreshAnswer::Unknown
+        && asked <= other.answered + times.held_back
+}
+
+/// Checks that `session`, which its service took for stolen because a token of `presented` generations came, was so because a
+/// request that got no answer came late.
+///
+/// # Errors
+/// No request of its client can have been that one.
+pub fn check_taken(
+    attempts: &[RefreshAttempt],
+    session: &str,
+    presented: usize,
+    times: RefreshTimes,
+) -> anyhow::Result<()> {
+    let late = attempts
+        .iter()
+        .any(|attempt| attempt.generation == presented && may_come_late(attempts, attempt, session, times));
+    ensure!(
+        late,
+        "session {session} was taken for stolen by generation {presented}, and no request with it can have come late"
+    );
+    Ok(())
 }
 
 /// Every answer to a refresh that any client ever got.
@@ -111,6 +158,8 @@ mod tests {
     use super::*;
 
     const WINDOW: Duration = Duration::from_secs(30);
+    const HELD_BACK: Duration = Duration::from_secs(10);
+    const TIMES: RefreshTimes = RefreshTimes { retry_window: WINDOW, held_back: HELD_BACK };
 
     fn attempt(generation: usize, token: &str, answer: RefreshAnswer) -> RefreshAttempt {
         let (session, token) = ("s".to_owned(), token.to_owned());
@@ -130,55 +179,91 @@ mod tests {
     fn retries_and_racers_with_one_successor_pass() {
         let unknown = attempt(0, "a", RefreshAnswer::Unknown);
         let history = [unknown, given(0, "a", "b"), given(0, "a", "b"), given(1, "b", "c")];
-        assert_eq!(check_refreshes(&history, WINDOW).unwrap()["s"], 2);
+        assert_eq!(check_refreshes(&history, TIMES).unwrap()["s"], 2);
         // An answer may come late.
         let history = [given(1, "b", "c"), given(0, "a", "b")];
-        assert_eq!(check_refreshes(&history, WINDOW).unwrap()["s"], 2);
+        assert_eq!(check_refreshes(&history, TIMES).unwrap()["s"], 2);
     }
 
     #[test]
     fn a_second_successor_is_found() {
         let history = [given(0, "a", "b"), given(0, "a", "x")];
         assert!(
-            check_refreshes(&history, WINDOW).unwrap_err().to_string().contains("two different successors")
+            check_refreshes(&history, TIMES).unwrap_err().to_string().contains("two different successors")
         );
     }
 
     #[test]
     fn who_behaves_and_is_sent_away_is_found() {
         let history = [given(0, "a", "b"), refused(1, "b")];
-        assert!(check_refreshes(&history, WINDOW).unwrap_err().to_string().contains("sent away with 401"));
+        assert!(check_refreshes(&history, TIMES).unwrap_err().to_string().contains("sent away with 401"));
         // An answer lost in the same generation excuses nothing: that request and this one are the same.
         let history = [attempt(1, "b", RefreshAnswer::Unknown), refused(1, "b")];
-        assert!(check_refreshes(&history, WINDOW).is_err());
+        assert!(check_refreshes(&history, TIMES).is_err());
     }
 
     #[test]
     fn only_who_is_hasty_can_be_taken_for_a_thief() {
         let mut history = [attempt(0, "a", RefreshAnswer::Unknown), given(0, "a", "b"), refused(1, "b")];
-        assert!(check_refreshes(&history, WINDOW).is_err());
+        assert!(check_refreshes(&history, TIMES).is_err());
         history[2].patient = false;
-        assert!(check_refreshes(&history, WINDOW).is_ok());
+        assert!(check_refreshes(&history, TIMES).is_ok());
         // Not by what another session lost, nor by what was answered.
         history[0].session = "t".to_owned();
-        assert!(check_refreshes(&history, WINDOW).is_err());
-        assert!(check_refreshes(&history[1..], WINDOW).is_err());
+        assert!(check_refreshes(&history, TIMES).is_err());
+        assert!(check_refreshes(&history[1..], TIMES).is_err());
         // Nor by a request of the same generation.
         let mut history = [attempt(1, "b", RefreshAnswer::Unknown), refused(1, "b")];
         history[1].patient = false;
-        assert!(check_refreshes(&history, WINDOW).is_err());
+        assert!(check_refreshes(&history, TIMES).is_err());
+    }
+
+    #[test]
+    fn what_was_given_up_long_ago_does_not_come_any_more() {
+        let mut history = [
+            attempt(0, "a", RefreshAnswer::Unknown),
+            given(0, "a", "b"),
+            given(1, "b", "c"),
+            given(1, "b", "c"),
+            refused(2, "c"),
+        ];
+        history[4].patient = false;
+        // Until ten seconds after it was given up, which is when the newest token was first asked for, at the earliest.
+        let asked = history[0].answered + HELD_BACK;
+        (history[2].sent, history[3].sent) = (asked, asked + WINDOW);
+        assert!(check_refreshes(&history, TIMES).is_ok() && check_taken(&history, "s", 0, TIMES).is_ok());
+        history[2].sent += Duration::from_millis(1);
+        assert!(check_refreshes(&history, TIMES).is_err() && check_taken(&history, "s", 0, TIMES).is_err());
+        // Whoever was refused asked for nothing that was given.
+        history[2].sent = asked;
+        history[4].sent = asked + WINDOW;
+        assert!(check_refreshes(&history, TIMES).is_ok());
+    }
+
+    #[test]
+    fn only_the_token_that_came_late_can_have_ended_a_session() {
+        let history = [
+            given(0, "a", "b"),
+            attempt(1, "b", RefreshAnswer::Unknown),
+            given(1, "b", "c"),
+            given(2, "c", "d"),
+        ];
+        assert!(check_taken(&history, "s", 1, TIMES).is_ok());
+        for (session, presented) in [("s", 0), ("s", 2), ("s", 3), ("t", 1)] {
+            assert!(check_taken(&history, session, presented, TIMES).is_err(), "{session} {presented}");
+        }
     }
 
     #[test]
     fn a_retry_counts_for_as_long_as_it_may_come_and_no_longer() {
         let mut history = [attempt(0, "a", RefreshAnswer::Unknown), refused(0, "a")];
         history[1].answered = WINDOW;
-        assert!(check_refreshes(&history, WINDOW).is_err());
+        assert!(check_refreshes(&history, TIMES).is_err());
         history[1].answered = WINDOW + Duration::from_millis(1);
-        assert!(check_refreshes(&history, WINDOW).is_ok());
+        assert!(check_refreshes(&history, TIMES).is_ok());
         // How old another token is excuses nothing.
         history[0].token = "b".to_owned();
-        assert!(check_refreshes(&history, WINDOW).is_err());
+        assert!(check_refreshes(&history, TIMES).is_err());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::client::{Answer, Api, PATIENCE};
 use crate::shared::Tokens;
 
 /// How long a request that got no answer may still arrive: longer than two faults after each other, and a drain.
-const HELD_BACK: Duration = Duration::from_secs(10);
+pub(crate) const HELD_BACK: Duration = Duration::from_secs(10);
 /// Longest pause between two generations.
 const REST: Duration = Duration::from_millis(150);
 

@@ -9,6 +9,7 @@ use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 
 use crate::client::Api;
+use crate::shared::Tokens;
 
 /// How long a session that ends among faults is shown after that: longer than anyone may accept it.
 pub(crate) const SHOWN: Duration = Duration::from_secs(8);
@@ -43,6 +44,14 @@ pub(crate) async fn run(
     let before = show(&api, &gateways, &tokens.access).await;
     let refused = before.iter().find(|probe| matches!(probe.shown, Shown::Refused | Shown::Revoked));
     ensure!(refused.is_none(), "a session that lives was refused: {refused:?}");
+    sign_out(&api, &tokens).await?;
+    let acknowledged = api.now();
+    let probes = watch(&api, &gateways, &tokens.access, acknowledged + shown).await;
+    Ok(Ended { session: tokens.session, access: tokens.access, acknowledged, before, probes })
+}
+
+/// Ends a session.
+pub(crate) async fn sign_out(api: &Api, tokens: &Tokens) -> anyhow::Result<()> {
     let sign_out = |http: &Client, base: &str| {
         http.post(format!("{base}/v1/auth/sign-out")).bearer_auth(&tokens.access).json(&json!({}))
     };
@@ -52,9 +61,7 @@ pub(crate) async fn run(
         status.is_success() || status == StatusCode::UNAUTHORIZED,
         "sign-out was answered {status}: {body}"
     );
-    let acknowledged = api.now();
-    let probes = watch(&api, &gateways, &tokens.access, acknowledged + shown).await;
-    Ok(Ended { session: tokens.session, access: tokens.access, acknowledged, before, probes })
+    Ok(())
 }
 
 /// Shows an access token to every gateway again and again until then.
@@ -80,11 +87,20 @@ pub(crate) async fn watch(
 
 /// Shows an access token to every gateway once.
 pub(crate) async fn show(api: &Api, gateways: &[(String, String)], access: &str) -> Vec<Probe> {
+    show_within(PATIENT, api, gateways, access).await
+}
+
+/// The same, and who says nothing for so long is silent.
+pub(crate) async fn show_within(
+    limit: Duration,
+    api: &Api,
+    gateways: &[(String, String)],
+    access: &str,
+) -> Vec<Probe> {
     join_all(gateways.iter().map(|(name, base)| async move {
         let (sent, api) = (api.now(), api.at(base.clone()));
-        let answer = api.once_within(PATIENT, |http, base| {
-            http.get(format!("{base}/v1/jobs?{WRONG}")).bearer_auth(access)
-        });
+        let answer = api
+            .once_within(limit, |http, base| http.get(format!("{base}/v1/jobs?{WRONG}")).bearer_auth(access));
         let shown = match answer.await {
             Some((StatusCode::BAD_REQUEST, _)) => Shown::Accepted,
             Some((StatusCode::UNAUTHORIZED, body)) if body["reason"] == "TOKEN_REVOKED" => Shown::Revoked,

@@ -20,15 +20,18 @@ const STEPS: u64 = 20;
 
 /// A request that did not go as it should.
 #[derive(Clone, Debug)]
-#[expect(dead_code, reason = "a failed test shows all of it")]
 pub(crate) struct Failure {
+    /// Whose it was.
+    pub(crate) who: String,
     pub(crate) began: Instant,
+    #[expect(dead_code, reason = "a failed test shows all of it")]
     pub(crate) what: String,
     /// The status of the answer; none if there was no whole answer.
     pub(crate) status: Option<u16>,
     /// Whether nothing of an answer had come.
     pub(crate) is_unanswered: bool,
     pub(crate) retry_after: bool,
+    #[expect(dead_code, reason = "a failed test shows all of it")]
     pub(crate) reason: String,
 }
 
@@ -158,7 +161,8 @@ impl Api {
             }
             Err(Unwell { status, is_unanswered, wait, reason }) => {
                 let retry_after = wait.is_some();
-                let failure = Failure { began, what, status, is_unanswered, retry_after, reason };
+                let who = self.who.clone();
+                let failure = Failure { who, began, what, status, is_unanswered, retry_after, reason };
                 self.book.failures.lock().unwrap().push(failure);
                 tokio::time::sleep(wait.unwrap_or_default()).await;
                 None
@@ -270,7 +274,9 @@ impl Api {
             let after = last;
             let fail = |status, is_unanswered, retry_after, reason: String| {
                 let what = format!("GET events of {job} after {after}");
-                let failure = Failure { began: opened, what, status, is_unanswered, retry_after, reason };
+                let who = self.who.clone();
+                let failure =
+                    Failure { who, began: opened, what, status, is_unanswered, retry_after, reason };
                 self.book.failures.lock().unwrap().push(failure);
             };
             let mut answer = match request.send().await {
