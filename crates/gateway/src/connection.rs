@@ -35,12 +35,20 @@ struct Shared {
     most: Option<usize>,
     /// How long a client may leave a piece of an answer lying.
     patience: Duration,
-    /// Ends the connection. None where that harms others than the client; HTTP/2 only.
-    cut: Option<CancellationToken>,
+    /// What ends the connection. None where that harms others than the client; HTTP/2 only.
+    cut: Option<Cut>,
     /// Whether the last request has come.
     closing: Cell<bool>,
     open: Cell<usize>,
+}
+
+/// How a connection ends whose answers are not taken.
+#[derive(Default)]
+struct Cut {
+    now: CancellationToken,
+    /// The answers on their way, and those that have left since the last look.
     answers: RefCell<Vec<Weak<Progress>>>,
+    /// Whether somebody looks.
     watched: Cell<bool>,
 }
 
@@ -68,7 +76,7 @@ impl Connection {
                 !trusted.iter().any(|net| net.contains(&peer))
             })
         };
-        let cut = http2.map(|(socket, _)| socket).filter(of_client).map(|_| CancellationToken::new());
+        let cut = http2.map(|(socket, _)| socket).filter(of_client).map(|_| Cut::default());
         Self(Rc::new(Shared {
             tls: tls.is_some(),
             most: http2.map(|_| most),
@@ -76,8 +84,6 @@ impl Connection {
             cut,
             closing: Cell::new(false),
             open: Cell::new(0),
-            answers: RefCell::default(),
-            watched: Cell::new(false),
         }))
     }
 
@@ -129,33 +135,36 @@ impl Connection {
     /// Ends when the connection is to.
     pub(crate) async fn cut(&self) {
         match &self.0.cut {
-            Some(cut) => cut.cancelled().await,
+            Some(cut) => cut.now.cancelled().await,
             None => std::future::pending().await,
         }
     }
 
-    /// Whether an answer waits for a client that does not take it.
-    fn is_stuck(&self) -> bool {
-        let stuck = |since: Instant| since.elapsed() > self.0.patience;
-        let mut answers = self.0.answers.borrow_mut();
-        answers.retain(|answer| answer.strong_count() > 0);
-        answers.iter().filter_map(Weak::upgrade).any(|answer| answer.given_at.get().is_some_and(stuck))
-    }
-
     /// Looks at the answers for as long as there are any.
     async fn watch(self) {
+        let Some(cut) = &self.0.cut else { return };
         loop {
             tokio::time::sleep(LOOK).await;
-            if let Some(cut) = self.0.cut.as_ref().filter(|_| self.is_stuck()) {
+            if cut.is_due(self.0.patience) {
                 tracing::info!("a connection is cut off: an answer was not taken");
-                cut.cancel();
+                cut.now.cancel();
                 break;
             }
-            if self.0.answers.borrow().is_empty() {
+            if cut.answers.borrow().is_empty() {
                 break;
             }
         }
-        self.0.watched.set(false);
+        cut.watched.set(false);
+    }
+}
+
+impl Cut {
+    /// Whether an answer waits for longer than `patience` for a client that does not take it. Forgets those that have left.
+    fn is_due(&self, patience: Duration) -> bool {
+        let mut answers = self.answers.borrow_mut();
+        answers.retain(|answer| answer.strong_count() > 0);
+        let stuck = |since: Instant| since.elapsed() > patience;
+        answers.iter().filter_map(Weak::upgrade).any(|answer| answer.given_at.get().is_some_and(stuck))
     }
 }
 
@@ -166,9 +175,12 @@ impl Underway {
         if connection.0.most.is_none() || matches!(body.size(), BodySize::None | BodySize::Sized(0)) {
             return body;
         }
-        connection.0.answers.borrow_mut().push(Rc::downgrade(&self.progress));
-        if connection.0.cut.is_some() && !connection.0.watched.replace(true) {
-            actix_web::rt::spawn(connection.clone().watch());
+        // Where nobody looks, nobody would forget it either.
+        if let Some(cut) = &connection.0.cut {
+            cut.answers.borrow_mut().push(Rc::downgrade(&self.progress));
+            if !cut.watched.replace(true) {
+                actix_web::rt::spawn(connection.clone().watch());
+            }
         }
         BoxBody::new(Carried { body, rest: Bytes::new(), underway: self })
     }
@@ -209,5 +221,47 @@ impl MessageBody for Carried {
         let piece = this.rest.split_to(this.rest.len().min(PIECE_BYTES));
         this.underway.progress.given_at.set(Some(Instant::now()));
         Poll::Ready(Some(Ok(piece)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn over_http2(cut: Option<Cut>) -> Connection {
+        Connection(Rc::new(Shared {
+            tls: true,
+            most: Some(2),
+            patience: Duration::from_mins(1),
+            cut,
+            closing: Cell::new(false),
+            open: Cell::new(0),
+        }))
+    }
+
+    fn answer(connection: &Connection) -> (Rc<Progress>, BoxBody) {
+        let (underway, begun) = connection.begin();
+        begun.unwrap();
+        (Rc::clone(&underway.progress), underway.carry(BoxBody::new("x")))
+    }
+
+    #[actix_web::test]
+    async fn nothing_is_kept_of_answers_that_have_left() {
+        // A proxy's: nobody looks at its answers here.
+        let connection = over_http2(None);
+        for _ in 0..100 {
+            let (progress, answer) = answer(&connection);
+            drop(answer);
+            assert_eq!((Rc::strong_count(&progress), Rc::weak_count(&progress)), (1, 0));
+        }
+        assert_eq!(connection.0.open.get(), 0);
+        // A client's.
+        let connection = over_http2(Some(Cut::default()));
+        for _ in 0..100 {
+            drop(answer(&connection));
+        }
+        tokio::time::sleep(LOOK * 2).await;
+        let cut = connection.0.cut.as_ref().unwrap();
+        assert!(cut.answers.borrow().is_empty() && !cut.watched.get());
     }
 }
