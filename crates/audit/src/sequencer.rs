@@ -261,7 +261,7 @@ impl Sequencer {
         }
         let log = &self.0.log;
         let locked = heads::lock(tx, log).await?;
-        self.0.standing.check(locked.size)?;
+        self.0.standing.check_locked(locked.size)?;
         let erased = self.erased_among(drafts).await?;
         let remembered = edge.filter(|edge| (edge.size, edge.chain) == (locked.size, locked.chain));
         let mut tree = match remembered {

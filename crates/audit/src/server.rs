@@ -73,18 +73,20 @@ pub async fn build(config: &Config, grpc: GrpcConfig, deps: Deps, listener: TcpL
     GrpcServer::new(grpc, access, listener).start(routes, &lifecycle, &readiness)
 }
 
-async fn sign_all(app: &App) -> Result<()> {
+/// Signs every log that can be signed; what fails is logged and tried again next time.
+async fn sign_all(app: &App) {
     for log in app.logs() {
-        app.sign_checkpoint(log).await?;
+        if let Err(error) = app.sign_checkpoint(log).await {
+            reply::log(&error);
+        }
     }
-    Ok(())
 }
 
-/// Does `work` every `interval_ms` until stop; what fails is logged and done again next time.
+/// Does `work` every `interval_ms` until stop.
 fn repeat<W, F>(lifecycle: &Lifecycle, interval_ms: u64, app: App, work: W)
 where
     W: Fn(App) -> F + Send + 'static,
-    F: Future<Output = Result<()>> + Send,
+    F: Future<Output = ()> + Send,
 {
     let stopping = lifecycle.stopping();
     lifecycle.spawn(async move {
@@ -93,9 +95,7 @@ where
                 () = tokio::time::sleep(Duration::from_millis(interval_ms)) => {}
                 () = stopping.cancelled() => return,
             }
-            if let Err(error) = work(app.clone()).await {
-                reply::log(&error);
-            }
+            work(app.clone()).await;
         }
     });
 }

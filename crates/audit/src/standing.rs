@@ -50,15 +50,31 @@ impl Standing {
         }
     }
 
-    /// Refuses a log of `size` entries of which more are known to be signed, with what to do. As long as it is so the
-    /// process is not ready.
+    /// What is known to be signed by now: what a log must have that is looked at from now on.
+    pub(crate) fn known(&self) -> Option<Checkpoint> {
+        self.signed().clone()
+    }
+
+    /// Refuses a log that has `size` entries now, with the lock of its head held, if more are known to be signed; says what to
+    /// do. As long as it is so the process is not ready.
     ///
     /// # Errors
     /// `AUDIT_LOG_BEHIND`.
-    pub(crate) fn check(&self, size: u64) -> Result<()> {
-        let signed = self.signed();
-        let Some(state) = signed.as_ref().filter(|state| state.size > size) else {
-            self.0.gate.ready();
+    pub(crate) fn check_locked(&self, size: u64) -> Result<()> {
+        self.check(self.known().as_ref(), size)
+    }
+
+    /// The same of a log that had `size` entries at some time after `known` was what [`Self::known`] says. Others may have
+    /// appended and signed more since.
+    ///
+    /// # Errors
+    /// `AUDIT_LOG_BEHIND`.
+    pub(crate) fn check(&self, known: Option<&Checkpoint>, size: u64) -> Result<()> {
+        let Some(state) = known.filter(|state| state.size > size) else {
+            // An older look says nothing of what was signed since.
+            if self.signed().as_ref().is_none_or(|state| state.size <= size) {
+                self.0.gate.ready();
+            }
             return Ok(());
         };
         self.0.gate.unready(format!("it has {size} entries, and {} were signed", state.size));

@@ -275,6 +275,66 @@ both_engines! {
         replica.stop().await;
     }
 
+    /// Whoever signs while others append and sign more knows the log as it was a moment ago: that is no log that went back.
+    async fn signing_while_others_append_and_sign_refuses_nothing(db: TestDb) {
+        let world = World::new(db);
+        let replicas = [world.replica().await, world.replica().await];
+        log(&world, &replicas[0], 1).await;
+        let done = tokio_util::sync::CancellationToken::new();
+        let signers = (0..6).map(|number| {
+            let (mut operator, done) = (world.operator(&replicas[number % 2]), done.clone());
+            tokio::spawn(async move {
+                while !done.is_cancelled() {
+                    let fresh = GetCheckpointRequest { log: String::new(), fresh: true };
+                    operator.get_checkpoint(fresh).await.unwrap();
+                }
+            })
+        });
+        let signers: Vec<_> = signers.collect();
+        for round in 0..200 {
+            log(&world, &replicas[round % 2], 1).await;
+            for replica in &replicas {
+                assert!(replica.readiness.unmet().is_empty(), "{:?}", replica.readiness.unmet());
+            }
+        }
+        done.cancel();
+        for signer in signers {
+            signer.await.unwrap();
+        }
+        for replica in replicas {
+            replica.stop().await;
+        }
+    }
+
+    async fn a_log_that_can_not_be_signed_keeps_no_other_from_being_looked_at(db: TestDb) {
+        let mut world = World::new(db);
+        world.config.logs = vec![LogConfig { name: "aaa".into(), days: 30 }];
+        world.config.checkpoint_interval_ms = 100;
+        let replica = world.replica().await;
+        log(&world, &replica, 5).await;
+        let file = |log: &str| {
+            let folder = std::fs::read_dir(world.config.subject_keys_dir.join("signed")).into_iter().flatten();
+            let mut files = folder.map(|file| file.unwrap().path());
+            files.find(|file| file.file_name().unwrap().to_str().unwrap().starts_with(&format!("{log}-")))
+        };
+        eventually(Duration::from_secs(60), async || {
+            file("aaa").is_some() && file("default").is_some_and(|file| state_in(&file) == 5)
+        })
+        .await;
+        // What was signed of it is something else.
+        let other = std::fs::read_to_string(file("aaa").unwrap()).unwrap();
+        let (other, _) = other.trim_end().rsplit_once('\n').unwrap();
+        std::fs::write(file("aaa").unwrap(), format!("{other}\n{}=\n", "A".repeat(43))).unwrap();
+        let fresh = GetCheckpointRequest { log: "aaa".into(), fresh: true };
+        assert!(world.operator(&replica).get_checkpoint(fresh).await.is_err());
+
+        run(&world, CUT).await;
+        eventually(Duration::from_secs(60), async || !replica.readiness.unmet().is_empty()).await;
+        run(&world, UNCUT).await;
+        eventually(Duration::from_secs(60), async || replica.readiness.unmet().is_empty()).await;
+        replica.stop().await;
+    }
+
     /// A replica that stands still in the middle of writing down what it signs.
     async fn a_lock_that_is_not_let_go_keeps_nobody_from_signing(db: TestDb) {
         let world = World::new(db);

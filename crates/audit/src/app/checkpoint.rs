@@ -66,6 +66,7 @@ impl App {
         // Before the log is looked at: another replica may sign more meanwhile.
         let known = self.signed_state(log).await.map_err(Error::internal)?.state();
         let known_size = known.as_ref().map_or(0, |state| state.size);
+        let signed = log.standing.known();
         let (head, tree, newest) = read_tx!(self.db, "audit.checkpoint_state", |tx| {
             let head = heads::lookup(tx, &log.id)
                 .await?
@@ -75,7 +76,7 @@ impl App {
             let needed: BTreeSet<_> = tiles_of([(0, head.size), (0, older), (0, known_size.min(head.size))]);
             Ok((head, tiles::load(tx, &log.id, &needed).await?, newest))
         })?;
-        log.standing.check(head.size).map_err(Error::internal)?;
+        log.standing.check(signed.as_ref(), head.size).map_err(Error::internal)?;
         if let Some(state) = &known
             && tree.range(0, state.size).map_err(damaged)? != state.root
         {
@@ -192,12 +193,13 @@ impl App {
             Known::State(state) => state,
             Known::GivenUp(state) => return Ok(Some(state)),
         };
+        let signed = log.standing.known();
         let (head, tree) = read_tx!(self.db, "audit.signed_state", |tx| {
             let size = heads::lookup(tx, &log.id).await?.map_or(0, |head| head.size);
             let needed = tiles_of([(0, state.size.min(size))]);
             Ok((size, tiles::load(tx, &log.id, &needed).await?))
         })?;
-        log.standing.check(head)?;
+        log.standing.check(signed.as_ref(), head)?;
         if tree.range(0, state.size).ok() != Some(state.root) {
             tracing::error!(
                 log = %log.id,

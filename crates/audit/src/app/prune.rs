@@ -31,12 +31,9 @@ const PAGE: u32 = 500;
 
 impl App {
     /// Removes the entries of every log that are past its days. Each removal is itself audited. A log that can't be
-    /// pruned keeps no other from it.
-    ///
-    /// # Errors
-    /// That of the first log that failed; `AUDIT_LOG_DAMAGED` where what should be removed is not what was logged.
-    pub(crate) async fn prune(&self) -> Result<()> {
-        let mut failed = None;
+    /// pruned, because what should be removed is not what was logged, say, keeps no other from it; it is told, and tried
+    /// again next time.
+    pub(crate) async fn prune(&self) {
         for log in self.logs() {
             let Err(error) = self.prune_and_tell(log).await else { continue };
             if !matches!(error.code(), ErrorCode::Unavailable | ErrorCode::Aborted) {
@@ -52,12 +49,8 @@ impl App {
                     .build()
                     .add(1, &[KeyValue::new("log", log.id.to_string())]);
             }
-            match failed {
-                None => failed = Some(error),
-                Some(_) => reply::log(&error),
-            }
+            reply::log(&error);
         }
-        failed.map_or(Ok(()), Err)
     }
 
     async fn prune_and_tell(&self, log: &Log) -> Result<()> {
