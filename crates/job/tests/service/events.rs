@@ -166,7 +166,9 @@ both_engines! {
         // As long as a stopping replica waits for a reader, and more.
         tokio::time::sleep(Duration::from_millis(1_500)).await;
         let error = cut_off(watching).await;
-        assert_eq!(error.reason(), "SERVICE_STOPPING", "{error:?}");
+        // The kernel takes back what was sent last if anything comes after the connection was closed: then it is the client's
+        // own word for the same.
+        assert!(["SERVICE_STOPPING", "SERVICE_UNAVAILABLE"].contains(&error.reason()), "{error:?}");
         stopping.await.unwrap();
     }
 
