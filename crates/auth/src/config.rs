@@ -211,20 +211,20 @@ impl ClientConfig {
                 .bytes()
                 .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
         if !named {
-            problems.push(format!("name: {:?} must be 1 to 32 of a-z, 0-9 and -, a letter first", self.name));
+            problems.push("name: must be 1 to 32 of a-z, 0-9 and -, a letter first".into());
         }
-        if earlier.iter().any(|other| other.name == self.name) {
-            problems.push(format!("name: {:?} is there twice", self.name));
+        if let Some(other) = earlier.iter().position(|other| other.name == self.name) {
+            problems.push(format!("name: is that of clients[{other}] too"));
         }
         if self.secret_file.as_os_str().is_empty() {
             problems.push("secret_file: name the file with the client's secret".into());
         }
-        for permission in &self.permissions {
+        for (place, permission) in self.permissions.iter().enumerate() {
             let known = audience_of(permission)
                 .is_some_and(|audience| gatehouse_client::audience::SERVICES.contains(&audience.as_str()));
             if !known || permission.contains(char::is_whitespace) {
                 problems.push(format!(
-                    "permissions: {permission:?} is not of the form service.noun.verb of a Gatehouse service"
+                    "permissions[{place}]: is not of the form service.noun.verb of a Gatehouse service"
                 ));
             }
         }
@@ -318,8 +318,8 @@ mod tests {
             "signing.jwks_max_age_s:",
             "clients[0].name:",
             "clients[0].secret_file:",
-            "clients[0].permissions: \"everything\"",
-            "clients[0].permissions: \"billing",
+            "clients[0].permissions[0]: is not",
+            "clients[0].permissions[1]: is not",
         ] {
             assert!(
                 problems.iter().any(|problem| problem.starts_with(field)),

@@ -143,6 +143,7 @@ impl Config {
             problems.push("client.secret_file: is not the path of a file".to_owned());
         }
         add(&mut problems, "redis", self.redis.validate(environment));
+        add(&mut problems, "tls", self.tls.missing_files());
         if !problems.iter().any(|problem| problem.starts_with("tls."))
             && let Some(files) = self.tls.files(environment)
             && let Err(problem) = own_certificates(service, files)

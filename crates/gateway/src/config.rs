@@ -210,15 +210,15 @@ impl Config {
                 "require_auth: must be true: access without a credential is not part of this version".into(),
             );
         }
-        for net in &self.trusted_proxies {
+        for (place, net) in self.trusted_proxies.iter().enumerate() {
             if net.parse::<IpNet>().is_err() {
-                problems.push(format!("trusted_proxies: {net:?} is no network such as 10.0.0.0/8"));
+                problems.push(format!("trusted_proxies[{place}]: is no network such as 10.0.0.0/8"));
             }
         }
-        for origin in &self.cors_allowed_origins {
+        for (place, origin) in self.cors_allowed_origins.iter().enumerate() {
             if origin != "*" && !is_origin(origin) {
                 problems.push(format!(
-                    "cors_allowed_origins: {origin:?} is no origin such as https://app.example.com (no path, no slash at the end)"
+                    "cors_allowed_origins[{place}]: is no origin such as https://app.example.com (no path, no slash at the end)"
                 ));
             }
         }
@@ -259,7 +259,7 @@ impl Config {
                 continue;
             }
             match text.parse::<SocketAddr>() {
-                Err(_) => problems.push(format!("{field}: {text:?} is no address such as 127.0.0.1:8080")),
+                Err(_) => problems.push(format!("{field}: is no address such as 127.0.0.1:8080")),
                 Ok(address) if environment.is_dev() && !address.ip().is_loopback() => problems.push(format!(
                     "{field}: dev serves loopback only; use 127.0.0.1:{} or set GATEHOUSE_ENV to staging or prod",
                     address.port()
@@ -322,10 +322,10 @@ mod tests {
         wrong(|config| config.address = "0.0.0.0:80".into(), "address:");
         wrong(|config| config.address = "nonsense".into(), "address:");
         wrong(|config| config.max_request_bytes = 1, "max_request_bytes:");
-        wrong(|config| config.trusted_proxies = vec!["10.0.0.0/99".into()], "trusted_proxies:");
+        wrong(|config| config.trusted_proxies = vec!["10.0.0.0/99".into()], "trusted_proxies[0]:");
         wrong(
             |config| config.cors_allowed_origins = vec!["https://a.example/".into()],
-            "cors_allowed_origins:",
+            "cors_allowed_origins[0]:",
         );
         wrong(|config| config.require_auth = false, "require_auth:");
         wrong(|config| config.max_connections = 15, "max_connections:");

@@ -118,27 +118,25 @@ impl EmbeddedConfig {
         }
         let (folder, key_file) = (resolved(&self.folder), resolved(&self.key_file));
         if key_file.starts_with(&folder) {
-            problems.push(format!(
-                "secrets.embedded.key_file ({}) lies in the folder that it opens ({}); keep it elsewhere",
-                self.key_file.display(),
-                self.folder.display()
-            ));
+            problems.push(
+                "secrets.embedded.key_file lies in the folder that it opens (secrets.embedded.folder); keep it elsewhere"
+                    .to_owned(),
+            );
         } else if !environment.is_dev() {
             let around = folder.parent().filter(|around| *around != Path::new("/"));
             if around.is_some_and(|around| key_file.starts_with(around)) {
-                problems.push(format!(
-                    "secrets.embedded.key_file ({}) lies beside the data that it opens ({}); outside dev keep it \
-                     on another volume, or at least in another folder than {}",
-                    self.key_file.display(),
-                    self.folder.display(),
-                    around.unwrap_or(&folder).display()
-                ));
+                problems.push(
+                    "secrets.embedded.key_file lies beside the data that it opens; outside dev keep it on another volume, \
+                     or at least outside of the folder in which secrets.embedded.folder is"
+                        .to_owned(),
+                );
             }
             if !key_file.is_file() {
-                problems.push(format!(
-                    "secrets.embedded.key_file ({}) is missing; make it once with `gatehouse admin secrets-key create`",
-                    self.key_file.display()
-                ));
+                problems.push(
+                    "secrets.embedded.key_file is not the path of a file; make it once with \
+                     `gatehouse admin secrets-key create`"
+                        .to_owned(),
+                );
             }
         }
         problems
@@ -160,10 +158,10 @@ impl VaultConfig {
         if self.token_file.as_os_str().is_empty() {
             problems.push("secrets.vault.token_file is missing; name the file that holds the token".into());
         } else if !environment.is_dev() && !self.token_file.is_file() {
-            problems.push(format!("secrets.vault.token_file ({}) is not a file", self.token_file.display()));
+            problems.push("secrets.vault.token_file is not the path of a file".into());
         }
-        if let Some(file) = self.ca_file.as_ref().filter(|file| !file.is_file()) {
-            problems.push(format!("secrets.vault.ca_file ({}) is not a file", file.display()));
+        if self.ca_file.as_ref().is_some_and(|file| !file.is_file()) {
+            problems.push("secrets.vault.ca_file is not the path of a file".into());
         }
         let names = [
             ("kv_mount", &self.kv_mount),

@@ -86,8 +86,11 @@ impl TelemetryConfig {
     #[must_use]
     pub fn validate(&self) -> Vec<String> {
         let mut problems = Vec::new();
-        if let Err(error) = EnvFilter::try_new(&self.log_filter) {
-            problems.push(format!("log_filter: {:?} is no log filter: {error}", self.log_filter));
+        if EnvFilter::try_new(&self.log_filter).is_err() {
+            problems.push(
+                "log_filter: must be a level or levels for targets, such as info,gatehouse_audit=debug"
+                    .to_owned(),
+            );
         }
         if !(0.0..=1.0).contains(&self.trace_ratio) {
             problems.push("trace_ratio: must be from 0.0 to 1.0".to_owned());

@@ -195,7 +195,7 @@ impl Config {
             let place = format!("static_keys.{name}");
             problems.extend(name_problem(name).map(|problem| format!("{place}: {problem}")));
             if !key.key_file.is_file() {
-                problems.push(format!("{place}.key_file ({}) is not a file", key.key_file.display()));
+                problems.push(format!("{place}.key_file is not the path of a file"));
             }
         }
         problems
@@ -233,14 +233,14 @@ impl Upstream {
             problems
                 .push("client_id is missing; register Gatehouse with the provider and name the id".into());
         }
-        if let Some(file) = self.client_secret_file.as_ref().filter(|file| !file.is_file()) {
-            problems.push(format!("client_secret_file ({}) is not a file", file.display()));
+        if self.client_secret_file.as_ref().is_some_and(|file| !file.is_file()) {
+            problems.push("client_secret_file is not the path of a file".into());
         }
         if self.scopes.is_empty() {
             problems.push("scopes is empty; name those that Gatehouse may ask for".into());
         }
-        if let Some(scope) = self.all_scopes().first_malformed() {
-            problems.push(format!("scopes: {scope:?} is no scope (RFC 6749, section 3.3)"));
+        if self.all_scopes().first_malformed().is_some() {
+            problems.push("scopes: has one that is no scope (RFC 6749, section 3.3)".into());
         }
         let reserved = ["response_type", "client_id", "redirect_uri", "scope", "state", "code_challenge"];
         if let Some(name) = reserved.iter().find(|name| self.authorization_parameters.contains_key(**name)) {
@@ -288,7 +288,7 @@ fn name_problem(name: &str) -> Option<&'static str> {
 
 fn address_problem(address: &str, environment: Environment) -> Option<String> {
     let Ok(url) = Url::parse(address) else {
-        return Some(format!("{address:?} is no address, such as https://id.example.com/token"));
+        return Some("must be an address, such as https://id.example.com/token".into());
     };
     if url.fragment().is_some() || !url.username().is_empty() || url.password().is_some() {
         return Some("may carry neither a fragment nor a user name or password".into());

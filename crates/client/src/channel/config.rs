@@ -69,9 +69,9 @@ impl ChannelConfig {
         if self.endpoints.is_empty() {
             problems.push("endpoints: name at least one address, such as http://127.0.0.1:7101".to_owned());
         }
-        for endpoint in &self.endpoints {
+        for (place, endpoint) in self.endpoints.iter().enumerate() {
             if Endpoint::parse(endpoint).is_none() {
-                problems.push(format!("endpoints: {endpoint:?} is no address of the form http://host:port"));
+                problems.push(format!("endpoints[{place}]: is no address of the form http://host:port"));
             }
         }
         let mut within = |field: &str, value: u64, range: RangeInclusive<u64>| {
@@ -150,7 +150,7 @@ mod tests {
         for wrong in ["", "127.0.0.1:1", "ftp://x", "http://user@host:1", "http://host:1/path"] {
             let problems = ChannelConfig::to(wrong).validate();
             assert!(
-                problems.iter().any(|problem| problem.starts_with("endpoints:")),
+                problems.iter().any(|problem| problem.starts_with("endpoints[0]:")),
                 "{wrong:?}: {problems:?}"
             );
         }

@@ -125,6 +125,19 @@ impl TlsConfig {
         [&self.cert_file, &self.key_file, &self.ca_file].iter().any(|file| !file.as_os_str().is_empty())
     }
 
+    fn named_files(&self) -> [(&'static str, &PathBuf); 3] {
+        [("cert_file", &self.cert_file), ("key_file", &self.key_file), ("ca_file", &self.ca_file)]
+    }
+
+    /// Which of the files are not there; they may be made after the rest of the configuration.
+    pub(super) fn missing_files(&self) -> Vec<String> {
+        let files = self.named_files().into_iter();
+        files
+            .filter(|(_, file)| !file.as_os_str().is_empty() && !file.is_file())
+            .map(|(key, _)| format!("{key}: is not the path of a file"))
+            .collect()
+    }
+
     /// What the certificates are read from, where TLS is on.
     pub(crate) fn files(&self, environment: Environment) -> Option<TlsFiles> {
         self.is_on().then(|| TlsFiles {
@@ -142,9 +155,7 @@ impl TlsConfig {
     pub(super) fn validate(&self, environment: Environment) -> Vec<String> {
         let mut problems = Vec::new();
         if self.is_on() {
-            for (key, file) in
-                [("cert_file", &self.cert_file), ("key_file", &self.key_file), ("ca_file", &self.ca_file)]
-            {
+            for (key, file) in self.named_files() {
                 if file.as_os_str().is_empty() {
                     problems.push(format!("{key}: is not set; cert_file, key_file and ca_file go together"));
                 }

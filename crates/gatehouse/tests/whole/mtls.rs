@@ -527,7 +527,7 @@ async fn a_wrong_certificate_of_its_own_forbids_the_start() {
     let none = PathBuf::new();
     let cases = [
         ([certificate.clone(), none.clone(), authorities.clone()], "key_file: is not set"),
-        ([place.join("gone"), key.clone(), authorities.clone()], "gone can't be used"),
+        ([place.join("gone"), key.clone(), authorities.clone()], "tls.cert_file: is not the path of a file"),
         ([certificate.clone(), certificate.clone(), authorities.clone()], "holds no private key"),
         ([certificate.clone(), of("auth", "tls.key"), authorities.clone()], "is not the key of"),
         ([certificate.clone(), key.clone(), place.join("other.crt")], "vouches for it"),

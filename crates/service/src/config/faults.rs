@@ -156,15 +156,23 @@ fn in_plain_words(message: &str, value: Option<&Value>) -> String {
     }
 }
 
-/// Whether `message` has anything in it that stands in `value`.
+/// Whether `message` has anything in it that stands in `value`: a whole word of it, or so much of a longer one as would help
+/// to guess it.
 fn repeats(message: &str, value: &Value) -> bool {
     match value {
         Value::Array(list) => list.iter().any(|value| repeats(message, value)),
         Value::Table(table) => table.values().any(|value| repeats(message, value)),
-        Value::String(text) => text.split_whitespace().any(|word| message.contains(word)),
+        Value::String(text) => text.split_whitespace().any(|word| {
+            let letters: Vec<char> = word.chars().collect();
+            let parts = letters.windows(letters.len().clamp(1, TELLING));
+            parts.into_iter().any(|part| message.contains(&part.iter().collect::<String>()))
+        }),
         other => message.contains(&other.to_string()),
     }
 }
+
+/// So many letters of a value are not repeated.
+const TELLING: usize = 8;
 
 fn type_name(found: &str) -> Option<&'static str> {
     Some(match found {
@@ -253,6 +261,10 @@ mod tests {
             let text = String::deserialize(deserializer)?;
             match text.as_str() {
                 "silent" => Err(serde::de::Error::custom("a name of our own is expected")),
+                _ if text.len() > 16 => {
+                    let begin: String = text.chars().take(16).collect();
+                    Err(serde::de::Error::custom(format!("{begin:?}... is no name")))
+                }
                 _ => Err(serde::de::Error::custom(format!("{text} is no name"))),
             }
         }
@@ -291,6 +303,14 @@ mod tests {
             problems("[section]\nname = \"silent\"", &[]),
             ["section.name: a name of our own is expected"]
         );
+        for part in ["hunter2-and-much-more-of-it", "hunter2\\\"hunter2-and-more"] {
+            let text = format!("[section]\nname = {part:?}");
+            assert_eq!(
+                problems(&text, &[]),
+                ["section.name: must be what docs/configuration.md says"],
+                "{part}"
+            );
+        }
     }
 
     #[test]

@@ -36,18 +36,15 @@ impl RotationClass {
     }
 }
 
-/// The text was none of the classes.
+/// The text was none of the classes. Does not say what it was, which may be a secret in the wrong place.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error(
-    "{0:?} is no class of rotation; it is one of norotate, keepold, grace(<seconds>), until_used, strict, strict_family"
-)]
-pub struct UnknownClass(String);
+#[error("must be one of norotate, keepold, grace(<seconds>), until_used, strict, strict_family")]
+pub struct UnknownClass;
 
 impl FromStr for RotationClass {
     type Err = UnknownClass;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let unknown = || UnknownClass(text.chars().take(40).collect());
         Ok(match text {
             "norotate" => Self::NoRotate,
             "keepold" => Self::KeepOld,
@@ -56,9 +53,9 @@ impl FromStr for RotationClass {
             "strict_family" => Self::StrictFamily,
             other => {
                 let seconds = other.strip_prefix("grace(").and_then(|rest| rest.strip_suffix(')'));
-                let seconds: u32 = seconds.and_then(|seconds| seconds.parse().ok()).ok_or_else(unknown)?;
+                let seconds: u32 = seconds.and_then(|seconds| seconds.parse().ok()).ok_or(UnknownClass)?;
                 if seconds == 0 {
-                    return Err(unknown());
+                    return Err(UnknownClass);
                 }
                 Self::Grace(Duration::from_secs(seconds.into()))
             }
