@@ -124,9 +124,13 @@ impl RevocationLog {
         let mut anew = newest.is_none();
         let mut news = BTreeMap::new();
         let sequence = loop {
-            let after = newest.as_ref().map_or(0, |newest| newest.sequence - 1);
+            let after = newest.as_ref().map(|newest| newest.sequence - 1);
             let (entries, last) = read_tx!(shared.db, "auth.revocation.list", |tx| {
-                Ok((store::list(tx, after, at, BATCH).await?, store::last_sequence(tx).await?))
+                let entries = match after {
+                    Some(after) => store::list(tx, after, at, BATCH).await?,
+                    None => store::list_first(tx, at, BATCH).await?,
+                };
+                Ok((entries, store::last_sequence(tx).await?))
             })?;
             let is_whole = entries.len() < BATCH as usize;
             let mut entries = entries.into_iter();
