@@ -169,10 +169,9 @@ impl WorkerService for Seen {
             std::future::pending::<()>().await;
         }
         let (lease_ttl, answers_heartbeats) = match &manner {
-            Manner::Idle => (LONG_LEASE, true),
+            Manner::Idle | Manner::AnswersLate { .. } => (LONG_LEASE, true),
             Manner::Strands | Manner::CanNotRenew => (SHORT_LEASE, true),
             Manner::Breaks { answers_heartbeats, .. } => (LONG_LEASE, *answers_heartbeats),
-            Manner::AnswersLate { .. } => (LONG_LEASE, true),
         };
         let (answers, stream) = mpsc::channel(8);
         let welcome = WorkWelcome {
@@ -422,12 +421,12 @@ async fn a_job_outlives_a_pause_of_its_process_when_its_heartbeat_was_answered()
             // The lease counts from the tenth for all that is known, and two seconds later from the last.
             eventually(PATIENCE, || async { heartbeats(&heard) >= 30 }).await;
             // This thread is all that this process has.
-            std::thread::sleep(LONG_LEASE - Duration::from_millis(1_500));
+            std::thread::sleep(LONG_LEASE * 7 / 10);
             at.cancel();
             let before = heartbeats(&heard);
             tokio::select! {
                 stop = job.stopped() => Err(stop.into()),
-                _ = eventually(PATIENCE, || async { heartbeats(&heard) > before + 3 }) => Ok("1".to_owned()),
+                () = eventually(PATIENCE, || async { heartbeats(&heard) > before + 3 }) => Ok("1".to_owned()),
             }
         }
     });
