@@ -47,8 +47,8 @@ struct Shared {
 pub struct Reading {
     /// The highest sequence that it covers.
     pub sequence: i64,
-    /// As in the reading before if this one went on from that. Else numbers of before say nothing: they may have been
-    /// given again to other entries.
+    /// As in the reading before if this one went on from that, and gave no number again. Else numbers of before say
+    /// nothing: they may have been given again to other entries.
     pub history: u64,
     /// No later than its snapshot: what was committed since is not in it.
     began: Instant,
@@ -124,9 +124,13 @@ impl RevocationLog {
         let mut anew = newest.is_none();
         let mut news = BTreeMap::new();
         let sequence = loop {
-            let after = newest.as_ref().map_or(0, |newest| newest.sequence - 1);
+            let after = newest.as_ref().map(|newest| newest.sequence - 1);
             let (entries, last) = read_tx!(shared.db, "auth.revocation.list", |tx| {
-                Ok((store::list(tx, after, at, BATCH).await?, store::last_sequence(tx).await?))
+                let entries = match after {
+                    Some(after) => store::list(tx, after, at, BATCH).await?,
+                    None => store::list_first(tx, at, BATCH).await?,
+                };
+                Ok((entries, store::last_sequence(tx).await?))
             })?;
             let is_whole = entries.len() < BATCH as usize;
             let mut entries = entries.into_iter();
@@ -142,7 +146,11 @@ impl RevocationLog {
             }
             newest = news.last_key_value().map(|(_, newest)| newest.clone());
         };
-        let history = before.map_or(0, |before| before.history + u64::from(anew));
+        let first = news.first_key_value().map(|(first, _)| *first);
+        let history = before.map_or(0, |before| {
+            let gave_again = goes_back(before.sequence, sequence, first);
+            before.history + u64::from(anew || gave_again)
+        });
         let reading = Reading { sequence, history, began, at };
         let own: Vec<_> = news.values().map(to_proto).collect();
         {
@@ -165,6 +173,13 @@ impl RevocationLog {
     }
 }
 
+/// Whether numbers up to `told` are given again, though the entry that the reading went on from is where it was: those
+/// that had them have ended, so nothing that is held is wrong, but whoever was told of them waits for higher ones.
+/// `sequence` is the last number by now, `first` the first that the reading brought.
+fn goes_back(told: i64, sequence: i64, first: Option<i64>) -> bool {
+    sequence < told || first.is_some_and(|first| first <= told)
+}
+
 fn to_proto(entry: &Entry) -> Revocation {
     let kind = match entry.revoked {
         Revoked::Session(_) => RevocationKind::Session,
@@ -180,5 +195,19 @@ fn to_proto(entry: &Entry) -> Revocation {
         id: entry.revoked.id(),
         not_before: entry.not_before.as_micros(),
         expires_at: entry.expires_at.as_micros(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_are_or_will_be_given_again_are_seen() {
+        assert!(!goes_back(6, 6, None));
+        assert!(!goes_back(6, 8, Some(7)));
+        assert!(goes_back(6, 8, Some(6)));
+        // What comes next has a number that was told, and the reading after this one knows only of 5.
+        assert!(goes_back(6, 5, None));
     }
 }

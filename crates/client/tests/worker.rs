@@ -66,6 +66,8 @@ enum Manner {
     Breaks { answers_heartbeats: bool, at: CancellationToken },
     /// Streams are held open, and what is written is acknowledged, but no heartbeat is; yet the lease of the first counts on.
     CanNotRenew,
+    /// No heartbeat after the tenth is answered until the test says so; from then on each is at once.
+    AnswersLate { at: CancellationToken },
 }
 
 /// Longer than a machine stands still.
@@ -167,7 +169,7 @@ impl WorkerService for Seen {
             std::future::pending::<()>().await;
         }
         let (lease_ttl, answers_heartbeats) = match &manner {
-            Manner::Idle => (LONG_LEASE, true),
+            Manner::Idle | Manner::AnswersLate { .. } => (LONG_LEASE, true),
             Manner::Strands | Manner::CanNotRenew => (SHORT_LEASE, true),
             Manner::Breaks { answers_heartbeats, .. } => (LONG_LEASE, *answers_heartbeats),
         };
@@ -186,7 +188,7 @@ impl WorkerService for Seen {
         let expiry = match &manner {
             Manner::Strands => return Ok(Response::new(ReceiverStream::new(stream))),
             Manner::Idle => LIFE,
-            Manner::Breaks { .. } | Manner::CanNotRenew => PATIENCE * 2,
+            Manner::Breaks { .. } | Manner::CanNotRenew | Manner::AnswersLate { .. } => PATIENCE * 2,
         };
         tokio::spawn(self.clone().listen(number, manner, expiry, incoming, answers));
         Ok(Response::new(ReceiverStream::new(stream)))
@@ -206,11 +208,21 @@ impl Seen {
             Manner::Breaks { at, .. } if number == 1 => at.clone(),
             _ => CancellationToken::new(),
         };
+        let answers_again = match &manner {
+            Manner::AnswersLate { at } => at.clone(),
+            _ => CancellationToken::new(),
+        };
+        let mut unanswered = None;
         let mut expiry = std::pin::pin!(tokio::time::sleep(expiry));
         let mut goodbye = false;
         loop {
             let message = tokio::select! {
                 () = breaks.cancelled() => return,
+                () = answers_again.cancelled(), if unanswered.is_some() => {
+                    let ack = WorkHeartbeatAck { number: unanswered.take().unwrap() };
+                    let _ = answers.send(Ok(say(Answer::HeartbeatAck(ack)))).await;
+                    continue;
+                }
                 () = &mut expiry => {
                     self.with(|seen| seen.expired += 1);
                     let _ = answers.send(Err(Status::unavailable("TOKEN_EXPIRED"))).await;
@@ -239,6 +251,11 @@ impl Seen {
                 }
                 // Any other answer than its own says nothing of a heartbeat.
                 Message::Heartbeat(_) if matches!(manner, Manner::CanNotRenew) => ack(JOB.into(), 1, 0),
+                Message::Heartbeat(WorkHeartbeat { number }) if matches!(&manner, Manner::AnswersLate { at } if number > 10 && !at.is_cancelled()) =>
+                {
+                    unanswered = Some(number);
+                    None
+                }
                 Message::Heartbeat(WorkHeartbeat { number }) => {
                     Some(Answer::HeartbeatAck(WorkHeartbeatAck { number }))
                 }
@@ -384,6 +401,52 @@ async fn a_job_ends_with_its_lease_also_while_a_stream_is_open_and_is_given_back
     done.cancel();
     shutdown.cancel();
     running.await.unwrap().unwrap();
+}
+
+/// How many heartbeats the service has heard.
+fn heartbeats(seen: &Seen) -> usize {
+    seen.with(|seen| seen.said.iter().filter(|(_, said)| matches!(said, Message::Heartbeat(_))).count())
+}
+
+/// The answer is there a moment after the process goes on, as when it was in the socket and the connection's task has not
+/// read it yet: the leases count.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_outlives_a_pause_of_its_process_when_its_heartbeat_was_answered() {
+    let (seen, at) = (Seen::default(), CancellationToken::new());
+    seen.with(|seen| seen.manner = Manner::AnswersLate { at: at.clone() });
+    let heard = seen.clone();
+    let worker = worker(serve(seen.clone()).await).handle("count", move |job: LeasedJob| {
+        let (heard, at) = (heard.clone(), at.clone());
+        async move {
+            // The lease counts from the tenth for all that is known, and two seconds later from the last.
+            eventually(PATIENCE, || async { heartbeats(&heard) >= 30 }).await;
+            // This thread is all that this process has.
+            std::thread::sleep(LONG_LEASE * 7 / 10);
+            at.cancel();
+            let before = heartbeats(&heard);
+            tokio::select! {
+                stop = job.stopped() => Err(stop.into()),
+                () = eventually(PATIENCE, || async { heartbeats(&heard) > before + 3 }) => Ok("1".to_owned()),
+            }
+        }
+    });
+    let shutdown = CancellationToken::new();
+    let process = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let running = process.spawn(worker.run(shutdown.clone()));
+    let verdict = eventually(PATIENCE, || async {
+        seen.with(|seen| {
+            seen.said.iter().find_map(|(stream, message)| match message {
+                Message::Finish(finish) => Some((*stream, finish.write_number)),
+                Message::Release(release) => panic!("given up: {release:?}"),
+                _ => None,
+            })
+        })
+    })
+    .await;
+    assert_eq!((verdict, seen.with(|seen| seen.streams.len())), ((1, 1), 1));
+    shutdown.cancel();
+    running.await.unwrap().unwrap();
+    process.shutdown_background();
 }
 
 /// How much later than meant things may happen where a stream is to be renewed in the last tenth of a token's life.

@@ -106,9 +106,9 @@ impl Door {
                     () = stopping.cancelled() => return,
                     news = changed.changed() => if news.is_err() { return },
                 }
-                let sequence = *changed.borrow_and_update();
-                if sequence != seen {
-                    seen = sequence;
+                let brought = *changed.borrow_and_update();
+                if brought != seen {
+                    seen = brought;
                     door.sweep();
                 }
             }
@@ -263,7 +263,7 @@ impl Door {
     }
 
     /// Changes whenever revocations may have.
-    pub(crate) fn revocations_changed(&self) -> tokio::sync::watch::Receiver<i64> {
+    pub(crate) fn revocations_changed(&self) -> tokio::sync::watch::Receiver<u64> {
         self.0.verifier.revocations().subscribe()
     }
 
@@ -295,4 +295,92 @@ fn refusal(error: Error) -> Error {
         );
     }
     own_failure(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use gatehouse_client::{ChannelConfig, ClientCredentials, channel};
+    use gatehouse_core::Entropy;
+    use gatehouse_core::ids::CredentialId;
+    use gatehouse_proto::auth::v1::{Revocation, RevocationKind};
+    use gatehouse_service::revocations::Staleness;
+    use gatehouse_service::{Claims, KeySet, Revocations};
+    use gatehouse_testkit::eventually;
+    use serde_json::json;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// A door before an auth that is away, and what it knows of revocations.
+    fn door() -> (Door, Revocations) {
+        let clock = Clock::system();
+        let revocations = Revocations::new(clock.clone(), Staleness::default());
+        revocations.apply(&[], 0, true);
+        let verifier =
+            Verifier::new("i", audience::GATEWAY, KeySet::default(), revocations.clone(), clock.clone());
+        let auth = channel(&ChannelConfig::to("http://127.0.0.1:1")).expect("a channel");
+        let credentials =
+            ClientCredentials { client_id: "gateway".into(), client_secret: Secret::new("none".into()) };
+        let tokens = TokenSource::new(auth.clone(), credentials, clock.clone());
+        (Door::new(&verifier, auth, tokens, clock, Duration::from_mins(1), 10), revocations)
+    }
+
+    /// A credential whose exchange `door` remembers.
+    fn remembered(door: &Door) -> (CredentialId, Presented) {
+        let (clock, id) = (&door.0.clock, CredentialId::new(&door.0.clock, &Entropy::system()));
+        let now = clock.now();
+        let claims: Claims = serde_json::from_value(json!({
+            "iss": "i", "sub": format!("api_key:{id}"), "aud": audience::JOB, "exp": now.as_seconds() + 60,
+            "iat": now.as_seconds(), "iat_us": now.as_micros(), "nbf": now.as_seconds(), "jti": "t",
+            "token_use": "access", "scope": "", "cid": id, "roles": [], "permissions": []
+        }))
+        .expect("claims");
+        let held = Held {
+            token: Secret::new("t".into()),
+            caller: Caller::from_claims(claims).expect("a caller"),
+            ends_at: None,
+            keep_until: now.plus(PATIENCE),
+        };
+        let presented = Presented::ApiKey(Secret::new(format!("gh_dev_ak_{id}")));
+        let slot = Slot(tokio::sync::Mutex::new(State { held: Some(held), failed: None }));
+        door.lock().insert(key(&presented, Service::Job), Arc::new(slot));
+        (id, presented)
+    }
+
+    fn end_of(id: CredentialId) -> Revocation {
+        let now = Clock::system().now();
+        Revocation {
+            sequence: 5,
+            kind: RevocationKind::Credential.into(),
+            id: id.to_string(),
+            not_before: now.as_micros() + 1,
+            expires_at: now.plus(Duration::from_mins(10)).as_micros(),
+        }
+    }
+
+    /// The table was restored: the number that was heard last is given to another entry.
+    #[tokio::test]
+    async fn what_a_revocation_ends_is_forgotten_whatever_its_number() {
+        let ((door, revocations), lifecycle) = (door(), Lifecycle::new());
+        door.watch_revocations(&lifecycle);
+        for _ in 0..2 {
+            let (id, presented) = remembered(&door);
+            revocations.apply(&[end_of(id)], 5, true);
+            let is_known = || door.lock().contains_key(&key(&presented, Service::Job));
+            eventually(PATIENCE, || async { !is_known() }).await;
+        }
+        assert!(lifecycle.drain(PATIENCE).await);
+    }
+
+    /// What a key was exchanged for may have ended and the key go on: auth is asked, which is away here.
+    #[tokio::test]
+    async fn a_key_whose_remembered_token_was_revoked_is_not_refused_unasked() {
+        let (door, revocations) = door();
+        let (id, presented) = remembered(&door);
+        assert!(door.admit(&presented, Service::Job).await.is_ok());
+        revocations.apply(&[end_of(id)], 5, true);
+        let refused = door.admit(&presented, Service::Job).await.map(|_| ()).map_err(|error| error.code());
+        assert_eq!(refused, Err(ErrorCode::Unavailable));
+    }
 }

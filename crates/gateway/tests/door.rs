@@ -166,7 +166,7 @@ async fn a_key_whose_remembered_token_was_revoked_is_exchanged_again() {
     let (key, claims) = world.api_key();
     let ask = async || world.get("/v1/jobs").bearer_auth(&key).send().await.unwrap().status().as_u16();
     assert_eq!(ask().await, 200);
-    // News of a sequence that was seen before sweeps nothing, as when a request holds the entry just then.
+    // Whether or not this has swept it away when the key is shown again.
     let now = Clock::system().now();
     world.revocations.apply(
         &[Revocation {

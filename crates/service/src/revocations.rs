@@ -48,7 +48,8 @@ struct Inner {
     clock: Clock,
     staleness: Staleness,
     state: RwLock<State>,
-    changed: watch::Sender<i64>,
+    /// How often news brought entries.
+    changed: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -159,7 +160,7 @@ impl Revocations {
             state.heard_at = Some(newest.map_or(told, |newest| newest.later_of(told)));
         }
         drop(state);
-        self.0.changed.send_replace(sequence);
+        self.0.changed.send_modify(|brought| *brought += u64::from(!revocations.is_empty()));
     }
 
     /// The sequence of the last news.
@@ -168,9 +169,10 @@ impl Revocations {
         self.0.state.read().unwrap_or_else(PoisonError::into_inner).sequence
     }
 
-    /// Changes with each [`apply`](Self::apply), for those who hold streams or caches that a revocation must end.
+    /// Changes with each [`apply`](Self::apply), for those who hold streams or caches that a revocation must end. The
+    /// value rises with each that brought entries; the table's own number may be the same for others, after a restore.
     #[must_use]
-    pub fn subscribe(&self) -> watch::Receiver<i64> {
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.0.changed.subscribe()
     }
 

@@ -174,3 +174,29 @@ async fn a_key_is_known_before_the_first_token_that_it_signed() {
     assert!(process.knows_key("k2"));
     process.stop().await;
 }
+
+/// Restored from before its present key was made: until the keys are fetched anew, every good token is refused.
+#[tokio::test]
+async fn keys_come_with_the_stream_however_long_auth_was_away() {
+    let auth = auth(&[]);
+    // They are asked for while it is away, less and less often.
+    auth.set(|table| table.keys_max_age = Duration::from_secs(1));
+    let process = Process::start(&auth);
+    process.ready().await;
+    auth.set(|table| {
+        table.silent = true;
+        table.process += 1;
+    });
+    let before = auth.fetches.load(Ordering::SeqCst);
+    eventually(PATIENCE, || async { auth.fetches.load(Ordering::SeqCst) >= before + 10 }).await;
+    auth.set(|table| {
+        table.keys = vec!["k2".to_owned()];
+        table.entries.push(session("a"));
+        table.silent = false;
+    });
+    eventually(PATIENCE, || async { process.knows("a") }).await;
+    let began = Instant::now();
+    eventually(PATIENCE, || async { process.knows_key("k2") }).await;
+    assert!(began.elapsed() < Duration::from_secs(1), "after the stream it took {:?}", began.elapsed());
+    process.stop().await;
+}

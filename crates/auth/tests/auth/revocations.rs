@@ -81,10 +81,14 @@ impl Listener {
 
 /// Adds a session's end as another replica would; its id.
 async fn end_a_session(db: &Db, cluster: &Cluster) -> String {
+    end_a_session_for(db, cluster, Duration::from_mins(10)).await
+}
+
+/// The same where tokens can live for so long.
+async fn end_a_session_for(db: &Db, cluster: &Cluster, longest_token: Duration) -> String {
     let session = SessionId::new(&cluster.clock, &Entropy::system());
     let (entry, now) = (Revoked::Session(session), cluster.clock.now());
-    run_tx!(db, "test.revoke", |tx| { revocations::add(tx, &entry, now, Duration::from_mins(10)).await })
-        .unwrap();
+    run_tx!(db, "test.revoke", |tx| { revocations::add(tx, &entry, now, longest_token).await }).unwrap();
     session.to_string()
 }
 
@@ -273,6 +277,31 @@ both_engines! {
             // What the table has forgotten is known here until it ends.
             assert!(ended.iter().all(|session| listener.knows(session)));
             assert!(listener.lifecycle.drain(PATIENCE).await);
+        }
+    }
+
+    /// As above, where what has ended was the newest: the entry that auth goes on from is in both tables, and the numbers
+    /// after it were told to whoever listens.
+    async fn numbers_that_are_given_again_above_one_that_lives_are_told(db: TestDb) {
+        let cluster = Cluster::start(&db, 1).await;
+        for (more, minutes) in [(1, 60), (2, 90), (5, 120)] {
+            let mut stream = watch(&cluster, 0, 0).await;
+            let lives = end_a_session_for(db.db(), &cluster, Duration::from_mins(minutes)).await;
+            assert!(tells(&mut stream, &lives).await);
+            for _ in 0..2 {
+                let ends = end_a_session(db.db(), &cluster).await;
+                assert!(tells(&mut stream, &ends).await);
+            }
+            let head = next(&mut stream).await.sequence;
+            // The next readings find that only the longer life is left.
+            cluster.clock.advance(Duration::from_mins(15));
+            for _ in 0..2 {
+                assert_eq!(next(&mut stream).await.sequence, head);
+            }
+            // They are told in one message.
+            let given = go_back(db.db(), &cluster, head - 2, more).await;
+            let told = tells(&mut stream, &given[0]).await;
+            assert!(told, "the first of {more} is not told");
         }
     }
 

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use gatehouse_core::{Entropy, ErrorCode, Result};
 use gatehouse_proto::job::v1::work_request::Message;
 use gatehouse_proto::job::v1::work_response::Message as Answer;
@@ -13,7 +12,7 @@ use gatehouse_proto::job::v1::{
     WorkWelcome,
 };
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
@@ -26,6 +25,9 @@ use crate::{Authorized, Backoff, context, from_status};
 
 /// How long it may take until the service has answered a hello, with the token for it.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest wait for answers that came while this process stood still.
+const LATE_ANSWERS: Duration = Duration::from_millis(100);
 
 pub(super) struct Session {
     channel: Authorized,
@@ -286,12 +288,7 @@ impl Session {
                 },
                 _ = heartbeat.tick() => self.beat(link),
                 () = tokio::time::sleep_until(dead_at), if link.heartbeats.are_answered => {
-                    // An answer may be there that nobody had the time to read.
-                    while let Some(Ok(Some(answer))) = link.incoming.message().now_or_never() {
-                        if let Some(answer) = answer.message {
-                            self.answer(link, answer);
-                        }
-                    }
+                    self.read_late_answers(link).await;
                     if self.give_up_if_dead() {
                         return Ended::Silent;
                     }
@@ -303,6 +300,20 @@ impl Session {
                     link.goodbye = Goodbye::Said;
                     link.send(Message::Goodbye(WorkGoodbye {}));
                 },
+            }
+        }
+    }
+
+    /// If this process stood still, the answer may be there that says that the leases count, and nobody had the time to
+    /// read it: not even the connection's task, which has to run first. Waits for it no longer than we are late anyway.
+    async fn read_late_answers(&mut self, link: &mut Link) {
+        let now = Instant::now();
+        let until = now + now.duration_since(self.dead_at()).min(LATE_ANSWERS);
+        while Instant::now() >= self.dead_at()
+            && let Ok(Ok(Some(answer))) = timeout_at(until, link.incoming.message()).await
+        {
+            if let Some(answer) = answer.message {
+                self.answer(link, answer);
             }
         }
     }

@@ -45,7 +45,7 @@ pub struct RevocationFeed {
     revocations: Revocations,
     keys: KeySet,
     entropy: Entropy,
-    /// A stream begins.
+    /// The first message of a stream was heard: auth is there, and may be one that was restored.
     began: Arc<Notify>,
 }
 
@@ -111,7 +111,6 @@ impl RevocationFeed {
     }
 
     async fn follow(&self, backoff: &mut Backoff) -> Result<()> {
-        self.began.notify_one();
         let clock = &self.revocations.0.clock;
         let mut last = Moment::before_now(clock, Duration::ZERO);
         let request = WatchRevocationsRequest { after_sequence: 0 };
@@ -119,6 +118,7 @@ impl RevocationFeed {
             self.auth.clone().watch_revocations(request).await.map_err(from_status)?.into_inner();
         let mut silence = Duration::from_secs(2);
         let silent = || Error::unavailable("STREAM_SILENT", "Auth's stream fell silent.");
+        let mut is_first = true;
         loop {
             // A stream that says nothing for too long is as good as gone.
             let message = match tokio::time::timeout(silence * 2, stream.message()).await {
@@ -131,6 +131,9 @@ impl RevocationFeed {
             }
             last = Moment::before_now(clock, Duration::ZERO);
             let Some(news) = message else { return Ok(()) };
+            if std::mem::take(&mut is_first) {
+                self.began.notify_one();
+            }
             if let Ok(heartbeat @ 1..) = u64::try_from(news.heartbeat_ms) {
                 silence = Duration::from_millis(heartbeat.max(100));
             }
@@ -146,7 +149,7 @@ impl RevocationFeed {
     /// an unknown key id at once if that was not done for [`UNKNOWN_KEY_PAUSE`], else at the end of that.
     async fn keep_keys(self) {
         let mut next_unknown = Instant::now();
-        // The first stream is about to begin.
+        // The first stream is about to begin, and nobody is let in before.
         let mut keep_until = next_unknown + LONGEST_KEEP;
         loop {
             let unknown = async {
@@ -165,7 +168,8 @@ impl RevocationFeed {
         }
     }
 
-    /// Fetches the keys, however often it takes; how long they may be kept.
+    /// Fetches the keys, however often it takes; how long they may be kept. Seldom while auth is away for long, and at once
+    /// when a stream begins.
     async fn fetch_keys(&self) -> Duration {
         let longest = if self.keys.is_empty() { LONGEST_PAUSE } else { UNKNOWN_KEY_PAUSE };
         let mut backoff = Backoff::new(FIRST_PAUSE, longest, self.entropy.clone());
@@ -174,7 +178,10 @@ impl RevocationFeed {
                 Ok(max_age) => return max_age,
                 Err(error) => tracing::debug!(?error, "the keys can't be fetched; trying again"),
             }
-            backoff.wait().await;
+            tokio::select! {
+                () = backoff.wait() => {}
+                () = self.began.notified() => backoff.reset(),
+            }
         }
     }
 

@@ -34,7 +34,7 @@ pub(crate) struct Table {
     pub(crate) keys: Vec<String>,
     /// How long they may be kept.
     pub(crate) keys_max_age: Duration,
-    /// Open streams fall silent, and new ones are refused.
+    /// Open streams fall silent, new ones are refused, and so is whoever asks for the keys.
     pub(crate) silent: bool,
     /// Streams that were opened before this was changed end.
     pub(crate) process: u32,
@@ -108,6 +108,9 @@ impl TokenService for FakeAuth {
     async fn get_jwks(&self, _: Request<GetJwksRequest>) -> Result<Response<GetJwksResponse>, Status> {
         self.fetches.fetch_add(1, Ordering::SeqCst);
         let mut table = self.table.subscribe();
+        if table.borrow().silent {
+            return Err(Status::unavailable("gone"));
+        }
         let table = table.wait_for(|table| !table.keys_hang).await.unwrap();
         let x = URL_SAFE_NO_PAD.encode(SigningKey::from_bytes(&[7; 32]).verifying_key().as_bytes());
         let key = |id: &String| json!({"kty": "OKP", "crv": "Ed25519", "kid": id, "x": x});
