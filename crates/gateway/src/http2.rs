@@ -40,8 +40,9 @@ use crate::wire::{LINGER, Ways, Wire};
 const PIECE_BYTES: usize = 16 * 1024;
 /// How much of one answer `h2` takes before it has left.
 const HANDED_OVER_BYTES: usize = 2 * PIECE_BYTES;
-/// How many streams that were reset from here are remembered over a connection of many, and for how long. The end of a
-/// body (its trailers) that comes for one that was forgotten ends the connection.
+/// How many streams that were reset from here are remembered over a connection of many, and for how long. While there are
+/// so many, another that is reset is not remembered at all. The end of a body (its trailers) that comes for one that is
+/// not remembered, or not any more, ends the connection.
 const REMEMBERED_RESETS: usize = 4096;
 const RESETS_REMEMBERED_FOR: Duration = Duration::from_secs(5);
 /// For how long a client without a request may leave it open whether it knows that the connection ends.

@@ -95,3 +95,65 @@ impl Stream for Upload {
 fn broken(error: h2::Error) -> PayloadError {
     PayloadError::Io(io::Error::other(error))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::StreamExt as _;
+    use h2::server::{Builder, Connection};
+    use tokio::io::DuplexStream;
+
+    use super::*;
+
+    const WINDOW: usize = 1000;
+    const BEYOND: usize = 300;
+
+    /// Takes in what comes until so much is kept; then for a moment longer.
+    async fn takes_in(http2: &mut Connection<DuplexStream, Bytes>, intake: &Intake, bytes: usize) -> usize {
+        let kept = || intake.0.upgrade().map_or(0, |state| state.borrow().kept.len());
+        let mut taking = std::future::poll_fn(|context| {
+            assert!(http2.poll_closed(context).is_pending());
+            intake.take_in(context);
+            if kept() < bytes { Poll::Pending } else { Poll::Ready(()) }
+        });
+        tokio::time::timeout(Duration::from_secs(20), &mut taking).await.expect("nothing comes");
+        let mut longer = std::future::poll_fn(|context| {
+            assert!(http2.poll_closed(context).is_pending());
+            intake.take_in(context);
+            Poll::<()>::Pending
+        });
+        let _ = tokio::time::timeout(Duration::from_millis(200), &mut longer).await;
+        kept()
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_not_read_is_kept_as_bytes_within_its_window() {
+        let (client, server) = tokio::io::duplex(1024 * 1024);
+        let (mut requests, connection) = h2::client::handshake(client).await.expect("a connection");
+        tokio::spawn(connection);
+        let mut http2 = Builder::new()
+            .initial_window_size(u32::try_from(WINDOW).expect("small"))
+            .data_frame_budget(usize::MAX)
+            .handshake::<_, Bytes>(server)
+            .await
+            .expect("a connection");
+        let request = http::Request::post("https://localhost/").body(()).expect("a request");
+        let (_answer, mut body) = requests.send_request(request, false).expect("sent");
+        for _ in 0..WINDOW + BEYOND {
+            body.send_data(Bytes::from_static(b"a"), false).expect("sent");
+        }
+        let (request, _reply) = http2.accept().await.expect("open").expect("a request");
+        let (mut upload, intake) = upload(request.into_body());
+
+        assert_eq!(takes_in(&mut http2, &intake, WINDOW).await, WINDOW);
+        let chunk = upload.next().await.expect("more").expect("a chunk");
+        assert_eq!(chunk.len(), WINDOW, "frames are kept apart");
+        assert_eq!(takes_in(&mut http2, &intake, BEYOND).await, BEYOND);
+        let used = || {
+            let state = intake.0.upgrade().expect("the body is there");
+            state.borrow_mut().body.flow_control().used_capacity()
+        };
+        assert_eq!(used(), BEYOND, "what was read is given back, and nothing else");
+    }
+}

@@ -212,3 +212,45 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How much can be read now, so much at a time.
+    fn read(wire: &mut (impl AsyncRead + Unpin), at_a_time: usize) -> usize {
+        let (mut context, mut bytes) = (Context::from_waker(Waker::noop()), vec![0; at_a_time]);
+        let mut read = 0;
+        loop {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            if Pin::new(&mut *wire).poll_read(&mut context, &mut buffer).is_pending() {
+                return read;
+            }
+            read += buffer.filled().len();
+            if buffer.filled().is_empty() {
+                return read;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn only_so_much_is_read_before_the_others_have_their_turn() {
+        // One frame of which more comes than is sent here.
+        let sent = [&[b' '; 24][..], b"\xff\xff\xff\0\0\0\0\0\x01", &[b' '; 10_000].repeat(20)].concat();
+        for is_shared in [false, true] {
+            for at_a_time in [100, 4096, 9000] {
+                let ways = Ways::default();
+                let mut wire = Wire::new(&sent[..], ways.clone(), is_shared);
+                let mut left = sent.len();
+                while left > 0 {
+                    let now = read(&mut wire, at_a_time);
+                    left -= now;
+                    assert!(now < READ_AT_A_TIME + at_a_time, "{now} bytes are read, {at_a_time} at a time");
+                    // With something left it has stopped because that is enough, and for nothing else.
+                    assert_eq!(ways.has_read_enough(), left > 0 || now >= READ_AT_A_TIME);
+                    ways.give_way().await;
+                }
+            }
+        }
+    }
+}

@@ -16,6 +16,7 @@ use tokio_rustls::client::TlsStream;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const END_STREAM: u8 = 1;
 
 /// A proxy's connection, with an event stream of somebody on stream 1.
@@ -64,13 +65,19 @@ impl Shared {
         tokio::time::timeout(LIMIT, reading).await.expect("nothing came");
     }
 
-    /// Somebody else's request is answered.
-    async fn serves(&mut self) {
+    /// Somebody else's request is answered; until then come frames of these types, for these streams.
+    async fn serves(&mut self) -> Vec<(u8, u32)> {
         let id = self.next;
         let mut request = self.head("GET", "/healthz", None);
         request[4] |= END_STREAM;
         self.send(&request).await;
-        self.until(|kind, stream| (kind, stream) == (HEADERS, id)).await;
+        let mut seen = Vec::new();
+        self.until(|kind, stream| {
+            seen.push((kind, stream));
+            (kind, stream) == (HEADERS, id)
+        })
+        .await;
+        seen
     }
 
     /// So many requests are refused and their streams reset, with the rest of their bodies on its way.
@@ -115,7 +122,38 @@ async fn small_frames_that_nobody_wants() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn small_frames_that_are_not_read_yet() {
+async fn small_frames_of_a_body_that_is_not_read_yet() {
+    const WINDOW: usize = 16 * 1024;
+    let folder = tempfile::tempdir().unwrap();
+    let change = |config: &mut gatehouse_gateway::Config| config.max_request_bytes = WINDOW;
+    let world = World::start_https_behind_a_proxy_with(folder.path(), change).await;
+    let mut shared = Shared::begin(&world, folder.path()).await;
+    // SETTINGS, acknowledged: windows are what it was told from now on.
+    shared.send(b"\0\0\0\x04\x01\0\0\0\0").await;
+    let (token, _) = world.person(300);
+    // Whoever asks is exchanged for a token first, and the body is read after that.
+    let exchanged = Arc::new(Notify::new());
+    world.services.lock().held.insert("ExchangeToken", Arc::clone(&exchanged));
+    let before = world.calls("ExchangeToken");
+    let job = br#"{"kind":"any","input":1}"#;
+    let id = shared.next;
+    let mut bytes = shared.head("POST", "/v1/jobs", Some(&token));
+    bytes.extend((0..WINDOW - job.len()).flat_map(|_| data(id, 0, b" ")));
+    shared.send(&bytes).await;
+    eventually(SOON, || async { world.calls("ExchangeToken") == before + 1 }).await;
+    for _ in 0..3 {
+        let seen = shared.serves().await;
+        assert!(!seen.contains(&(WINDOW_UPDATE, id)), "room is given for a body that nobody reads");
+    }
+    exchanged.notify_one();
+    shared.until(|kind, stream| (kind, stream) == (WINDOW_UPDATE, id)).await;
+    shared.send(&data(id, END_STREAM, job)).await;
+    shared.until(|kind, stream| (kind, stream) == (HEADERS, id)).await;
+    assert_eq!(world.services.lock().submitted.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_frames_that_come_with_a_get() {
     let (_folder, world, mut shared) = behind_a_proxy().await;
     let (token, _) = world.person(300);
     let answers = Arc::new(Notify::new());
@@ -151,6 +189,22 @@ async fn frames_that_come_after_a_reset() {
                 shared.refused(100).await.into_iter().flat_map(|id| data(id, 0, late)).collect();
             shared.send(&bytes).await;
         }
+        shared.serves().await;
+    }
+}
+
+/// `h2` answers each with a reset of its own, which it counts where nobody says otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_for_streams_that_were_forgotten() {
+    let (_folder, _world, mut shared) = behind_a_proxy().await;
+    let mut ids = Vec::new();
+    // More than are remembered at a time, by more than the 1024 that `h2` would count.
+    while ids.len() < 4096 + 1024 + 100 {
+        ids.extend(shared.refused(100).await);
+    }
+    for ids in ids.chunks(100) {
+        let late: Vec<u8> = ids.iter().flat_map(|id| data(*id, 0, b"late")).collect();
+        shared.send(&late).await;
         shared.serves().await;
     }
 }

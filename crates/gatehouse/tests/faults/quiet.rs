@@ -1,5 +1,6 @@
 //! Calm weather after the faults: everything comes back by itself, soon, and then nothing fails and nothing is late.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -14,8 +15,9 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::account::FOUND_AGAIN;
-use crate::client::{Api, Failure, Reply, TIMEOUT};
+use crate::client::{Failure, Reply, TIMEOUT};
 use crate::load::revocation::{self, Ended};
+use crate::shared::Tokens;
 use crate::world::World;
 
 /// How long whoever is ready may fail to reach what is ready too.
@@ -102,83 +104,124 @@ impl Quiet {
     }
 }
 
-/// Asks one gateway again and again until it reaches every service, and knows that the session of `ended` is over; when, after
-/// all was ready, it was first asked something that it could answer. Ends when nothing that was asked before is under way
-/// any more.
-///
-/// Without `ended` a gateway that last heard of revocations before the faults ended would do, until that is too long ago.
-async fn recovers(
-    (name, base): &(String, String),
-    api: &Api,
-    [token, ended]: [&str; 2],
+/// How long after `ready` whoever was asked may have failed, on a machine that was as busy as this one since.
+fn recovery(ready: Instant, meter: &LagMeter) -> Duration {
+    let (from, now) = (ready.into_std(), Instant::now().into_std());
+    RECOVERY * meter.stretch(from, now) + meter.worst(from, now)
+}
+
+/// From when on nothing fails: from when all that was looked at had recovered, and at the latest from when it must have.
+fn calm(recovered: Duration, ready: Duration, recovery: Duration) -> Duration {
+    recovered.min(ready + recovery)
+}
+
+/// What a look at a gateway found: whether that was all there is to find, or what is not well, and how long after all was
+/// ready it may have been asked so.
+type Seen = Result<bool, (String, Duration)>;
+
+/// Looks at one gateway again and again until all is well; when, after all was ready, it was first asked so. Ends when
+/// nothing that was asked before is under way any more.
+async fn settles<F: Future<Output = Seen>>(
+    name: &str,
     ready: Instant,
-    meter: &LagMeter,
+    look: impl Fn() -> F,
 ) -> anyhow::Result<Duration> {
-    let there = api.at(base.clone());
-    let gateway = [(name.clone(), base.clone())];
-    let ask = |asked: Duration| {
-        let (there, gateway) = (there.clone(), &gateway);
-        async move {
-            let answers = PATHS.map(|path| {
-                there.once(move |http, base| http.get(format!("{base}{path}")).bearer_auth(token))
-            });
-            let (answers, shown) =
-                tokio::join!(join_all(answers), revocation::show_within(TIMEOUT, api, gateway, ended));
-            let has_heard = shown.iter().all(|probe| probe.shown == Shown::Revoked);
-            (asked, ready.elapsed(), answers, has_heard)
-        }
+    let look = |asked: Duration| {
+        let look = look();
+        async move { (asked, look.await, ready.elapsed()) }
     };
     let (mut looks, mut next) = (FuturesUnordered::new(), tokio::time::interval(BETWEEN_LOOKS));
-    let (mut recovered, mut failed) = (None::<Duration>, None);
-    while recovered.is_none() || !looks.is_empty() {
-        let (asked, over, answers, has_heard) = tokio::select! {
+    let (mut settled, mut failed) = (None::<Duration>, None);
+    while settled.is_none() || !looks.is_empty() {
+        let (asked, seen, over) = tokio::select! {
             Some(look) = looks.next(), if !looks.is_empty() => look,
-            _ = next.tick(), if recovered.is_none() => {
-                looks.push(ask(ready.elapsed()));
+            _ = next.tick(), if settled.is_none() => {
+                looks.push(look(ready.elapsed()));
                 continue;
             }
         };
+        match seen {
+            Ok(true) => settled = Some(settled.map_or(asked, |first| first.min(asked))),
+            Ok(false) => {}
+            Err((wrong, bound)) => {
+                ensure!(
+                    asked <= bound,
+                    "{name} does not recover: asked {asked:?} after everything was ready, and {bound:?} is the bound, {wrong}"
+                );
+                failed = failed.max(Some((asked, over, wrong)));
+            }
+        }
+    }
+    let mut settled = settled.unwrap_or_default();
+    if let Some((asked, over, wrong)) = failed {
+        println!("{name} was asked in vain last after {asked:?}, and after {over:?}: {wrong}");
+        // It answered what it was asked before, and did not reach everything yet.
+        settled = settled.max(asked);
+    }
+    Ok(settled)
+}
+
+/// A session that ended after all was ready, and when.
+type Over = OnceLock<(Tokens, Instant)>;
+
+/// Waits until one gateway reaches every service, and knows that the session is over.
+///
+/// Without that a gateway that last heard of revocations before the faults ended would do, until that is too long ago.
+async fn recovers(
+    (name, base): &(String, String),
+    world: &World,
+    over: &Over,
+    ready: Instant,
+    meter: &LagMeter,
+) -> anyhow::Result<Duration> {
+    let (api, token, gateway) = (&world.api, &world.owner.access, [(name.clone(), base.clone())]);
+    let there = api.at(base.clone());
+    let look = || async {
+        let answers = PATHS
+            .map(|path| there.once(move |http, base| http.get(format!("{base}{path}")).bearer_auth(token)));
+        let over = over.get();
+        let shown = async {
+            let Some((tokens, _)) = over else { return Vec::new() };
+            revocation::show_within(TIMEOUT, api, &gateway, &tokens.access).await
+        };
+        let (answers, shown) = tokio::join!(join_all(answers), shown);
         let is_well = |answer: &Option<(StatusCode, Value)>| {
             answer.as_ref().is_some_and(|(status, _)| status.is_success())
         };
-        if has_heard && answers.iter().all(is_well) {
-            recovered = Some(recovered.map_or(asked, |first| first.min(asked)));
-            continue;
+        if !answers.iter().all(is_well) {
+            let answers = answers.into_iter().map(|answer| {
+                answer.map(|(status, body)| {
+                    format!("{} {}", status.as_u16(), body["reason"].as_str().unwrap_or(""))
+                })
+            });
+            let wrong = format!("it answers {:?}", answers.collect::<Vec<_>>());
+            return Err((wrong, recovery(ready, meter)));
         }
-        let (from, now) = (ready.into_std(), Instant::now().into_std());
-        let bound = RECOVERY * meter.stretch(from, now) + meter.worst(from, now);
-        ensure!(
-            asked <= bound,
-            "{name} does not recover: asked {asked:?} after everything was ready, and {bound:?} is the bound, it answers {answers:?}, \
-             and has heard of revocations: {has_heard}"
-        );
-        let answers = answers.into_iter().map(|answer| {
-            answer.map(|(status, body)| {
-                format!("{} {}", status.as_u16(), body["reason"].as_str().unwrap_or(""))
-            })
-        });
-        let answers = format!("{:?}, has heard of revocations: {has_heard}", answers.collect::<Vec<_>>());
-        failed = failed.max(Some((asked, over, answers)));
-    }
-    let mut recovered = recovered.unwrap_or_default();
-    if let Some((asked, over, answers)) = failed {
-        println!("{name} was asked in vain last after {asked:?}, and said after {over:?}: {answers}");
-        // It answered what it was asked before, and did not reach everything yet.
-        recovered = recovered.max(asked);
-    }
-    Ok(recovered)
+        let Some((_, ended)) = over else { return Ok(false) };
+        if shown.iter().all(|probe| probe.shown == Shown::Revoked) {
+            return Ok(true);
+        }
+        let late = meter.worst(ended.into_std(), Instant::now().into_std());
+        let bound = recovery(ready, meter).max(ended.duration_since(ready) + CALM + late);
+        Err((format!("it has not heard of a revocation: {shown:?}"), bound))
+    };
+    settles(name, ready, look).await
 }
 
 /// Waits for recovery, and signs people out.
 pub(crate) async fn quiet(world: &World, supervisor: &Supervisor) -> anyhow::Result<Quiet> {
     let (api, gateways, meter) = (&world.api, world.gateways(), supervisor.lag());
-    let ready = Instant::now();
-    let over = api.sign_in(&world.credentials).await?;
-    revocation::sign_out(api, &over).await?;
-    let tokens = [world.owner.access.as_str(), over.access.as_str()];
-    let recovered = gateways.iter().map(|gateway| recovers(gateway, api, tokens, ready, meter));
-    let recovered = try_join_all(recovered).await?.into_iter().max().unwrap_or_default();
-    let from = api.now();
+    let (ready, over) = (Instant::now(), Over::new());
+    let recovered = gateways.iter().map(|gateway| recovers(gateway, world, &over, ready, meter));
+    let sign_out = async {
+        let tokens = api.sign_in(&world.credentials).await?;
+        revocation::sign_out(api, &tokens).await?;
+        anyhow::Ok(over.get_or_init(|| (tokens, Instant::now())).0.session.clone())
+    };
+    let (recovered, first) = tokio::try_join!(try_join_all(recovered), sign_out)?;
+    let recovered = recovered.into_iter().max().unwrap_or_default();
+    // Whoever signs in or out tries again; a try that comes too late may not fail either.
+    let from = calm(api.now(), ready.duration_since(api.began), recovery(ready, meter));
     let sign_outs = (0..SESSIONS).map(|number| {
         let (api, gateways, credentials) = (api.clone(), gateways.clone(), world.credentials.clone());
         async move {
@@ -190,7 +233,7 @@ pub(crate) async fn quiet(world: &World, supervisor: &Supervisor) -> anyhow::Res
     tokio::time::sleep_until(ready + FOUND_AGAIN + COUNTED).await;
     let (began, now) = ((api.began + from).into_std(), Instant::now().into_std());
     let (answered_within, lag) = (meter.answered_within(began, now), meter.worst(began, now));
-    let quiet = Quiet { from, recovered, answered_within, lag, first: over.session, ended };
+    let quiet = Quiet { from, recovered, answered_within, lag, first, ended };
     for ended in &quiet.ended {
         let refused = ended.before.iter().find(|probe| probe.shown != Shown::Accepted);
         ensure!(refused.is_none(), "a session that lives is not let in in calm weather: {refused:?}");
@@ -199,4 +242,43 @@ pub(crate) async fn quiet(world: &World, supervisor: &Supervisor) -> anyhow::Res
         ensure!(probe.shown != Shown::Silent, "a gateway says nothing in calm weather: {probe:?}");
     }
     Ok(quiet)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// What comes of a gateway that answers well what it is asked after so many times, each after `takes`.
+    async fn settled(times: u32, takes: Duration, bound: Duration) -> anyhow::Result<Duration> {
+        let asked = Cell::new(0);
+        let look = || {
+            asked.set(asked.get() + 1);
+            let is_well = asked.get() > times;
+            async move {
+                tokio::time::sleep(takes).await;
+                if is_well { Ok(true) } else { Err(("away".to_owned(), bound)) }
+            }
+        };
+        settles("a gateway", Instant::now(), look).await
+    }
+
+    #[tokio::test]
+    async fn whoever_is_asked_too_late_answers_well() {
+        for takes in [Duration::ZERO, SECOND * 2] {
+            assert!(settled(3, takes, SECOND * 60).await.expect("in time") >= BETWEEN_LOOKS * 3);
+            let error = settled(6, takes, BETWEEN_LOOKS * 4).await.expect_err("too late").to_string();
+            assert!(error.contains("does not recover"), "{error}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_excused_for_long() {
+        let (ready, early, late) = (SECOND * 12, SECOND * 14, SECOND * 40);
+        assert_eq!(calm(early, ready, RECOVERY), early);
+        assert_eq!(calm(late, ready, RECOVERY), ready + RECOVERY);
+    }
 }
