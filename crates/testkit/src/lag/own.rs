@@ -60,13 +60,14 @@ mod tests {
         let output = child.stdout.take().unwrap();
         std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut told).unwrap();
         let grandchild: u32 = told.trim().parse().unwrap();
+        let busy = nix::unistd::Pid::from_raw(grandchild.try_into().unwrap());
         let is_ours = family(std::process::id()).is_superset(&BTreeSet::from([child.id(), grandchild]));
         let began = std::time::Instant::now();
         while running(child.id()) == 0 && began.elapsed().as_secs() < 10 {
             std::thread::yield_now();
         }
         let (here, alone) = (running(std::process::id()), running(child.id()));
-        Command::new("kill").arg(grandchild.to_string()).status().unwrap();
+        nix::sys::signal::kill(busy, nix::sys::signal::Signal::SIGTERM).unwrap();
         child.wait().unwrap();
         assert!(is_ours);
         // Whoever counts runs too.
