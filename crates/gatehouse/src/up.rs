@@ -250,14 +250,15 @@ async fn start(
     };
     // The worker comes when the services know auth's keys: before that it would only be sent away.
     let worker = runtime(Service::Optimizer)?;
-    let readiness = process.readiness.clone();
+    // Or all would be ready for a moment, until the worker begins to open its session.
+    let session = services::optimizer_session(&worker);
     stages.edge.spawn(async move {
         let stopping = worker.lifecycle.stopping();
         tokio::select! {
-            () = readiness.wait() => {}
+            () = session.others() => {}
             () = stopping.cancelled() => return,
         }
-        services::start_optimizer(&worker);
+        services::start_optimizer(&worker, session);
     });
     let first_admin = first_admin::to_show(&auth.app, folder).await?;
     Ok(Started { gateway: gateway.address(), https: gateway.https_address(), first_admin, auth_tokens })

@@ -52,8 +52,12 @@ impl Readiness {
 
     /// Resolves when every condition holds.
     pub async fn wait(&self) {
+        self.until(BTreeMap::is_empty).await;
+    }
+
+    async fn until(&self, enough: impl Fn(&BTreeMap<String, String>) -> bool) {
         let mut changed = self.0.changed.subscribe();
-        while !self.unmet().is_empty() {
+        while !enough(&self.unmet()) {
             // The sender lives as long as `self`.
             let _ = changed.changed().await;
         }
@@ -95,6 +99,11 @@ impl Gate {
         if self.readiness.note(&self.name, Some(why.clone())) {
             tracing::warn!(condition = self.name, why, "not ready");
         }
+    }
+
+    /// Resolves when every other condition holds: for what can't begin before them.
+    pub async fn others(&self) {
+        self.readiness.until(|unmet| unmet.keys().all(|name| *name == self.name)).await;
     }
 
     /// Has the condition hold as soon as `holds` says so, and cease to with `why` once `holds` has said otherwise for
@@ -140,6 +149,19 @@ mod tests {
         waiting.await.unwrap();
         database.unready("gone");
         assert_eq!(readiness.unmet().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn the_last_waits_for_the_others_and_nobody_sees_all_ready_before_it() {
+        let readiness = Readiness::new();
+        let (keys, session) = (readiness.gate("keys", "none"), readiness.gate("session", "not open yet"));
+        let (soon, late) = (Duration::from_millis(20), Duration::from_secs(5));
+        tokio::time::timeout(soon, session.others()).await.unwrap_err();
+        keys.ready();
+        tokio::time::timeout(late, session.others()).await.unwrap();
+        tokio::time::timeout(soon, readiness.wait()).await.unwrap_err();
+        session.ready();
+        tokio::time::timeout(late, readiness.wait()).await.unwrap();
     }
 
     #[tokio::test]

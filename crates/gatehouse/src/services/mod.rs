@@ -19,7 +19,7 @@ pub(crate) use auth::start as start_auth;
 pub(crate) use gateway::{GatewayListeners, start as start_gateway};
 pub(crate) use job::start as start_job;
 pub(crate) use migrate::{MigrateArgs, run as migrate};
-pub(crate) use optimizer::start as start_optimizer;
+pub(crate) use optimizer::{session as optimizer_session, start as start_optimizer};
 pub(crate) use runtime::{Runtime, own_certificates};
 pub(crate) use token_broker::start as start_token_broker;
 
@@ -122,7 +122,7 @@ async fn serve(
             let listener = runtime.bind(&runtime.config.listen.audit).await?;
             start_audit(&runtime, listener).await?;
         }
-        Service::Optimizer => start_optimizer(&runtime),
+        Service::Optimizer => start_optimizer(&runtime, optimizer_session(&runtime)),
     }
     process.started.ready();
     process.run_until_signal(delay, &[], limit).await

@@ -10,6 +10,7 @@ use gatehouse_core::{Clock, Entropy, Environment};
 use gatehouse_db::{Db, MigrationState, Migrations};
 use gatehouse_gateway::{StreamChannels, Upstreams};
 use gatehouse_outbox::{Outbox, Relay};
+use gatehouse_service::readiness::Gate;
 use gatehouse_service::{
     AccessLayer, Doorbell, GrpcServer, KeySet, Lifecycle, Readiness, RedisAddress, RevocationFeed,
     Revocations, ServerTls, Verifier, grpc,
@@ -182,13 +183,17 @@ impl Runtime {
                 answers.send_replace(answer.is_ok_and(|answer| answer.is_ok()));
             }
         });
-        self.follow("database", "the database does not answer", answered, "it was not asked yet");
+        self.follow(self.gate("database", "it was not asked yet"), "the database does not answer", answered);
         Ok(())
     }
 
-    /// Makes `holds` a condition of readiness: not while it has been false for longer than what comes back by itself.
-    pub(crate) fn follow(&self, name: &str, why: &'static str, holds: watch::Receiver<bool>, at_first: &str) {
-        let gate = self.readiness.gate(format!("{}.{name}", self.service.name()), at_first);
+    /// A condition of readiness of this service, which does not hold yet because of `at_first`.
+    pub(crate) fn gate(&self, name: &str, at_first: &str) -> Gate {
+        self.readiness.gate(format!("{}.{name}", self.service.name()), at_first)
+    }
+
+    /// Has `gate` hold as `holds` says: not while it has been false for longer than what comes back by itself.
+    pub(crate) fn follow(&self, gate: Gate, why: &'static str, holds: watch::Receiver<bool>) {
         let stopping = self.lifecycle.stopping();
         self.lifecycle.spawn(async move {
             stopping.run_until_cancelled(gate.follow(holds, AWAY_FOR, why)).await;
