@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
-use gatehouse_core::{Entropy, Error, Result};
+use gatehouse_core::{Entropy, Error, Result, shown_path};
 use gatehouse_db::{Db, read_tx, run_tx};
 use uuid::Uuid;
 
@@ -62,7 +62,7 @@ pub(crate) async fn settle(db: &Db, config: &Config, has_entries: bool, entropy:
 }
 
 fn missing(folder: &Path, lost: Uuid, found: Option<Uuid>) -> Error {
-    let at = folder.display();
+    let at = shown_path(folder);
     let what = match found {
         Some(id) => {
             format!("is another folder (id {id}) than the one that the logs are sealed from (id {lost})")
@@ -80,7 +80,7 @@ fn unusable(folder: &Path) -> impl FnOnce(io::Error) -> Error {
     move |error| {
         let text = format!(
             "audit.subject_keys_dir: {} can't be used: {error}. Name a folder that this process may write.",
-            folder.display()
+            shown_path(folder)
         );
         Error::failed_precondition("SUBJECT_KEYS_UNUSABLE", text)
     }
@@ -98,7 +98,7 @@ fn marker(folder: &Path) -> Result<Option<Uuid>> {
     };
     let id = text.strip_prefix(HEADER).and_then(|rest| Uuid::parse_str(rest.trim()).ok());
     id.map(Some).ok_or_else(|| {
-        let text = format!("audit.subject_keys_dir: {} is of another form. Restore it.", file.display());
+        let text = format!("audit.subject_keys_dir: {} is of another form. Restore it.", shown_path(&file));
         Error::failed_precondition("SUBJECT_KEYS_UNUSABLE", text)
     })
 }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gatehouse_core::ids::{PersonId, TenantId};
-use gatehouse_core::{Entropy, Error, Result, Secret};
+use gatehouse_core::{Entropy, Error, Result, Secret, shown_path};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -80,7 +80,7 @@ impl SubjectKeys {
                 "SUBJECT_KEYS_UNUSABLE",
                 format!(
                     "audit.subject_keys_dir: {} can't be used: {error}. Name a folder that this process may write.",
-                    folder.display()
+                    shown_path(folder)
                 ),
             )
         };

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use gatehouse_core::{Entropy, Environment, Error, Result, Secret};
+use gatehouse_core::{Entropy, Environment, Error, Result, Secret, shown_path};
 use zeroize::Zeroizing;
 
 use crate::domain::note::SignerKey;
@@ -23,7 +23,7 @@ impl CheckpointSeed {
     /// `CHECKPOINT_KEY_MISSING`, `CHECKPOINT_KEY_UNREADABLE`, `CHECKPOINT_KEY_INVALID`, `CHECKPOINT_KEY_EXPOSED` or, in dev,
     /// `CHECKPOINT_KEY_NOT_MADE`, saying what to do.
     pub fn load(file: &Path, environment: Environment, has_entries: bool, entropy: &Entropy) -> Result<Self> {
-        let at = file.display();
+        let at = shown_path(file);
         if environment == Environment::Dev && !has_entries && !file.exists() {
             let seed = Zeroizing::new(hex::encode(*Zeroizing::new(entropy.bytes::<32>())) + "\n");
             write_once(file, &seed, entropy).map_err(|error| {

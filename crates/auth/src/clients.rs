@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use gatehouse_core::{Entropy, Error, Result};
+use gatehouse_core::{Entropy, Error, Result, shown_path};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 use zeroize::Zeroizing;
@@ -44,8 +44,8 @@ impl Clients {
             .map(|config| {
                 let invalid = |what: String| {
                     let message = format!(
-                        "The secret file {} of client {} {what}.",
-                        config.secret_file.display(),
+                        "The secret file {} of client {} (auth.clients) {what}.",
+                        shown_path(&config.secret_file),
                         config.name
                     );
                     Error::failed_precondition("CLIENT_SECRET_INVALID", message)

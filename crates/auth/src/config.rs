@@ -126,7 +126,7 @@ impl Config {
         let mut problems = Vec::new();
         let mut within = |name: &str, value: u64, low: u64, high: u64| {
             if !(low..=high).contains(&value) {
-                problems.push(format!("{name}: {value} is not within {low} to {high}"));
+                problems.push(format!("{name}: must be from {low} to {high}"));
             }
         };
         within("access_token_lifetime_s", self.access_token_lifetime_s, 60, 3_600);
@@ -165,7 +165,7 @@ impl Config {
         }
         problems.extend(self.clients.iter().enumerate().flat_map(|(place, client)| {
             client
-                .problems(&self.clients[..place])
+                .problems(&self.clients[..place], environment)
                 .into_iter()
                 .map(move |problem| format!("clients[{place}].{problem}"))
         }));
@@ -202,7 +202,7 @@ fn folder(path: &Path) -> PathBuf {
 }
 
 impl ClientConfig {
-    fn problems(&self, earlier: &[Self]) -> Vec<String> {
+    fn problems(&self, earlier: &[Self], environment: Environment) -> Vec<String> {
         let mut problems = Vec::new();
         let named = (1..=32).contains(&self.name.len())
             && self.name.starts_with(|first: char| first.is_ascii_lowercase())
@@ -218,6 +218,9 @@ impl ClientConfig {
         }
         if self.secret_file.as_os_str().is_empty() {
             problems.push("secret_file: name the file with the client's secret".into());
+        } else if !environment.is_dev() && !self.secret_file.is_file() {
+            // In dev `gatehouse up` makes those of its own services.
+            problems.push("secret_file: is not the path of a file".into());
         }
         for (place, permission) in self.permissions.iter().enumerate() {
             let known = audience_of(permission)
@@ -267,7 +270,7 @@ mod tests {
     fn the_gateway_alone_speaks_as_people() {
         let with = |name: &str, permissions: &[&str]| {
             let permissions = permissions.iter().map(|&permission| permission.to_owned()).collect();
-            let client = ClientConfig { name: name.into(), secret_file: "s".into(), permissions };
+            let client = ClientConfig { name: name.into(), secret_file: "Cargo.toml".into(), permissions };
             problems(&Config { clients: vec![client], ..sound() }, Environment::Prod)
         };
         for (name, permissions, refused) in [

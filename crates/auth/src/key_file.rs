@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use gatehouse_core::{Clock, Entropy, Environment, Error, Result, Secret, Timestamp};
+use gatehouse_core::{Clock, Entropy, Environment, Error, Result, Secret, Timestamp, shown_path};
 use gatehouse_db::{Db, read_tx};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
@@ -65,9 +65,9 @@ impl Keys {
             // Another replica may have made it meanwhile, and used it.
             if is_in_use(db).await? && !path.exists() {
                 let message = format!(
-                    "The key file {} is not there, and what auth's database holds is sealed with it. Restore it from its \
+                    "The key file {} (auth.key_file) is not there, and what auth's database holds is sealed with it. Restore it from its \
                      backup: a new one opens nothing.",
-                    path.display()
+                    shown_path(path)
                 );
                 return Err(Error::failed_precondition("KEY_FILE_MISSING", message));
             }
@@ -172,10 +172,10 @@ fn write(path: &Path, environment: Environment, keys: &[MasterKey]) -> io::Resul
 }
 
 fn read(path: &Path, environment: Environment) -> Result<KeyRing> {
-    let shown = path.display();
+    let shown = shown_path(path);
     let mode = fs::metadata(path).map_err(|error| {
         let message = format!(
-            "The key file {shown} can't be read ({error}). Make one with `gatehouse admin keys create`."
+            "The key file {shown} (auth.key_file) can't be read ({error}). Make one with `gatehouse admin keys create`."
         );
         Error::failed_precondition("KEY_FILE_MISSING", message)
     })?;
@@ -218,7 +218,7 @@ fn read(path: &Path, environment: Environment) -> Result<KeyRing> {
 }
 
 fn unwritable(path: &Path, error: &io::Error) -> Error {
-    let message = format!("The key file {} can't be written: {error}.", path.display());
+    let message = format!("The key file {} (auth.key_file) can't be written: {error}.", shown_path(path));
     Error::failed_precondition("KEY_FILE_UNWRITABLE", message)
 }
 

@@ -71,9 +71,8 @@ impl Config {
             Ok(Target::Postgres(options)) => {
                 if !environment.is_dev() && !is_encrypted(&options) && !is_local(&options) {
                     problems.push(format!(
-                        "url: in {environment} the connection to PostgreSQL at {} must be encrypted; add ?sslmode=verify-full \
-                         and name its authority in ca_file (or add at least ?sslmode=require)",
-                        options.get_host()
+                        "url: in {environment} the connection to PostgreSQL must be encrypted; add ?sslmode=verify-full and \
+                         name its authority in ca_file (or add at least ?sslmode=require)"
                     ));
                 }
                 let verifies = matches!(options.get_ssl_mode(), PgSslMode::VerifyCa | PgSslMode::VerifyFull);
@@ -87,6 +86,9 @@ impl Config {
                     }
                     _ => {}
                 }
+                if self.password_file.as_ref().is_some_and(|file| !file.is_file()) {
+                    problems.push("password_file: is not the path of a file".into());
+                }
             }
         }
         if let Some(schema) = &self.schema
@@ -97,14 +99,14 @@ impl Config {
             );
         }
         if !(1..=1000).contains(&self.max_connections) {
-            problems.push(format!("max_connections: {} is not within 1 to 1000", self.max_connections));
+            problems.push("max_connections: must be from 1 to 1000".into());
         }
         for (name, value) in [
             ("acquire_timeout_ms", self.acquire_timeout_ms),
             ("statement_timeout_ms", self.statement_timeout_ms),
         ] {
             if !(1..=600_000).contains(&value) {
-                problems.push(format!("{name}: {value} is not within 1 to 600000"));
+                problems.push(format!("{name}: must be from 1 to 600000"));
             }
         }
         problems
@@ -139,6 +141,38 @@ pub(crate) fn is_schema_name(name: &str) -> bool {
     name.len() <= 63
         && name.starts_with(|first: char| first.is_ascii_lowercase())
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+}
+
+/// What may stand in the query of the address of a PostgreSQL, by the names that the driver knows; none holds a secret.
+const PLAIN_PARAMETERS: &[&str] = &[
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "application_name",
+];
+
+/// The same where the value may be a secret, or have one in it.
+const SECRET_PARAMETERS: &[&str] = &["password", "sslkey", "ssl-key", "options"];
+
+fn is_parameter(key: &str) -> bool {
+    PLAIN_PARAMETERS.contains(&key) || SECRET_PARAMETERS.contains(&key) || key.starts_with("options[")
+}
+
+/// Whether the address was cut at a sign of the password that should have been encoded: then what is taken for the host is
+/// a part of the password.
+fn has_sign_behind_host(url: &Url) -> bool {
+    let behind = [Some(url.path()), url.query(), url.fragment()];
+    behind.into_iter().flatten().any(|part| part.contains('@'))
 }
 
 /// What a [`DatabaseUrl`] leads to.
@@ -190,6 +224,21 @@ impl DatabaseUrl {
             return Ok(Target::Sqlite(PathBuf::from(path)));
         }
         if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            let misread = Url::parse(text).is_ok_and(|url| has_sign_behind_host(&url));
+            if misread {
+                return Err(
+                    "url: has an @ behind the host; in a user name, password or database name write / as %2F, ? as %3F, # as \
+                     %23 and @ as %40"
+                        .to_owned(),
+                );
+            }
+            // The driver would log one that it does not know, with its value.
+            if Url::parse(text).is_ok_and(|url| url.query_pairs().any(|(key, _)| !is_parameter(&key))) {
+                return Err(format!(
+                    "url: has a parameter that is not known here; known are {}",
+                    [PLAIN_PARAMETERS, SECRET_PARAMETERS].concat().join(", ")
+                ));
+            }
             return PgConnectOptions::from_str(text)
                 .map(|options| Target::Postgres(Box::new(options)))
                 // The driver's words could repeat the password.
@@ -220,12 +269,17 @@ impl fmt::Display for DatabaseUrl {
         if text.is_empty() || text.starts_with("sqlite:") {
             return f.write_str(text);
         }
-        let Ok(mut url) = Url::parse(text) else { return f.write_str("***") };
-        let had_password = url.password().is_some() && url.set_password(Some("***")).is_ok();
-        // libpq also takes the password as an option.
-        if url.password().is_some() && !had_password || url.query_pairs().any(|(key, _)| key == "password") {
+        let Some(mut url) = Url::parse(text).ok().filter(|url| !has_sign_behind_host(url)) else {
+            return f.write_str("***");
+        };
+        if url.password().is_some() && url.set_password(Some("***")).is_err() {
+            return f.write_str("***");
+        }
+        // libpq also takes the password as a parameter, and sslkey the key itself; of others nobody knows.
+        if url.query_pairs().any(|(key, _)| !PLAIN_PARAMETERS.contains(&&*key)) {
             url.set_query(None);
         }
+        url.set_fragment(None);
         f.write_str(url.as_str())
     }
 }
@@ -358,6 +412,13 @@ mod tests {
             "postgres://u:hunter2@h/d?sslmode=require",
             "postgres://u@h/d?password=hunter2",
             "postgres://u:hunter2@h:x/d",
+            "postgres://u@h/d?sslpassword=hunter2",
+            "postgres://u@h/d?sslkey=hunter2",
+            "postgres://u@h/d#hunter2",
+            "postgres://u:p@hunter2/x@h/d",
+            "postgres://u:p@hunter2?x@h/d",
+            "postgres://u:p@hunter2#x@h/d",
+            "postgres://u:p@1/hunter2@h/d",
         ] {
             let url = DatabaseUrl::from(url);
             let config = Config { url, ..Config::default() };
@@ -368,6 +429,23 @@ mod tests {
             );
             assert!(!shown.contains("hunter2"), "{shown}");
         }
+    }
+
+    /// The driver would log it, with its value.
+    #[test]
+    fn a_parameter_that_is_not_known_is_refused() {
+        for known in ["sslmode=require&sslkey=k&password=p", "options=-c%20x%3D1&options[y]=2", "host=%2Frun"]
+        {
+            assert_eq!(problems(&format!("postgres://u@h/d?{known}"), Environment::Dev), [""; 0], "{known}");
+        }
+        for unknown in ["sslpassword=hunter2", "ssl_mode=require", "hunter2"] {
+            let problems =
+                problems(&format!("postgres://u@h/d?sslmode=require&{unknown}"), Environment::Prod);
+            assert!(problems.len() == 1 && problems[0].starts_with("url: has a parameter"), "{problems:?}");
+            assert!(!problems[0].contains("hunter2"), "{problems:?}");
+        }
+        let known = problems("postgres://u:p%40x%2Fy@h/d%40e?sslmode=require", Environment::Prod);
+        assert_eq!(known, [""; 0]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
-use gatehouse_core::Entropy;
+use gatehouse_core::{Entropy, shown_path};
 use sqlx::pool::PoolOptions;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
@@ -166,7 +166,7 @@ async fn connect_postgres(config: &Config, service: &str, options: PgConnectOpti
             Error::setup_caused_by(
                 format!(
                     "can't read the file with the database password, {}: {cause}. Check password_file.",
-                    path.display()
+                    shown_path(path)
                 ),
                 cause,
             )
@@ -178,7 +178,7 @@ async fn connect_postgres(config: &Config, service: &str, options: PgConnectOpti
         std::fs::File::open(file).map_err(|cause| {
             let message = format!(
                 "can't read the authorities of PostgreSQL, {}: {cause}. Check ca_file.",
-                file.display()
+                shown_path(file)
             );
             Error::setup_caused_by(message, cause)
         })?;

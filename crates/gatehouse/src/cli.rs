@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use gatehouse_core::Environment;
 use gatehouse_service::config::{Sources, load};
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, without_credentials};
 use crate::output::{complain, say};
 use crate::services::Service;
 use crate::{admin, certs, docs, healthcheck, process, services, submit, up, verify};
@@ -28,7 +28,7 @@ pub(crate) struct Cli {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ConfigArgs {
     /// TOML file with the configuration; the environment stands over it
-    #[arg(long, value_name = "FILE", env = "GATEHOUSE_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "GATEHOUSE_CONFIG", hide_env_values = true)]
     pub(crate) config: Option<PathBuf>,
 }
 
@@ -170,7 +170,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             } else {
                 toml::to_string_pretty(&config)?
             };
-            say!("{}", text.trim_end())?;
+            say!("{}", without_credentials(&text).trim_end())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Config(ConfigCommand::Docs) => {

@@ -13,12 +13,14 @@ use url::Url;
 use crate::services::{Service, own_certificates};
 
 mod sections;
+mod shown;
 pub(crate) mod variables;
 
 pub(crate) use sections::{
     ClientConfig, DatabasesConfig, ListenConfig, PeersConfig, ProbesConfig, RedisConfig, RevocationsConfig,
     TlsConfig, default_trust_domain,
 };
+pub(crate) use shown::without_credentials;
 
 /// Most connections that a gateway makes for event streams: each takes a file handle on both sides.
 const MAX_STREAM_CONNECTIONS: usize = 2048;
@@ -189,14 +191,19 @@ impl Config {
             return Vec::new();
         }
         vec![format!(
-            "sse.max_streams: {streams} streams take {needed} connections to the job service, and at most \
-             {MAX_STREAM_CONNECTIONS} are made; allow fewer streams or raise grpc.max_concurrent_streams ({concurrent})"
+            "sse.max_streams: so many take more than the {MAX_STREAM_CONNECTIONS} connections to the job service that are made at \
+             most; allow fewer streams or raise grpc.max_concurrent_streams"
         )]
     }
 
     fn validate_own(&self, environment: Environment) -> Vec<String> {
         let mut problems = Vec::new();
-        let issuer = Url::parse(&self.issuer).ok().filter(|url| url.path() == "/" && url.query().is_none());
+        let issuer = Url::parse(&self.issuer).ok().filter(|url| {
+            url.path() == "/"
+                && url.query().is_none()
+                && url.username().is_empty()
+                && url.password().is_none()
+        });
         match issuer.as_ref().map(Url::scheme) {
             Some("https") => {}
             Some("http") if environment.is_dev() => {}

@@ -1,7 +1,7 @@
 //! What a file and the environment make of the defaults.
 
 use gatehouse_core::Environment;
-use gatehouse_service::config::Sources;
+use gatehouse_service::config::{ConfigError, Sources};
 use toml::Value;
 
 use super::Config;
@@ -95,17 +95,40 @@ name = "short"
 days = 30
 "#;
 
-/// Each text in `value`, as a way to reach it.
-fn texts(value: &Value, way: &mut Vec<String>, found: &mut Vec<Vec<String>>) {
+/// What may stand where something else belongs.
+const SECRETS: [&str; 6] = [
+    "hunter2",
+    "hunter2/hunter2\"hunter2 hunter2-and-forty-letters-more-than-that",
+    "http://me:hunter2 @collector:4317",
+    "https://me:p@hunter2/x@host.example",
+    "postgres://me:p@hunter2/x@db.example/auth",
+    "postgres://me@db.example/auth?sslpassword=hunter2",
+];
+
+/// Every problem of what was read, whatever process it is for.
+fn told(read: Result<Config, ConfigError>) -> Vec<String> {
+    let config = match read {
+        Err(error) => return error.0,
+        Ok(config) => config,
+    };
+    [Environment::Dev, Environment::Prod]
+        .into_iter()
+        .flat_map(|environment| Service::ALL.map(|service| config.validate_process(environment, service)))
+        .flatten()
+        .collect()
+}
+
+/// Each value in `value` that `is` it, as a way to reach it.
+fn found(value: &Value, way: &mut Vec<String>, ways: &mut Vec<Vec<String>>, is: fn(&Value) -> bool) {
     let inner: Vec<(String, &Value)> = match value {
-        Value::String(_) => return found.push(way.clone()),
+        _ if is(value) => return ways.push(way.clone()),
         Value::Table(table) => table.iter().map(|(key, value)| (key.clone(), value)).collect(),
         Value::Array(list) => list.iter().enumerate().map(|(at, value)| (at.to_string(), value)).collect(),
         _ => return,
     };
     for (step, value) in inner {
         way.push(step);
-        texts(value, way, found);
+        found(value, way, ways, is);
         way.pop();
     }
 }
@@ -131,30 +154,41 @@ fn no_problem_repeats_what_is_written() {
     let more = MORE.replace("/there", place.path().join("there").to_str().unwrap());
     let whole = Value::try_from(load(&more).unwrap()).unwrap();
     let mut ways = Vec::new();
-    texts(&whole, &mut Vec::new(), &mut ways);
-    let (mut refused, backends) = (0, ["embedded", "vault"]);
+    found(&whole, &mut Vec::new(), &mut ways, Value::is_str);
+    let mut refused = 0;
     for way in &ways {
-        for (secret, backend) in
-            ["hunter2", "hunter2/hunter2\"hunter2 hunter2-and-forty-letters-more-than-that"]
-                .into_iter()
-                .zip(backends)
-        {
+        for (secret, backend) in SECRETS.into_iter().zip(["embedded", "vault"].into_iter().cycle()) {
             let mut written = whole.clone();
             *at(&mut written, &["secrets".to_owned(), "backend".to_owned()]) = backend.into();
             *at(&mut written, way) = secret.into();
-            let told: Vec<String> = match load(&toml::to_string(&written).unwrap()) {
-                Err(error) => error.0,
-                Ok(config) => [Environment::Dev, Environment::Prod]
-                    .into_iter()
-                    .flat_map(|environment| {
-                        Service::ALL.map(|service| config.validate_process(environment, service))
-                    })
-                    .flatten()
-                    .collect(),
-            };
+            let read = load(&toml::to_string(&written).unwrap());
+            // An address may be shown, what it is called by not.
+            let in_address = secret.starts_with("http")
+                || secret.starts_with("postgres") && way[0] == "databases" && way[2] == "url";
+            if let Ok(config) = &read
+                && in_address
+            {
+                let shown = super::without_credentials(&toml::to_string_pretty(config).unwrap());
+                assert!(!shown.contains("hunter2"), "{way:?}: {shown}");
+            }
+            let told = told(read);
             refused += usize::from(told.iter().any(|problem| problem.contains(&way[0])));
             assert!(!told.iter().any(|problem| problem.contains("hunter2")), "{way:?}: {told:#?}");
         }
     }
     assert!(ways.len() > 60 && refused > 60, "{} values, {refused} refused", ways.len());
+
+    let mut numbers = Vec::new();
+    found(&whole, &mut Vec::new(), &mut numbers, Value::is_integer);
+    let mut refused = 0;
+    for way in &numbers {
+        for number in [918_273_645_918, -918_273_645_918] {
+            let mut written = whole.clone();
+            *at(&mut written, way) = Value::Integer(number);
+            let told = told(load(&toml::to_string(&written).unwrap()));
+            refused += usize::from(!told.is_empty());
+            assert!(!told.iter().any(|problem| problem.contains("918273645918")), "{way:?}: {told:#?}");
+        }
+    }
+    assert!(numbers.len() > 90 && refused > 180, "{} numbers, {refused} refused", numbers.len());
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use gatehouse_core::{Entropy, Secret};
+use gatehouse_core::{Entropy, Secret, shown_path};
 
 /// Held by the process that has the folder.
 const LOCK: &str = "lock";
@@ -128,7 +128,7 @@ pub(crate) fn read_secret(path: &Path) -> anyhow::Result<Secret<String>> {
     let mut text = String::new();
     File::open(path)
         .and_then(|file| file.take(4097).read_to_string(&mut text))
-        .with_context(|| format!("the secret file {} can't be read", path.display()))?;
+        .with_context(|| format!("the secret file {} can't be read", shown_path(path)))?;
     let text = Secret::new(text);
     let secret = text.expose().lines().next().unwrap_or_default().trim();
     if secret.is_empty() || secret.len() > 4096 {

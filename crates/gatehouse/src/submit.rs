@@ -14,6 +14,7 @@ use gatehouse_core::{Entropy, Secret};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use url::Url;
 
 use crate::data_folder::read_secret;
 use crate::output::{Unheard, say, to_stderr};
@@ -28,7 +29,7 @@ pub(crate) struct SubmitArgs {
     /// File with the job's input as JSON; `-` reads standard input
     input: PathBuf,
     /// The gateway
-    #[arg(long, env = "GATEHOUSE_URL", default_value = "http://127.0.0.1:8080")]
+    #[arg(long, env = "GATEHOUSE_URL", hide_env_values = true, default_value = "http://127.0.0.1:8080")]
     url: String,
     /// File with an access token or API key; otherwise `GATEHOUSE_TOKEN`
     #[arg(long, value_name = "FILE")]
@@ -54,7 +55,7 @@ pub(crate) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
     };
     let gateway = Gateway {
         http: reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).build()?,
-        url: args.url.trim_end_matches('/').to_owned(),
+        url: address(&args.url)?,
         token,
     };
     // Passed on as it stands: a number may have more digits than a type of ours.
@@ -82,6 +83,20 @@ pub(crate) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
         answer(gateway.request(reqwest::Method::GET, &format!("/v1/jobs/{id}/result")).send().await?).await?;
     told.result(&result)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The gateway's address as requests begin with it. It is said in messages, so it may hold no secret.
+fn address(text: &str) -> anyhow::Result<String> {
+    let sound = Url::parse(text).is_ok_and(|url| {
+        matches!(url.scheme(), "http" | "https") && url.query().is_none() && url.fragment().is_none()
+    });
+    if !sound || text.contains('@') {
+        bail!(
+            "--url (or GATEHOUSE_URL) must be an address such as https://gatehouse.example.com, without user name, password \
+             and query"
+        );
+    }
+    Ok(text.trim_end_matches('/').to_owned())
 }
 
 #[derive(Serialize)]

@@ -37,7 +37,13 @@ pub(crate) struct UpArgs {
     #[command(flatten)]
     config: ConfigArgs,
     /// Folder for databases, keys and secrets
-    #[arg(long, value_name = "FOLDER", default_value = "gatehouse-data", env = "GATEHOUSE_DATA")]
+    #[arg(
+        long,
+        value_name = "FOLDER",
+        default_value = "gatehouse-data",
+        env = "GATEHOUSE_DATA",
+        hide_env_values = true
+    )]
     data: PathBuf,
     /// Take free ports instead of the configured ones, and say which
     #[arg(long)]
@@ -59,11 +65,13 @@ struct Listeners {
 /// Starts everything and stays until a signal.
 pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let began = Instant::now();
-    match std::env::var("GATEHOUSE_ENV").as_deref() {
-        Err(_) | Ok("dev") => {}
-        Ok(other) => anyhow::bail!(
-            "`gatehouse up` is for dev, and GATEHOUSE_ENV is {other:?}. Run each service as a process of its own there."
+    // What is no environment is not repeated.
+    match std::env::var("GATEHOUSE_ENV").map(|text| text.parse::<Environment>()) {
+        Err(_) | Ok(Ok(Environment::Dev)) => {}
+        Ok(Ok(other)) => anyhow::bail!(
+            "`gatehouse up` is for dev, and GATEHOUSE_ENV is {other}. Run each service as a process of its own there."
         ),
+        Ok(Err(unknown)) => anyhow::bail!("`gatehouse up` is for dev; {unknown}"),
     }
     let environment = Environment::Dev;
     let place = DataFolder::place(&args.data)?;

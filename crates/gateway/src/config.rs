@@ -1,6 +1,7 @@
 //! What can be set, and what is wrong with it.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use gatehouse_core::Environment;
 use ipnet::IpNet;
@@ -178,7 +179,7 @@ impl Config {
         self.validate_addresses(environment, &mut problems);
         let mut bounds = |field: &str, value: u64, low: u64, high: u64| {
             if !(low..=high).contains(&value) {
-                problems.push(format!("{field}: must be from {low} to {high}; it is {value}"));
+                problems.push(format!("{field}: must be from {low} to {high}"));
             }
         };
         bounds("workers", self.workers as u64, 0, 256);
@@ -269,6 +270,13 @@ impl Config {
         }
         if self.tls_certificate_file.is_empty() != self.tls_key_file.is_empty() {
             problems.push("tls_key_file: set both tls_certificate_file and tls_key_file, or neither".into());
+        }
+        for (field, file) in
+            [("tls_certificate_file", &self.tls_certificate_file), ("tls_key_file", &self.tls_key_file)]
+        {
+            if !file.is_empty() && !Path::new(file).is_file() {
+                problems.push(format!("{field}: is not the path of a file"));
+            }
         }
         if !self.tls_address.is_empty() && self.tls_certificate_file.is_empty() && !environment.is_dev() {
             problems.push("tls_certificate_file: needed for tls_address outside dev".into());

@@ -11,9 +11,9 @@ use std::time::Duration;
 use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::rt::net::TcpStream;
 use gatehouse_client::tls::Watched;
-use gatehouse_core::{Error, Result, Timestamp};
+use gatehouse_core::{Error, Result, Timestamp, shown_path};
 use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -79,10 +79,10 @@ impl Identity {
     /// # Errors
     /// `TLS_FILES` if one can't be read or holds nothing of its kind.
     pub fn from_files(certificate: &Path, key: &Path) -> Result<Self> {
-        let wrong = |path: &Path, error: rustls::pki_types::pem::Error| {
+        let wrong = |path: &Path, error: pem::Error| {
             Error::failed_precondition(
                 "TLS_FILES",
-                format!("{} can't be used for HTTPS: {error}", path.display()),
+                format!("{} can't be used for HTTPS: {}", shown_path(path), in_plain_words(&error)),
             )
         };
         let files = Watched::new([certificate.to_owned(), key.to_owned()]);
@@ -90,7 +90,7 @@ impl Identity {
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
             .map_err(|error| wrong(certificate, error))?;
         if chain.is_empty() {
-            return Err(wrong(certificate, rustls::pki_types::pem::Error::NoItemsFound));
+            return Err(wrong(certificate, pem::Error::NoItemsFound));
         }
         let key_der = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, error))?;
         Ok(Self { chain, key: key_der, files })
@@ -147,6 +147,15 @@ impl Identity {
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(&shown) as _);
         Ok((config, shown))
+    }
+}
+
+/// A parser's words without the line that it could not read, which may be the key.
+fn in_plain_words(error: &pem::Error) -> String {
+    match error {
+        pem::Error::Io(error) => error.to_string(),
+        pem::Error::NoItemsFound => "it holds nothing of its kind in PEM".to_owned(),
+        _ => "it is not sound PEM".to_owned(),
     }
 }
 

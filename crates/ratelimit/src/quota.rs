@@ -62,10 +62,10 @@ pub struct Quota {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidQuota {
     /// The capacity is 0 or above [`MAX_CAPACITY`].
-    #[error("capacity must be from 1 to {MAX_CAPACITY}; it is {0}")]
+    #[error("capacity must be from 1 to {MAX_CAPACITY}")]
     Capacity(u64),
     /// The interval is outside [`MIN_INTERVAL`] to [`MAX_INTERVAL`].
-    #[error("the interval must be from 1 ms to 30 days; it is {0:?}")]
+    #[error("the interval must be from 1 ms to 30 days")]
     Interval(Duration),
     /// One token would take a fraction of a microsecond that rounding would change by more than 1 %.
     #[error(

@@ -46,10 +46,10 @@ impl Config {
     pub fn validate(&self, environment: Environment) -> Vec<String> {
         let mut problems = self.rules.validate(environment);
         if !(1..=5000).contains(&self.timeout_ms) {
-            problems.push(format!("timeout_ms must be from 1 to 5000; it is {}", self.timeout_ms));
+            problems.push("timeout_ms must be from 1 to 5000".to_owned());
         }
-        if let Some(replicas) = self.replicas.filter(|replicas| !(1..=1000).contains(replicas)) {
-            problems.push(format!("replicas must be from 1 to 1000; it is {replicas}"));
+        if self.replicas.is_some_and(|replicas| !(1..=1000).contains(&replicas)) {
+            problems.push("replicas must be from 1 to 1000".to_owned());
         }
         problems
     }

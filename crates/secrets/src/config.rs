@@ -154,6 +154,8 @@ impl VaultConfig {
             );
         } else if plain && !environment.is_dev() {
             problems.push("secrets.vault.address must use https outside dev".into());
+        } else if self.address.contains('@') {
+            problems.push("secrets.vault.address may carry no user name or password".into());
         }
         if self.token_file.as_os_str().is_empty() {
             problems.push("secrets.vault.token_file is missing; name the file that holds the token".into());
@@ -225,6 +227,10 @@ mod tests {
         config.vault.token_file = "/nowhere/token".into();
         assert_eq!(config.validate(Environment::Dev), Vec::<String>::new());
         assert_eq!(config.validate(Environment::Prod).len(), 2);
+        config.vault.address = "http://me:hunter2@127.0.0.1:8200".into();
+        let problems = config.validate(Environment::Dev);
+        assert!(problems.len() == 1 && !problems[0].contains("hunter2"), "{problems:?}");
+        config.vault.address = "http://127.0.0.1:8200".into();
         config.vault.kv_mount = "a/../b".into();
         assert_eq!(config.validate(Environment::Dev).len(), 1);
     }

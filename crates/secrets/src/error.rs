@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use gatehouse_core::shown_path;
+
 use crate::{MAX_VERSIONS, VersionId};
 
 /// The result of a call on a secrets backend.
@@ -75,7 +77,7 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn io(doing: &'static str, path: &std::path::Path, error: &io::Error) -> Self {
-        let text = format!("{doing} {}: {error}", path.display());
+        let text = format!("{doing} {}: {error}", shown_path(path));
         Self::Unavailable(Box::new(io::Error::new(error.kind(), text)))
     }
 

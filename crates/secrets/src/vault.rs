@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use gatehouse_core::{Environment, Secret, Timestamp};
+use gatehouse_core::{Environment, Secret, Timestamp, shown_path};
 use reqwest::{Method, StatusCode, redirect};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -76,10 +76,10 @@ impl Vault {
             .no_proxy();
         if let Some(file) = &config.ca_file {
             let pem = tokio::fs::read(file).await.map_err(|error| {
-                Error::Setup(format!("secrets.vault.ca_file {}: {error}", file.display()))
+                Error::Setup(format!("secrets.vault.ca_file {}: {error}", shown_path(file)))
             })?;
             let authority = reqwest::Certificate::from_pem(&pem).map_err(|_| {
-                Error::Setup(format!("secrets.vault.ca_file {}: no certificate in it", file.display()))
+                Error::Setup(format!("secrets.vault.ca_file {}: no certificate in it", shown_path(file)))
             })?;
             builder = builder.add_root_certificate(authority);
         }

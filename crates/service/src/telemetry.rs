@@ -8,9 +8,10 @@ use std::io::Write;
 use std::time::Duration;
 
 use gatehouse_core::{Environment, Error, Result};
+use http::Uri;
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider as _;
-use opentelemetry_otlp::{MetricExporter, SpanExporter, WithExportConfig as _};
+use opentelemetry_otlp::{ExporterBuildError, MetricExporter, SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::{
     Aggregation, Instrument, InstrumentKind, PeriodicReader, SdkMeterProvider, Stream,
@@ -27,9 +28,9 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
-/// Anyone can send what is no HTTP, as often as they like; for actix-http each is an error, without saying whose. `RUST_LOG`
-/// can turn it on.
-const QUIET: &str = "actix_http::h1::dispatcher=off";
+/// Anyone can send what is no HTTP, as often as they like; for actix-http each is an error, without saying whose. What sqlx
+/// can't read of an address or a line of `.pgpass`, password and all, it logs. `RUST_LOG` can turn both on.
+const QUIET: &str = "actix_http::h1::dispatcher=off,sqlx_postgres::options=off";
 
 /// The bounds of every histogram in seconds: those of the semantic conventions for durations of calls, and two more below
 /// for calls between services. The SDK's own are meant for milliseconds.
@@ -95,11 +96,31 @@ impl TelemetryConfig {
         if !(0.0..=1.0).contains(&self.trace_ratio) {
             problems.push("trace_ratio: must be from 0.0 to 1.0".to_owned());
         }
-        if !self.otlp_endpoint.is_empty() && !self.otlp_endpoint.starts_with("http") {
-            problems.push("otlp_endpoint: must be an address such as http://127.0.0.1:4317".to_owned());
+        if !self.otlp_endpoint.is_empty() && !is_collector(&self.otlp_endpoint) {
+            problems.push(
+                "otlp_endpoint: must be an address such as http://127.0.0.1:4317, without user name or password"
+                    .to_owned(),
+            );
         }
         problems
     }
+}
+
+/// Whether `text` is an address that the exporter takes, and holds no secret.
+fn is_collector(text: &str) -> bool {
+    text.parse::<Uri>().is_ok_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.host().is_some_and(|host| !host.is_empty())
+            && !text.contains('@')
+    })
+}
+
+/// The exporter's own words repeat the address.
+fn no_exporter(_: ExporterBuildError) -> Error {
+    Error::failed_precondition(
+        "OTLP_EXPORTER",
+        "nothing can be sent to telemetry.otlp_endpoint: it, or a variable OTEL_EXPORTER_OTLP_..., can't be used",
+    )
 }
 
 /// What `/metrics` shows. Cheap to clone.
@@ -156,7 +177,7 @@ impl Telemetry {
                 .with_endpoint(&config.otlp_endpoint)
                 .with_timeout(Duration::from_secs(5))
                 .build()
-                .map_err(Error::internal)?;
+                .map_err(no_exporter)?;
             meters = meters.with_reader(PeriodicReader::builder(exporter).build());
         }
         let meters = meters.build();
@@ -191,7 +212,7 @@ impl Telemetry {
                 .with_endpoint(&config.otlp_endpoint)
                 .with_timeout(Duration::from_secs(5))
                 .build()
-                .map_err(Error::internal)?;
+                .map_err(no_exporter)?;
             tracers = tracers.with_batch_exporter(exporter);
         }
         Ok(tracers.build())
@@ -277,6 +298,29 @@ mod tests {
     use opentelemetry::metrics::MeterProvider as _;
 
     use super::*;
+
+    #[test]
+    fn a_collector_is_an_address_without_a_secret() {
+        let problems = |endpoint: &str| {
+            TelemetryConfig { otlp_endpoint: endpoint.to_owned(), ..TelemetryConfig::default() }.validate()
+        };
+        for good in ["", "http://127.0.0.1:4317", "https://collector.example:4317/", "http://[::1]:4317"] {
+            assert_eq!(problems(good), [""; 0], "{good}");
+        }
+        for wrong in [
+            "http",
+            "http://",
+            "hunter2",
+            "grpc://collector:4317",
+            "http://me:hunter2@collector:4317",
+            "http://me:hunter2 @collector:4317",
+            "http://me:p@hunter2/x@collector:4317",
+        ] {
+            let found = problems(wrong);
+            assert!(found.len() == 1 && found[0].starts_with("otlp_endpoint: "), "{wrong}: {found:?}");
+            assert!(!found[0].contains("hunter2"), "{found:?}");
+        }
+    }
 
     #[test]
     fn a_histogram_in_seconds_tells_milliseconds_from_seconds() {

@@ -251,10 +251,10 @@ impl Upstream {
         }
         // The holder must have stored the answer before anyone else may try.
         if self.timeout_ms + 5_000 > config.lease_ms {
-            problems.push(format!(
-                "timeout_ms ({}) leaves less than 5000 of token_broker.lease_ms ({}) for storing the answer; lower it or raise lease_ms",
-                self.timeout_ms, config.lease_ms
-            ));
+            problems.push(
+                "timeout_ms leaves less than 5000 of token_broker.lease_ms for storing the answer; lower it or raise lease_ms"
+                    .into(),
+            );
         }
         if let Some(longest) = self.rotation.longest_lease().filter(|longest| config.lease() > *longest) {
             problems.push(format!(

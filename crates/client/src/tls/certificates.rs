@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use gatehouse_core::{Clock, Error, Result, Timestamp};
+use gatehouse_core::{Clock, Error, Result, Timestamp, shown_path};
 use rustls::RootCertStore;
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::CryptoProvider;
@@ -168,7 +168,7 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 fn wrong(path: &Path, problem: impl fmt::Display) -> Error {
-    Error::failed_precondition("TLS_FILES", format!("{} can't be used: {problem}", path.display()))
+    Error::failed_precondition("TLS_FILES", format!("{} can't be used: {problem}", shown_path(path)))
 }
 
 fn read(files: &TlsFiles, provider: &Arc<CryptoProvider>) -> Result<Loaded> {
@@ -197,7 +197,7 @@ fn read(files: &TlsFiles, provider: &Arc<CryptoProvider>) -> Result<Loaded> {
                 rustls::CertificateError::Expired | rustls::CertificateError::ExpiredContext { .. },
             ) => format!("it ended at {ends_at}; renew it"),
             rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer) => {
-                format!("no certificate in {} vouches for it", files.authorities.display())
+                format!("no certificate in {} vouches for it", shown_path(&files.authorities))
             }
             other => other.to_string(),
         };
@@ -217,7 +217,8 @@ fn read(files: &TlsFiles, provider: &Arc<CryptoProvider>) -> Result<Loaded> {
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let found = CertificateDer::pem_slice_iter(&contents(path)?)
         .collect::<std::result::Result<Vec<_>, _>>()
-        .map_err(|error| wrong(path, error))?;
+        // The parser repeats the line that it could not read, which may be a key.
+        .map_err(|_| wrong(path, "it is not sound PEM"))?;
     if found.is_empty() { Err(wrong(path, "it holds no certificate in PEM")) } else { Ok(found) }
 }
 

@@ -22,6 +22,7 @@ use serde_json::json;
 use self::authority::Authority;
 use self::files::Mode;
 use self::leaf::{Host, Purposes, Wanted};
+use crate::cli::environment;
 use crate::config::default_trust_domain;
 use crate::output::{complain, say};
 use crate::services::Service;
@@ -53,9 +54,9 @@ pub(crate) struct CertsArgs {
     /// Folder for everything that is made
     #[arg(long, value_name = "FOLDER", default_value = "gatehouse-certs")]
     out: PathBuf,
-    /// The environment that they are for; no other believes them
-    #[arg(long, env = "GATEHOUSE_ENV", value_name = "dev|staging|prod")]
-    environment: Environment,
+    /// The environment that they are for; no other believes them [default: that of `GATEHOUSE_ENV`]
+    #[arg(long, value_name = "dev|staging|prod")]
+    environment: Option<Environment>,
     /// Whose certificates believe each other; begins with the environment [default: `<environment>.gatehouse.internal`]
     #[arg(long, value_name = "NAME")]
     trust_domain: Option<String>,
@@ -90,7 +91,7 @@ pub(crate) struct CertsArgs {
     #[arg(long, conflicts_with = "renew")]
     new_ca: bool,
     /// Go on for ever, and look again every so many hours
-    #[arg(long, env = "GATEHOUSE_CERTS_EVERY", value_name = "HOURS", conflicts_with_all = ["renew", "new_ca"], value_parser = clap::value_parser!(u8).range(1..=168))]
+    #[arg(long, env = "GATEHOUSE_CERTS_EVERY", hide_env_values = true, value_name = "HOURS", conflicts_with_all = ["renew", "new_ca"], value_parser = clap::value_parser!(u8).range(1..=168))]
     every: Option<u8>,
     /// Say what there is as one JSON object
     #[arg(long)]
@@ -99,27 +100,29 @@ pub(crate) struct CertsArgs {
 
 /// Makes what is missing, renews what ends soon, and says what there is: once, or again and again.
 pub(crate) fn run(args: &CertsArgs) -> anyhow::Result<ExitCode> {
+    // Not by the parser of arguments, which would repeat what is no environment.
+    let environment = args.environment.map_or_else(environment, Ok)?;
     let Some(hours) = args.every else {
-        settle(args)?;
+        settle(args, environment)?;
         return Ok(ExitCode::SUCCESS);
     };
     loop {
         // What is wrong now (a volume that is full, say) may be mended by the next time; the services warn meanwhile.
-        if let Err(error) = settle(args) {
+        if let Err(error) = settle(args, environment) {
             complain!("gatehouse: {error:#}");
         }
         std::thread::sleep(Duration::from_hours(hours.into()));
     }
 }
 
-fn settle(args: &CertsArgs) -> anyhow::Result<()> {
-    let trust_domain = args.trust_domain.clone().unwrap_or_else(|| default_trust_domain(args.environment));
-    let prefix = format!("{}.", args.environment);
+fn settle(args: &CertsArgs, environment: Environment) -> anyhow::Result<()> {
+    let trust_domain = args.trust_domain.clone().unwrap_or_else(|| default_trust_domain(environment));
+    let prefix = format!("{environment}.");
     ensure!(
         is_trust_domain(&trust_domain) && trust_domain.starts_with(&prefix),
         "--trust-domain {trust_domain:?}: must begin with {prefix} and be made of lower-case letters, digits, dots and \
          hyphens, such as {}",
-        default_trust_domain(args.environment)
+        default_trust_domain(environment)
     );
     let owners = owners(args)?;
     let now = Clock::system().now();
@@ -177,7 +180,7 @@ fn settle(args: &CertsArgs) -> anyhow::Result<()> {
         say!(
             "{}",
             json!({
-                "environment": args.environment, "trust_domain": trust_domain,
+                "environment": environment, "trust_domain": trust_domain,
                 "ca": authorities.next(), "public_ca": authorities.next(), "services": services,
             })
         )?;

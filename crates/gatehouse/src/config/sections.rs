@@ -46,8 +46,7 @@ impl RedisConfig {
         Some(self.ca_file.clone()).filter(|file| !file.as_os_str().is_empty())
     }
 
-    /// What forbids a process to start with it. It reads the address, which is a secret, and repeats none of it but the
-    /// host.
+    /// What forbids a process to start with it. It reads the address, which is a secret, and repeats none of it.
     pub(super) fn validate(&self, environment: Environment) -> Vec<String> {
         if self.url_file.as_os_str().is_empty() {
             return match self.ca_file() {
@@ -61,6 +60,14 @@ impl RedisConfig {
         let mut problems = Vec::new();
         let url = read_secret(&self.url_file).ok().and_then(|text| Url::parse(text.expose()).ok());
         match url.as_ref().map(Url::scheme) {
+            // What stands for the host then is a part of the password.
+            Some("redis" | "rediss") if url.as_ref().is_some_and(has_sign_behind_host) => {
+                problems.push(
+                    "url_file: the address has an @ behind the host; in a user name or password write / as %2F, ? as %3F, # as \
+                     %23 and @ as %40"
+                        .to_owned(),
+                );
+            }
             Some("rediss") if url.as_ref().is_some_and(|url| url.fragment().is_some()) => {
                 problems.push("url_file: the address has a fragment (#); remove it".to_owned());
             }
@@ -69,8 +76,8 @@ impl RedisConfig {
                 let host = url.as_ref().and_then(Url::host_str).unwrap_or_default();
                 if !environment.is_dev() && !is_loopback_host(host) {
                     problems.push(format!(
-                        "url_file: in {environment} the connection to Redis at {host} must be encrypted; write rediss:// and \
-                         name its authority in redis.ca_file"
+                        "url_file: in {environment} the connection to Redis must be encrypted; write rediss:// and name its \
+                         authority in redis.ca_file"
                     ));
                 }
             }
@@ -89,6 +96,12 @@ impl RedisConfig {
         }
         problems
     }
+}
+
+/// Whether the address was cut at a sign of the password that should have been encoded.
+fn has_sign_behind_host(url: &Url) -> bool {
+    let behind = [Some(url.path()), url.query(), url.fragment()];
+    behind.into_iter().flatten().any(|part| part.contains('@'))
 }
 
 /// Who this process is to the other services (client credentials).

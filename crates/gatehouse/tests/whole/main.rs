@@ -21,4 +21,5 @@ mod submit;
 mod support;
 mod surface;
 mod trace;
+mod unsaid;
 mod verify;

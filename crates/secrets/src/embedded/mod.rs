@@ -21,7 +21,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use gatehouse_core::{Clock, Entropy, Environment, Secret};
+use gatehouse_core::{Clock, Entropy, Environment, Secret, shown_path};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -89,7 +89,8 @@ impl Embedded {
     ) -> Result<Self> {
         let (folder, key_file) = (config.folder.clone(), config.key_file.clone());
         let objects = folder.join("objects");
-        disk::make_folder(&objects).map_err(|error| Error::io("making the folder", &objects, &error))?;
+        disk::make_folder(&objects)
+            .map_err(|error| Error::io("making the folder (secrets.embedded.folder)", &objects, &error))?;
         let lock = take_lock(&folder)?;
         disk::sweep(&folder).map_err(|error| Error::io("reading", &folder, &error))?;
 
@@ -101,22 +102,24 @@ impl Embedded {
                     return Err(Error::Setup(format!(
                         "the store in {} exists but its key file {} is missing; restore the key file (without it \
                          nothing in the store can be read), or move the store away to begin an empty one",
-                        folder.display(),
-                        key_file.display()
+                        shown_path(&folder),
+                        shown_path(&key_file)
                     )));
                 }
                 if !environment.is_dev() {
                     return Err(Error::Setup(format!(
-                        "the key file {} is missing; outside dev it is never made by itself: make it once with \
+                        "the key file {} (secrets.embedded.key_file) is missing; outside dev it is never made by itself: make it once with \
                          `gatehouse admin secrets-key create`, and keep a copy apart from the data's backups",
-                        key_file.display()
+                        shown_path(&key_file)
                     )));
                 }
                 let ring = KeyRing::generate(environment, &clock, &entropy);
                 write_ring(&disk, &key_file, &ring)?;
                 ring
             }
-            Err(error) => return Err(Error::io("reading the key file", &key_file, &error)),
+            Err(error) => {
+                return Err(Error::io("reading the key file (secrets.embedded.key_file)", &key_file, &error));
+            }
         };
         prove(&disk, &marker, &objects, &ring, environment, &entropy)?;
         Ok(Self {
@@ -237,7 +240,8 @@ fn take_lock(folder: &Path) -> Result<File> {
 
 fn write_ring(disk: &Disk, path: &Path, ring: &KeyRing) -> Result<()> {
     let text = ring.to_text()?;
-    disk.replace(path, &text).map_err(|error| Error::io("writing the key file", path, &error))
+    disk.replace(path, &text)
+        .map_err(|error| Error::io("writing the key file (secrets.embedded.key_file)", path, &error))
 }
 
 fn read_ring(path: &Path, text: &[u8], environment: Environment) -> Result<KeyRing> {
