@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use eventsource_stream::{Event, Eventsource as _};
 use futures_util::StreamExt as _;
@@ -54,7 +54,7 @@ pub(crate) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
     };
     let gateway = Gateway {
         http: reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).build()?,
-        url: args.url.trim_end_matches('/').to_owned(),
+        url: address(&args.url)?.to_owned(),
         token,
     };
     // Passed on as it stands: a number may have more digits than a type of ours.
@@ -82,6 +82,13 @@ pub(crate) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
         answer(gateway.request(reqwest::Method::GET, &format!("/v1/jobs/{id}/result")).send().await?).await?;
     told.result(&result)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The gateway's address, to which paths can be added.
+fn address(url: &str) -> anyhow::Result<&str> {
+    let is_one = reqwest::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
+    ensure!(is_one, "--url (GATEHOUSE_URL) is no URL of a gateway. Write one such as http://127.0.0.1:8080.");
+    Ok(url.trim_end_matches('/'))
 }
 
 #[derive(Serialize)]
