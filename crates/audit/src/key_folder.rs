@@ -35,7 +35,7 @@ pub(crate) async fn settle(db: &Db, config: &Config, has_entries: bool, entropy:
     let lost = match noted {
         Some(noted) if found == Some(noted) => return Ok(()),
         // Where an installation is older than the marker, nothing but the keys themselves shows that it is the right one.
-        None if found.is_some() || !has_entries || has_keys(folder).map_err(unusable(folder))? => None,
+        None if found.is_some() || !has_entries || has_keys(folder).map_err(unreadable(folder))? => None,
         None => Some(Uuid::nil()),
         Some(noted) => Some(noted),
     };
@@ -76,6 +76,17 @@ fn missing(folder: &Path, lost: Uuid, found: Option<Uuid>) -> Error {
     Error::failed_precondition("SUBJECT_KEYS_MISSING", text)
 }
 
+fn unreadable(at: &Path) -> impl FnOnce(io::Error) -> Error {
+    move |error| {
+        let text = format!(
+            "audit.subject_keys_dir: {} can't be read: {error}. Leave it as it is, for the logs may be sealed with the keys in \
+             it; check its owner and mode, and as which user this process runs.",
+            shown_path(at)
+        );
+        Error::failed_precondition("SUBJECT_KEYS_UNUSABLE", text)
+    }
+}
+
 fn unusable(folder: &Path) -> impl FnOnce(io::Error) -> Error {
     move |error| {
         let text = format!(
@@ -94,7 +105,7 @@ fn marker(folder: &Path) -> Result<Option<Uuid>> {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Ok(None);
         }
-        Err(error) => return Err(unusable(&file)(error)),
+        Err(error) => return Err(unreadable(&file)(error)),
     };
     let id = text.strip_prefix(HEADER).and_then(|rest| Uuid::parse_str(rest.trim()).ok());
     id.map(Some).ok_or_else(|| {

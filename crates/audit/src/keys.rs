@@ -79,7 +79,8 @@ impl SubjectKeys {
             Error::failed_precondition(
                 "SUBJECT_KEYS_UNUSABLE",
                 format!(
-                    "audit.subject_keys_dir: {} can't be used: {error}. Name a folder that this process may write.",
+                    "audit.subject_keys_dir: {} can't be written: {error}. Check its owner and mode, and as which user this \
+                     process runs.",
                     shown_path(folder)
                 ),
             )
@@ -129,7 +130,7 @@ impl SubjectKeys {
     pub fn lookup(&self, owner: Owner) -> Result<Option<SubjectKey>> {
         let paths = self.paths(owner);
         // Another replica may have shredded it: the file decides, not our memory.
-        if !paths.key.exists() {
+        if !paths.key.try_exists().map_err(|error| failed(&paths.key, &error))? {
             self.cache().remove(&owner);
             return Ok(None);
         }
@@ -267,6 +268,17 @@ mod tests {
         assert_eq!(bytes(&two.obtain(owner(1)).expect("read")), bytes(&key));
         assert_ne!(bytes(&two.obtain(owner(2)).expect("made")), bytes(&key));
         assert!(one.lookup(owner(3)).expect("looked").is_none());
+    }
+
+    /// Or what they did would look erased.
+    #[test]
+    fn a_key_that_can_not_be_looked_for_is_not_one_that_is_gone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = store(folder.path());
+        let at = store.paths(owner(1)).folder;
+        std::os::unix::fs::symlink(&at, &at).expect("a link to itself");
+        store.lookup(owner(1)).expect_err("not known to be gone");
+        store.obtain(owner(1)).expect_err("not made");
     }
 
     #[test]

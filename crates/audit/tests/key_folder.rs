@@ -81,6 +81,18 @@ both_engines! {
         replica.stop().await;
     }
 
+    /// Root reads what is closed to others; a folder that leads to itself nobody reads.
+    async fn a_folder_that_can_not_be_read_is_to_be_let_be(db: TestDb) {
+        let mut world = begun(db).await;
+        take_away(&mut world);
+        std::os::unix::fs::symlink(&world.config.subject_keys_dir, &world.config.subject_keys_dir).unwrap();
+        let error = refusal(&world).await;
+        assert_eq!(error.reason(), "SUBJECT_KEYS_UNUSABLE");
+        assert!(error.message().contains("symbolic links"), "{error}");
+        assert!(error.message().contains("check its owner and mode"), "{error}");
+        assert!(!error.message().contains("Name a folder"), "{error}");
+    }
+
     async fn a_folder_that_is_lost_is_given_up_on_purpose_only(db: TestDb) {
         let mut world = begun(db).await;
         take_away(&mut world);

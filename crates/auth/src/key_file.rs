@@ -61,9 +61,9 @@ impl Keys {
         clock: &Clock,
         entropy: &Entropy,
     ) -> Result<Self> {
-        if !path.exists() {
+        if !exists(path)? {
             // Another replica may have made it meanwhile, and used it.
-            if is_in_use(db).await? && !path.exists() {
+            if is_in_use(db).await? && !exists(path)? {
                 let message = format!(
                     "The key file {} (auth.key_file) is not there, and what auth's database holds is sealed with it. Restore it from its \
                      backup: a new one opens nothing.",
@@ -81,7 +81,8 @@ impl Keys {
     /// Reads the ring for `environment` from `path`.
     ///
     /// # Errors
-    /// `KEY_FILE_MISSING`, `KEY_FILE_INVALID`, `KEY_FILE_EXPOSED` (others may read it), each saying what to do.
+    /// `KEY_FILE_MISSING`, `KEY_FILE_UNREADABLE`, `KEY_FILE_INVALID`, `KEY_FILE_EXPOSED` (others may read it), each saying
+    /// what to do.
     pub fn read(path: &Path, environment: Environment) -> Result<Self> {
         let ring = RwLock::new(Arc::new(read(path, environment)?));
         Ok(Self(Arc::new(Shared { path: path.to_owned(), environment, ring })))
@@ -174,6 +175,9 @@ fn write(path: &Path, environment: Environment, keys: &[MasterKey]) -> io::Resul
 fn read(path: &Path, environment: Environment) -> Result<KeyRing> {
     let shown = shown_path(path);
     let mode = fs::metadata(path).map_err(|error| {
+        if error.kind() != io::ErrorKind::NotFound {
+            return unreadable(path, &error);
+        }
         let message = format!(
             "The key file {shown} (auth.key_file) can't be read ({error}). Make one with `gatehouse admin keys create`."
         );
@@ -190,7 +194,7 @@ fn read(path: &Path, environment: Environment) -> Result<KeyRing> {
             format!("The key file {shown} {what}. Restore it from its backup."),
         )
     };
-    let text = Zeroizing::new(fs::read(path).map_err(|_| invalid("can't be read"))?);
+    let text = Zeroizing::new(fs::read(path).map_err(|error| unreadable(path, &error))?);
     // The parser's words could repeat a secret.
     let stored: Stored = serde_json::from_slice(&text)
         .map_err(|_| invalid("is not in the format that this program writes"))?;
@@ -217,6 +221,21 @@ fn read(path: &Path, environment: Environment) -> Result<KeyRing> {
     KeyRing::new(environment, keys).map_err(|error| invalid(&format!("can't be used: {error}")))
 }
 
+/// Whether the file is there. One that this process may not look at is not one that is missing.
+fn exists(path: &Path) -> Result<bool> {
+    path.try_exists().map_err(|error| unreadable(path, &error))
+}
+
+/// What is in it may be the only copy of the keys: nobody should be led to write another over it.
+fn unreadable(path: &Path, error: &io::Error) -> Error {
+    let message = format!(
+        "The key file {} can't be read: {error}. Leave it as it is, for what auth's database holds is sealed with it; check \
+         its owner and mode, and as which user this process runs.",
+        shown_path(path)
+    );
+    Error::failed_precondition("KEY_FILE_UNREADABLE", message)
+}
+
 fn unwritable(path: &Path, error: &io::Error) -> Error {
     let message = format!("The key file {} (auth.key_file) can't be written: {error}.", shown_path(path));
     Error::failed_precondition("KEY_FILE_UNWRITABLE", message)
@@ -225,6 +244,8 @@ fn unwritable(path: &Path, error: &io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use std::os::unix::fs::DirBuilderExt as _;
 
     use gatehouse_db::{params, run_tx, sql};
     use gatehouse_testkit::TestDb;
@@ -288,6 +309,26 @@ mod tests {
         open(Environment::Dev).await.unwrap();
         let error = open(Environment::Prod).await.unwrap_err();
         assert!(error.message().contains("belongs to the environment dev"), "{error}");
+    }
+
+    /// Root reads what is closed to others, so other faults stand for a file of another user's here.
+    #[tokio::test]
+    async fn a_file_that_can_not_be_read_is_neither_missing_nor_broken() {
+        let db = TestDb::sqlite(&crate::MIGRATIONS).await;
+        run_tx!(db.db(), "test.claim", |tx| { bootstrap::claim(tx, clock().now()).await }).unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let (endless, folder) = (root.path().join("endless"), root.path().join("folder"));
+        std::os::unix::fs::symlink(&endless, &endless).unwrap();
+        fs::DirBuilder::new().mode(0o700).create(&folder).unwrap();
+        for (path, cause) in [(endless.join("auth.json"), "symbolic links"), (folder, "directory")] {
+            let opened = Keys::open(&path, db.db(), Environment::Dev, &clock(), &Entropy::system()).await;
+            for error in [opened.unwrap_err(), Keys::read(&path, Environment::Dev).unwrap_err()] {
+                assert_eq!(error.reason(), "KEY_FILE_UNREADABLE", "{error}");
+                for words in [cause, "check its owner and mode"] {
+                    assert!(error.message().contains(words), "{error}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -24,9 +24,19 @@ impl DataFolder {
     /// Where the folder is, or will be once it is opened. Makes nothing.
     pub(crate) fn place(root: &Path) -> anyhow::Result<PathBuf> {
         let place = root.canonicalize().or_else(|_| std::path::absolute(root));
-        place.with_context(|| {
+        let place = place.with_context(|| {
             format!("the data folder {} has no place. Name another with --data.", root.display())
-        })
+        })?;
+        // The databases are configured by addresses: text in which options follow a question mark.
+        let what = match place.to_str() {
+            None => "is not UTF-8",
+            Some(text) if text.contains('?') => "has a question mark in it",
+            Some(_) => return Ok(place),
+        };
+        bail!(
+            "the data folder {} can't hold databases: its path {what}. Name another with --data.",
+            place.display()
+        )
     }
 
     /// Whether a process has opened the folder at `place`, once or now.
@@ -89,7 +99,8 @@ impl DataFolder {
     /// The file of a random secret (256 bits, base64url, mode 0600), made on first use.
     pub(crate) fn secret_file(&self, relative: &str, entropy: &Entropy) -> anyhow::Result<PathBuf> {
         let path = self.path(relative);
-        if path.exists() {
+        // One that this process may not look at is not one that is missing.
+        if path.try_exists().map_err(|error| unreadable(&path, &error))? {
             return Ok(path);
         }
         self.write(relative, &Secret::new(URL_SAFE_NO_PAD.encode(entropy.bytes::<32>())))?;
@@ -126,9 +137,16 @@ fn private() -> OpenOptions {
 /// If the file can't be read, is empty, is no text or is larger than 4 KiB.
 pub(crate) fn read_secret(path: &Path) -> anyhow::Result<Secret<String>> {
     let mut text = String::new();
-    File::open(path)
-        .and_then(|file| file.take(4097).read_to_string(&mut text))
-        .with_context(|| format!("the secret file {} can't be read", shown_path(path)))?;
+    File::open(path).and_then(|file| file.take(4097).read_to_string(&mut text)).map_err(|error| {
+        let at = shown_path(path);
+        match error.kind() {
+            ErrorKind::NotFound => anyhow::anyhow!("the secret file {at} is not there"),
+            ErrorKind::InvalidData => {
+                anyhow::anyhow!("the secret file {at} holds no text. Put the secret back into it.")
+            }
+            _ => unreadable(path, &error),
+        }
+    })?;
     let text = Secret::new(text);
     let secret = text.expose().lines().next().unwrap_or_default().trim();
     if secret.is_empty() || secret.len() > 4096 {
@@ -140,8 +158,18 @@ pub(crate) fn read_secret(path: &Path) -> anyhow::Result<Secret<String>> {
     Ok(Secret::new(secret.to_owned()))
 }
 
+/// The file may be whole and another user's.
+fn unreadable(path: &Path, error: &std::io::Error) -> anyhow::Error {
+    anyhow::anyhow!(
+        "the secret file {} can't be read: {error}. Check its owner and mode, and as which user this process runs.",
+        shown_path(path)
+    )
+}
+
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
@@ -167,6 +195,39 @@ mod tests {
         assert_eq!(read_secret(&path).unwrap().expose(), first.expose());
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(first.expose().len(), 43);
+    }
+
+    /// Root reads what is closed to others; what leads to itself nobody reads.
+    #[test]
+    fn a_secret_that_can_not_be_read_is_not_made_anew() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = DataFolder::open(place.path()).unwrap();
+        let clients = folder.path("clients");
+        std::os::unix::fs::symlink(&clients, &clients).unwrap();
+        for refused in [
+            folder.secret_file("clients/job.secret", &Entropy::system()).unwrap_err(),
+            read_secret(&folder.path("clients/job.secret")).unwrap_err(),
+            read_secret(place.path()).unwrap_err(),
+        ] {
+            let refused = format!("{refused:#}");
+            assert!(
+                refused.contains("can't be read") && refused.contains("Check its owner and mode"),
+                "{refused}"
+            );
+        }
+        let missing = format!("{:#}", read_secret(&place.path().join("nothing")).unwrap_err());
+        assert!(missing.contains("is not there"), "{missing}");
+    }
+
+    #[test]
+    fn a_folder_that_no_database_can_live_in_is_refused_by_its_name() {
+        for (name, words) in
+            [(&b"a?b"[..], "question mark"), (b"a?b/data", "question mark"), (b"caf\xe9", "UTF-8")]
+        {
+            let refused = DataFolder::place(Path::new(OsStr::from_bytes(name))).unwrap_err().to_string();
+            assert!(refused.contains(words) && refused.contains("--data"), "{refused}");
+        }
+        DataFolder::place(Path::new("caf\u{e9} # 100% ;&=")).unwrap();
     }
 
     #[test]

@@ -96,7 +96,10 @@ fn errors() -> anyhow::Result<String> {
          server has no such method, `METHOD_NOT_FOUND` (`UNIMPLEMENTED`). \
          All that a route may answer stands in `/openapi.json`, by status: `x-reasons` of each response, and `x-errors` where \
          errors have the format of RFC 6749. It is made of the methods that the route calls (`x-grpc-methods`) and of what \
-         the gateway itself refuses for.\n\n## Methods\n\nEach gRPC method declares its reasons beside itself in `proto/` \
+         the gateway itself refuses for.\n\nA head that is no HTTP/1.1 is refused before there is a request: with 400 (no `Host` or \
+         two lengths, a length that is no number, bytes beyond ASCII in the path, the first bytes of TLS or HTTP/2 at the port \
+         without TLS) or 431 (more than 128 KiB, more than 96 fields). Such an answer is empty: it has no problem document, no \
+         `X-Request-ID` and none of the security headers, and the connection is closed after it.\n\n## Methods\n\nEach gRPC method declares its reasons beside itself in `proto/` \
          (`refusals`), where its comment says more of them.\n\n",
     );
     for (whose, refusals) in Declared::common_refusals() {

@@ -92,7 +92,7 @@ fn address(text: &str) -> anyhow::Result<String> {
     });
     if !sound || text.contains('@') {
         bail!(
-            "--url (or GATEHOUSE_URL) must be an address such as https://gatehouse.example.com, without user name, password \
+            "--url (or GATEHOUSE_URL) must be an address such as http://127.0.0.1:8080, without user name, password \
              and query"
         );
     }

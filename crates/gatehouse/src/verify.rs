@@ -1,7 +1,7 @@
 //! `gatehouse verify-audit-chain`: the proof that a log is as it was, read straight from the database.
 
 use std::collections::BTreeSet;
-use std::error::Error as _;
+use std::error::Error as StdError;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -121,13 +121,10 @@ fn tell(report: &Report, json: bool) -> anyhow::Result<()> {
 
 /// Why a log could not be verified, with the cause, which only a service keeps from its callers.
 fn why(error: &gatehouse_core::Error) -> String {
-    let causes = std::iter::successors(error.source(), |&cause| cause.source());
-    let causes: Vec<String> = causes.map(ToString::to_string).collect();
-    match causes.is_empty() {
-        true => error.to_string(),
-        false if error.code() == ErrorCode::Internal => causes.join(": "),
-        false => format!("{error} ({})", causes.join(": ")),
-    }
+    let chain = std::iter::successors(Some(error as &(dyn StdError + 'static)), |&cause| cause.source());
+    // Of a fault of ours the cause alone says something.
+    let without = usize::from(error.code() == ErrorCode::Internal && error.source().is_some());
+    crate::told(chain.skip(without))
 }
 
 /// What is known of the log `name`, of all that is known.

@@ -80,7 +80,19 @@ fn malformed(error: &serde_json::Error) -> Error {
 }
 
 fn category(error: &serde_json::Error) -> &'static str {
-    if error.is_eof() { "it ends too early" } else { "the syntax is wrong" }
+    if error.is_eof() {
+        return "it ends too early";
+    }
+    // Nothing but its words tells these from wrong syntax.
+    let words = error.to_string();
+    if words.starts_with("number out of range") {
+        "a number is out of range (that of 64-bit floating point)"
+    } else if words.starts_with("lone leading surrogate") || words.starts_with("unexpected end of hex escape")
+    {
+        "an escape is a surrogate without its other half"
+    } else {
+        "the syntax is wrong"
+    }
 }
 
 fn field_error(path: &str, detail: &str) -> Error {
@@ -312,6 +324,30 @@ mod tests {
                 String::from_utf8_lossy(text)
             );
         }
+    }
+
+    /// The grammar takes both; it is we who can't.
+    #[test]
+    fn what_has_no_value_here_is_not_called_wrong_syntax() {
+        for (text, words) in [
+            (r#"{"size":1e400}"#, "a number is out of range"),
+            (r#"{"size":-1e400}"#, "a number is out of range"),
+            (r#"{"size":123e99999999999999999999}"#, "a number is out of range"),
+            (r#"["\ud800"]"#, "a surrogate"),
+            (r#"["\udc00"]"#, "a surrogate"),
+            (r#"["\ud800 "]"#, "a surrogate"),
+            (r#"["\ud800\n"]"#, "a surrogate"),
+            (r#"["\ud800\u0041"]"#, "a surrogate"),
+            (r#"{"\ud800":1}"#, "a surrogate"),
+            (r#"["\ud8zz"]"#, "the syntax is wrong"),
+            (r#"["\ud8"]"#, "the syntax is wrong"),
+        ] {
+            let error = value_from_slice(text.as_bytes()).expect_err("refused");
+            assert_eq!(error.reason(), "MALFORMED_JSON", "{text}");
+            assert!(error.message().contains(words), "{text}: {error}");
+            assert!(error.message().contains("line 1, column"), "{text}: {error}");
+        }
+        value_from_slice(br#"[1e308,-1e-400,"\ud83d\ude00"]"#).expect("good");
     }
 
     #[test]

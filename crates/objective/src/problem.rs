@@ -40,6 +40,22 @@ pub struct Iterations {
     pub clamped: bool,
 }
 
+impl Iterations {
+    fn within(requested: Option<u64>, most: u32) -> Self {
+        let asked = requested.map_or(most, |asked| u32::try_from(asked).unwrap_or(u32::MAX));
+        let clamped = requested.is_some_and(|asked| asked > u64::from(most));
+        Self { requested, allowed: asked.min(most), clamped }
+    }
+
+    /// What holds for a run that is taken up after iteration `done` and was `told` so many: neither more than that, nor
+    /// fewer than ran already.
+    #[must_use]
+    pub fn taken_up(self, done: u32, told: Option<u32>) -> Self {
+        let most = told.map_or(self.allowed, |told| told.min(self.allowed)).max(done);
+        Self::within(self.requested, most)
+    }
+}
+
 /// A problem that can be searched.
 #[derive(Clone, Debug)]
 pub struct Problem {
@@ -79,11 +95,7 @@ impl Problem {
         let tolerance = reader.tolerance(fields.get("tolerance"));
         match objective {
             Some(objective) if reader.violations.is_empty() => {
-                let allowed = requested.map_or(max_iterations, |asked| {
-                    u32::try_from(asked).unwrap_or(u32::MAX).min(max_iterations)
-                });
-                let clamped = requested.is_some_and(|asked| asked > u64::from(max_iterations));
-                let iterations = Iterations { requested, allowed, clamped };
+                let iterations = Iterations::within(requested, max_iterations);
                 Ok(Self { objective, variables, iterations, seed, tolerance })
             }
             _ => Err(refuse(reader.violations)),
@@ -277,6 +289,32 @@ mod tests {
         assert!(!with(r#", "max_iterations": 200"#).clamped);
         let clamped = with(r#", "max_iterations": 18446744073709551615"#);
         assert_eq!(clamped, Iterations { requested: Some(u64::MAX), allowed: 200, clamped: true });
+    }
+
+    #[test]
+    fn a_run_taken_up_keeps_what_was_told_and_what_ran() {
+        let taken_up = |requested, most, done, told| {
+            let now = Iterations::within(requested, most).taken_up(done, told);
+            (now.allowed, now.clamped)
+        };
+        for (requested, most, done, told, expected) in [
+            (Some(1000), 200, 70, Some(200), (200, true)),
+            (Some(1000), 10, 70, Some(200), (70, true)),
+            (Some(1000), 100, 70, Some(200), (100, true)),
+            (Some(1000), 500, 70, Some(200), (200, true)),
+            (Some(80), 200, 70, Some(80), (80, false)),
+            (Some(80), 10, 70, Some(80), (70, true)),
+            (None, 10, 70, Some(200), (70, false)),
+            // A checkpoint of before the bound stood in it.
+            (Some(1000), 10, 70, None, (70, true)),
+            (Some(1000), 200, 70, None, (200, true)),
+        ] {
+            assert_eq!(
+                taken_up(requested, most, done, told),
+                expected,
+                "{requested:?} {most} {done} {told:?}"
+            );
+        }
     }
 
     #[test]

@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Most iterations of one job, 1 to 1000000. A request for more gets this many and is told so.
+    /// Most iterations of one job, 1 to 1000000. A request for more gets this many and is told so. Where it is another when a
+    /// job is taken up again (after a restart), a lower one ends the job, though not before the iteration that it was at, and
+    /// the job is told so; a higher one is not for a job that was told a lower.
     #[schemars(extend("x-env" = "MAX_ITERATIONS"))]
     pub max_iterations: u32,
     /// Least time that one iteration takes, milliseconds, at most 60000. Above 0 it leaves processor time to others

@@ -5,8 +5,8 @@
 //! whose value is not a finite number ranks behind all others.
 //!
 //! The state of the library's strategy can't be stored, but a run is settled by problem and seed alone. So a
-//! checkpoint is the seed, the number of finished iterations and the best so far; taking up again runs those
-//! iterations once more, in a fraction of a second, without telling anyone.
+//! checkpoint is the seed, the number of finished iterations, the bound on them and the best so far; taking up again
+//! runs those iterations once more, in a fraction of a second, without telling anyone.
 
 use std::collections::BTreeMap;
 
@@ -82,6 +82,9 @@ pub struct Checkpoint {
     pub seed: u64,
     /// Finished iterations.
     pub iteration: u32,
+    /// How many iterations were allowed; absent in a checkpoint of before this was kept.
+    #[serde(default)]
+    pub allowed: Option<u32>,
     /// The best point so far.
     pub best: Best,
 }
@@ -222,7 +225,12 @@ impl Search {
     /// Where a later attempt can go on.
     #[must_use]
     pub fn checkpoint(&self) -> Checkpoint {
-        Checkpoint { seed: self.seed, iteration: self.iteration, best: self.best.clone() }
+        Checkpoint {
+            seed: self.seed,
+            iteration: self.iteration,
+            allowed: Some(self.iterations.allowed),
+            best: self.best.clone(),
+        }
     }
 
     /// Takes over a best point that an earlier attempt reported, if it is better. It differs from what was
@@ -386,6 +394,13 @@ mod tests {
             assert_eq!(rest, all[usize::try_from(cut).unwrap()..], "cut after {cut}");
             assert_eq!(second.outcome(), unbroken.outcome());
         }
+    }
+
+    #[test]
+    fn a_checkpoint_without_a_bound_is_of_before_and_is_read() {
+        let stored = r#"{"seed":7,"iteration":70,"best":{"value":0.5,"point":{"x":1.0}}}"#;
+        let checkpoint: Checkpoint = serde_json::from_str(stored).unwrap();
+        assert_eq!((checkpoint.iteration, checkpoint.allowed), (70, None));
     }
 
     #[test]

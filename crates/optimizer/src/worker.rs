@@ -27,8 +27,18 @@ pub fn worker(channel: Authorized, config: Config) -> Worker {
 }
 
 async fn optimize(job: &LeasedJob, config: &Config) -> Result<String, Unfinished> {
-    let problem = Problem::parse(job.input.as_bytes(), config.max_iterations)?;
+    let mut problem = Problem::parse(job.input.as_bytes(), config.max_iterations)?;
     let checkpoint = read_checkpoint(&job.checkpoint);
+    let is_news = match &checkpoint {
+        None => problem.iterations.clamped,
+        // The limit may be another than the earlier attempt's.
+        Some(checkpoint) => {
+            let now = problem.iterations.taken_up(checkpoint.iteration, checkpoint.allowed);
+            let told = checkpoint.allowed.unwrap_or(problem.iterations.allowed);
+            problem.iterations = now;
+            now.allowed != told
+        }
+    };
     let seed = checkpoint
         .as_ref()
         .map_or_else(|| problem.seed.unwrap_or_else(|| seed_of(job)), |checkpoint| checkpoint.seed);
@@ -36,10 +46,11 @@ async fn optimize(job: &LeasedJob, config: &Config) -> Result<String, Unfinished
     let mut search = blocking(config, move || Search::start(&problem, seed)).await??;
     if let Some(checkpoint) = checkpoint {
         search = replay(job, config, search, checkpoint).await?;
-    } else if iterations.clamped {
+    }
+    if is_news {
         // Stored together with a checkpoint, so that it is told once, however many attempts begin.
         let checkpoint = to_json(&search.checkpoint())?;
-        job.notice(clamp_notice(iterations), Some(checkpoint.into_bytes())).await?;
+        job.notice(limit_notice(iterations), Some(checkpoint.into_bytes())).await?;
     }
     let least = Duration::from_millis(config.min_iteration_ms);
     while search.stopped().is_none() {
@@ -121,13 +132,13 @@ fn seed_of(job: &LeasedJob) -> u64 {
     low & MAX_SEED
 }
 
-fn clamp_notice(iterations: Iterations) -> String {
-    json!({
-        "notice": "ITERATIONS_CLAMPED",
-        "message": format!("{} iterations were asked for; at most {} are allowed.", iterations.requested.unwrap_or(0), iterations.allowed),
-        "iterations": iterations,
-    })
-    .to_string()
+fn limit_notice(iterations: Iterations) -> String {
+    let allowed = iterations.allowed;
+    let message = match iterations.requested {
+        Some(requested) => format!("{requested} iterations were asked for; at most {allowed} are allowed."),
+        None => format!("At most {allowed} iterations are allowed now."),
+    };
+    json!({ "notice": "ITERATIONS_CLAMPED", "message": message, "iterations": iterations }).to_string()
 }
 
 fn to_json<T: Serialize>(value: &T) -> Result<String, Unfinished> {

@@ -109,7 +109,7 @@ pub(crate) fn run(args: &CertsArgs) -> anyhow::Result<ExitCode> {
     loop {
         // What is wrong now (a volume that is full, say) may be mended by the next time; the services warn meanwhile.
         if let Err(error) = settle(args, environment) {
-            complain!("gatehouse: {error:#}");
+            complain!("gatehouse: {}", crate::message(&error));
         }
         std::thread::sleep(Duration::from_hours(hours.into()));
     }

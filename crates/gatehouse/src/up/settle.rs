@@ -1,6 +1,7 @@
 //! What `up` fills in where the configuration says nothing, and what it makes for it.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -104,7 +105,8 @@ pub(super) struct Made(Vec<PathBuf>);
 
 impl Made {
     fn note(&mut self, path: PathBuf) {
-        if !path.exists() {
+        // A link that leads nowhere is there too, and so may be what this process may not look at.
+        if fs::symlink_metadata(&path).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             self.0.push(path);
         }
     }
@@ -219,6 +221,20 @@ mod tests {
     use gatehouse_service::config::{Sources, load};
 
     use super::*;
+
+    /// It leads to a volume that is not mounted, say.
+    #[test]
+    fn a_link_that_leads_nowhere_is_not_what_a_start_made() {
+        let place = tempfile::tempdir().unwrap();
+        let (link, folder) = (place.path().join("keys"), place.path().join("clients"));
+        std::os::unix::fs::symlink(place.path().join("nowhere"), &link).unwrap();
+        let mut made = Made::default();
+        made.note(link.clone());
+        made.note(folder.clone());
+        fs::create_dir(&folder).unwrap();
+        made.take_back();
+        assert!(link.is_symlink() && !folder.exists());
+    }
 
     fn config(place: &Path, text: &str, variables: &[(&str, &str)]) -> Config {
         let file = place.join("gatehouse.toml");

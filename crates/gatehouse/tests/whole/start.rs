@@ -49,6 +49,9 @@ async fn a_port_in_use_is_named_and_nothing_is_begun() {
         for words in [service, &address, "in use", "Stop the program", "another address"] {
             assert!(message.contains(words), "{words}: {message}");
         }
+        // The sentence is what a person reads; the reason is for whoever looks it up.
+        assert!(message.starts_with(&format!("gatehouse: {service}")), "{message}");
+        assert!(message.trim_end().ends_with("(PORT_IN_USE)"), "{message}");
     }
     assert!(!place.path().join("data").exists(), "something was made");
     drop(taken);

@@ -75,3 +75,21 @@ async fn a_job_that_was_retried_is_followed_to_its_last_end_and_its_input_is_pas
     assert_eq!((&lines[0]["job_id"], &lines[6]["id"]), (&json!(job), &json!(6)), "{second:?}");
     assert!(gatehouse.stop().await.success());
 }
+
+#[tokio::test]
+async fn an_address_that_is_none_is_called_that() {
+    let place = folder();
+    let input = place.path().join("input.json");
+    fs::write(&input, INPUT).unwrap();
+    for url in ["nonsense", "", "127.0.0.1:8080", "localhost:8080", "ftp://127.0.0.1/", "http://", "/v1"] {
+        let mut command = program();
+        command.args(["submit", "optimize", input.to_str().unwrap()]);
+        command.env("GATEHOUSE_URL", url).env("GATEHOUSE_TOKEN", "x");
+        let ended = ended(&mut command).await;
+        assert_eq!(ended.code, Some(2), "{url:?}: {ended:?}");
+        for words in ["--url", "GATEHOUSE_URL", "http://"] {
+            assert!(ended.stderr.contains(words), "{url:?}: {ended:?}");
+        }
+        assert!(!ended.stderr.contains("reached"), "{url:?}: {ended:?}");
+    }
+}

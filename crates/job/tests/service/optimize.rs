@@ -26,7 +26,7 @@ fn rosenbrock(more: &Value) -> String {
         "objective": "(1-x)^2 + 100*(y-x^2)^2",
         "variables": [{"name": "x", "lower": -5, "upper": 5}, {"name": "y", "lower": -5, "upper": 5}],
     });
-    for (name, value) in more.as_object().unwrap() {
+    for (name, value) in more.as_object().unwrap().iter().filter(|(_, value)| !value.is_null()) {
         request[name] = value.clone();
     }
     request.to_string()
@@ -88,6 +88,57 @@ both_engines! {
         other.until(&unbroken, JobState::Succeeded).await;
         assert_eq!(owner.result(&job).await.unwrap(), other.result(&unbroken).await.unwrap());
         worker.drain().await;
+        service.stop().await;
+    }
+
+    /// MAX_ITERATIONS may be another after a restart. A lower one ends the search, at the iteration that was told of; a higher one
+    /// is not for a job that was told a lower.
+    async fn a_limit_that_changed_contradicts_nothing_that_was_told(db: TestDb) {
+        let (clock, lease_ttl) = (at(0), Duration::from_mins(1));
+        let config = Config { lease_ttl_ms: 60_000, sweep_interval_ms: 600_000, ..config() };
+        let service = Service::start_with(&db, config, clock.clone(), "127.0.0.1:0").await;
+        for (before, after, asked) in [(200, 10, Some(1000)), (200, 10, None), (60, 500, Some(1000))] {
+            let input = rosenbrock(&json!({"seed": 3, "tolerance": 0, "max_iterations": asked}));
+            let (owner, job) = submit(&service, &input).await;
+            let mut watching = owner.watch(&job, 0).await.unwrap();
+            let victim = optimizer(&service, slow(before, 15));
+            for _ in 0..20 {
+                watching.until(JobEventType::Progress).await;
+            }
+            victim.kill();
+            clock.advance(lease_ttl);
+            service.app.sweep().await.unwrap();
+            watching.until(JobEventType::Retrying).await;
+            clock.advance(Duration::from_secs(1));
+            let worker = optimizer(&service, slow(after, 0));
+            owner.until(&job, JobState::Succeeded).await;
+            worker.drain().await;
+
+            let events = owner.events(&job, 0).await;
+            let told = |kind| {
+                let data = events.iter().filter(move |event| event.r#type() == kind);
+                data.map(|event| serde_json::from_str(&event.data_json).unwrap()).collect::<Vec<Value>>()
+            };
+            let (progress, notices) = (told(JobEventType::Progress), told(JobEventType::Notice));
+            let result: Value = serde_json::from_str(&owner.result(&job).await.unwrap()).unwrap();
+            let last = progress.last().unwrap();
+            for field in ["iteration", "evaluations", "best"] {
+                assert_eq!(result[field], last[field], "{field}: {result} after {last}");
+            }
+            let ran = u64::try_from(progress.len()).unwrap();
+            assert_eq!(steps(&events, "iteration"), (1..=ran).collect::<Vec<_>>());
+            let allowed: Vec<_> = notices.iter().map(|notice| &notice["iterations"]["allowed"]).collect();
+            let expected: &[u64] = match asked {
+                _ if after > before => &[u64::from(before)],
+                Some(_) => &[u64::from(before), ran],
+                None => &[ran],
+            };
+            assert_eq!(allowed, expected, "{notices:?}");
+            assert_eq!(
+                (&result["iterations"]["allowed"], &result["stopped"]),
+                (&json!(expected.last()), &json!("max_iterations"))
+            );
+        }
         service.stop().await;
     }
 

@@ -139,6 +139,30 @@ fn a_store_without_its_key_file_or_with_a_wrong_one_is_refused() {
     drop(open(root.path()).unwrap());
 }
 
+/// Root reads what is closed to others; what leads to itself nobody reads.
+#[test]
+fn what_can_not_be_read_is_to_be_let_be() {
+    for place in
+        ["keys/secrets.json", "keys", "secrets", "secrets/objects", "secrets/store.json", "secrets/lock"]
+    {
+        let root = tempfile::tempdir().unwrap();
+        drop(open(root.path()).unwrap());
+        let (place, aside) = (root.path().join(place), root.path().join("aside"));
+        fs::rename(&place, &aside).unwrap();
+        std::os::unix::fs::symlink(&place, &place).unwrap();
+        let told = match open(root.path()) {
+            Err(Error::Setup(told)) => told,
+            other => panic!("{}: {:?}", place.display(), other.map(|_| ())),
+        };
+        for words in ["can't be used", "symbolic links", "leave it as it is", "check its owner and mode"] {
+            assert!(told.contains(words), "{words}: {told}");
+        }
+        fs::remove_file(&place).unwrap();
+        fs::rename(&aside, &place).unwrap();
+        drop(open(root.path()).unwrap());
+    }
+}
+
 #[test]
 fn outside_dev_no_key_is_made() {
     let root = tempfile::tempdir().unwrap();

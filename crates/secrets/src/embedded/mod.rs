@@ -90,15 +90,16 @@ impl Embedded {
         let (folder, key_file) = (config.folder.clone(), config.key_file.clone());
         let objects = folder.join("objects");
         disk::make_folder(&objects)
-            .map_err(|error| Error::io("making the folder (secrets.embedded.folder)", &objects, &error))?;
+            .and_then(|()| fs::read_dir(&objects).map(drop))
+            .map_err(|error| unusable(&objects, &error))?;
         let lock = take_lock(&folder)?;
-        disk::sweep(&folder).map_err(|error| Error::io("reading", &folder, &error))?;
+        disk::sweep(&folder).map_err(|error| unusable(&folder, &error))?;
 
         let marker = folder.join("store.json");
         let ring = match fs::read(&key_file) {
             Ok(text) => read_ring(&key_file, &Zeroizing::new(text), environment)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if marker.exists() {
+                if marker.try_exists().map_err(|error| unusable(&marker, &error))? {
                     return Err(Error::Setup(format!(
                         "the store in {} exists but its key file {} is missing; restore the key file (without it \
                          nothing in the store can be read), or move the store away to begin an empty one",
@@ -117,9 +118,7 @@ impl Embedded {
                 write_ring(&disk, &key_file, &ring)?;
                 ring
             }
-            Err(error) => {
-                return Err(Error::io("reading the key file (secrets.embedded.key_file)", &key_file, &error));
-            }
+            Err(error) => return Err(unusable(&key_file, &error)),
         };
         prove(&disk, &marker, &objects, &ring, environment, &entropy)?;
         Ok(Self {
@@ -226,7 +225,7 @@ fn take_lock(folder: &Path) -> Result<File> {
         .truncate(false)
         .mode(0o600)
         .open(&path)
-        .map_err(|error| Error::io("opening", &path, &error))?;
+        .map_err(|error| unusable(&path, &error))?;
     // A lock outlives its process by a moment where a child was being forked; a restart should not trip over it.
     for _ in 0..50 {
         match lock.try_lock() {
@@ -245,7 +244,7 @@ fn write_ring(disk: &Disk, path: &Path, ring: &KeyRing) -> Result<()> {
 }
 
 fn read_ring(path: &Path, text: &[u8], environment: Environment) -> Result<KeyRing> {
-    let mode = fs::metadata(path).map_err(|error| Error::io("reading the key file", path, &error))?.mode();
+    let mode = fs::metadata(path).map_err(|error| unusable(path, &error))?.mode();
     // Group-readable is how Kubernetes mounts a secret for a pod's fsGroup; the world never may.
     let forbidden = if environment.is_dev() { 0o077 } else { 0o037 };
     if mode & forbidden != 0 {
@@ -299,7 +298,7 @@ fn prove(
             }
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let mut entries = fs::read_dir(objects).map_err(|error| Error::io("reading", objects, &error))?;
+            let mut entries = fs::read_dir(objects).map_err(|error| unusable(objects, &error))?;
             if entries.next().is_some() {
                 return Err(corrupt("it is missing although the store holds secrets; restore it"));
             }
@@ -308,8 +307,17 @@ fn prove(
             let text = serde_json::to_vec_pretty(&marker).map_err(Error::unavailable)?;
             disk.replace(path, &text).map_err(|error| Error::io("writing", path, &error))
         }
-        Err(error) => Err(Error::io("reading", path, &error)),
+        Err(error) => Err(unusable(path, &error)),
     }
+}
+
+/// What can't be read may be the only copy of a key or a secret: nobody should be led to put another in its place.
+fn unusable(path: &Path, error: &io::Error) -> Error {
+    Error::Setup(format!(
+        "the secrets store can't be used: {}: {error}; leave it as it is, and check its owner and mode, and as which user this \
+         process runs",
+        shown_path(path)
+    ))
 }
 
 #[cfg(test)]

@@ -117,7 +117,7 @@ impl JobView {
     }
 }
 
-/// Queues a job: 202 with its address, or 200 if the idempotency key had made it before. `at` is where the input stands in
+/// Queues a job: 202 with its address, also where the idempotency key had made it before. `at` is where the input stands in
 /// the body; empty if it is the body.
 async fn submit(context: &Context, kind: String, input_json: String, at: &str) -> Result<HttpResponse> {
     if kind == optimize::KIND {
