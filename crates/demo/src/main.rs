@@ -6,16 +6,21 @@ mod bench_start;
 mod narrator;
 mod provider;
 mod server;
+mod signals;
 mod steps;
 mod tour;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
+use nix::sys::signal::Signal;
+
 use crate::narrator::Narrator;
+use crate::server::Server;
+use crate::signals::Signals;
 use crate::tour::{Proof, Tour, Visitor};
 
 /// Starts Gatehouse on this machine and does its main job from end to end
@@ -23,7 +28,7 @@ use crate::tour::{Proof, Tour, Visitor};
 #[command(
     name = "gatehouse-demo",
     version,
-    after_help = "Examples:\n  gatehouse-demo\n  gatehouse-demo --json | jq .\n  gatehouse-demo bench-start\n\nExit status: 0 only if every step did what it says."
+    after_help = "Examples:\n  gatehouse-demo\n  gatehouse-demo --json | jq .\n  gatehouse-demo bench-start\n\nExit status: 0 only if every step did what it says; 128 and its number after a signal."
 )]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -79,12 +84,20 @@ struct TourArgs {
     keep: PathBuf,
 }
 
+/// How it ended, where nothing failed.
+enum Ended {
+    Done,
+    BySignal(Signal),
+}
+
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
     let args = Args::parse();
     let mut narrator = Narrator::new(args.json);
     match run(&args, &mut narrator).await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Ended::Done) => ExitCode::SUCCESS,
+        // As a shell tells it.
+        Ok(Ended::BySignal(signal)) => ExitCode::from(u8::try_from(128 + signal as i32).unwrap_or(u8::MAX)),
         Err(error) => {
             narrator.failed(&error);
             ExitCode::FAILURE
@@ -92,15 +105,18 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(args: &Args, narrator: &mut Narrator) -> anyhow::Result<()> {
+async fn run(args: &Args, narrator: &mut Narrator) -> anyhow::Result<Ended> {
     // Fails only if it was installed before, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    match &args.command {
-        Some(Command::Tour(tour)) => return go(tour, narrator).await,
-        Some(Command::Provider(provider)) => return provider::run(provider).await,
-        Some(Command::ProviderCertificate(certificate)) => return provider::make_certificate(certificate),
-        Some(Command::BenchStart(_)) | None => {}
-    }
+    let bench = match &args.command {
+        Some(Command::Tour(tour)) => return go(tour, narrator).await.map(|()| Ended::Done),
+        Some(Command::Provider(provider)) => return provider::run(provider).await.map(|()| Ended::Done),
+        Some(Command::ProviderCertificate(certificate)) => {
+            return provider::make_certificate(certificate).map(|()| Ended::Done);
+        }
+        Some(Command::BenchStart(bench)) => Some(bench),
+        None => None,
+    };
     let program = match &args.gatehouse {
         Some(program) => program.clone(),
         None => std::env::current_exe()?.with_file_name("gatehouse"),
@@ -110,16 +126,46 @@ async fn run(args: &Args, narrator: &mut Narrator) -> anyhow::Result<()> {
         "{} is missing: run `make demo`, which builds it first",
         program.display()
     );
-    if let Some(Command::BenchStart(bench)) = &args.command {
-        return bench_start::run(bench, &program).await;
+    // Before anything is started.
+    let mut signals = Signals::listen()?;
+    let Some(bench) = bench else { return demonstrate(args, &program, &mut signals, narrator).await };
+    tokio::select! {
+        measured = bench_start::run(bench, &program) => measured.map(|()| Ended::Done),
+        // What runs is dropped, and killed by that; its data are thrown away.
+        signal = signals.recv() => Ok(Ended::BySignal(signal)),
     }
-    let mut server =
-        server::start(&program, &args.data, narrator).await.context("Gatehouse did not start")?;
-    // What failed is told at once; the server is dropped, and ends, behind it.
-    steps::run(&server.tour, narrator).await?;
+}
+
+/// The demo itself.
+async fn demonstrate(
+    args: &Args,
+    program: &Path,
+    signals: &mut Signals,
+    narrator: &mut Narrator,
+) -> anyhow::Result<Ended> {
+    let mut server = Server::start(program, &args.data, narrator).await.context("Gatehouse did not start")?;
+    let signal = tokio::select! {
+        // What failed is told at once; the server is dropped, and ends, behind it.
+        toured = tour(&mut server, narrator) => {
+            narrator.summary(&toured?);
+            return Ok(Ended::Done);
+        }
+        signal = signals.recv() => signal,
+    };
+    narrator.say(&format!("{signal}: what was started stops; a second signal kills it"));
+    tokio::select! {
+        stopped = server.stop(narrator) => stopped?,
+        _ = signals.recv() => {}
+    }
+    Ok(Ended::BySignal(signal))
+}
+
+/// Every step, the stop included; where to look next.
+async fn tour(server: &mut Server, narrator: &mut Narrator) -> anyhow::Result<Vec<(&'static str, String)>> {
+    let tour = server.ready(narrator).await.context("Gatehouse did not start")?;
+    steps::run(&tour, narrator).await?;
     server.stop(narrator).await?;
-    narrator.summary(&server.tour.next);
-    Ok(())
+    Ok(tour.next)
 }
 
 /// The tour through what runs already.

@@ -39,6 +39,13 @@ impl Cost {
     }
 }
 
+/// The least that a buffer reserves, in blocks of 1 KiB; of it, only what a hash needs is ever touched.
+///
+/// What is above 32 MiB, glibc's allocator maps apart and gives back when it is freed. The first thing below that is
+/// freed raises the size from which it maps: every further buffer of 19 MiB would come from the heap of the thread that
+/// wanted it and stay there for ever, and twice as much of everybody's free memory would no longer be given back.
+const LEAST_RESERVED_BLOCKS: usize = 33 * 1024;
+
 /// The memory of one hash, to be used again for the next.
 pub struct Buffer(Vec<Block>);
 
@@ -46,7 +53,21 @@ impl Buffer {
     /// Memory for one hash at `cost`.
     #[must_use]
     pub fn new(cost: Cost) -> Self {
-        Self(vec![Block::new(); cost.memory_kib as usize])
+        let mut buffer = Self(Vec::new());
+        buffer.make_room(cost);
+        buffer
+    }
+
+    fn make_room(&mut self, cost: Cost) {
+        let blocks = cost.memory_kib as usize;
+        if self.0.len() >= blocks {
+            return;
+        }
+        if self.0.capacity() < blocks.max(LEAST_RESERVED_BLOCKS) {
+            // Nothing of the old one is needed: without it there is nothing to copy.
+            self.0 = Vec::with_capacity(blocks.max(LEAST_RESERVED_BLOCKS));
+        }
+        self.0.resize(blocks, Block::new());
     }
 }
 
@@ -124,9 +145,7 @@ impl PasswordHash {
         let secret = pepper.as_ref().map_or(&[][..], |pepper| &pepper.expose()[..]);
         let argon2 = Argon2::new_with_secret(secret, Algorithm::Argon2id, Version::V0x13, params)
             .map_err(|_| HashError::Malformed)?;
-        if buffer.0.len() < self.cost.memory_kib as usize {
-            buffer.0.resize(self.cost.memory_kib as usize, Block::new());
-        }
+        buffer.make_room(self.cost);
         let mut out = [0; 32];
         argon2
             .hash_password_into_with_memory(password.as_bytes(), &self.salt, &mut out, &mut buffer.0[..])
@@ -231,6 +250,30 @@ mod tests {
         assert_eq!(computed, expected);
         // The buffer is used again: nothing of the last hash enters the next.
         assert_eq!(made.compute("password", Some(&ring), &mut buffer).unwrap(), expected);
+    }
+
+    /// The address is asked for, not how much memory the process has: other tests run beside this one.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[test]
+    fn the_memory_of_a_hash_is_given_back_each_time() {
+        let is_mapped = |address: usize| {
+            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+            maps.lines().any(|line| {
+                let (from, to) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+                let bound = |text: &str| usize::from_str_radix(text, 16).unwrap();
+                (bound(from)..bound(to)).contains(&address)
+            })
+        };
+        let is_given_back = || {
+            let buffer = Buffer::new(Cost::DEFAULT);
+            let middle = buffer.0[buffer.0.len() / 2..].as_ptr().addr();
+            assert!(is_mapped(middle));
+            drop(buffer);
+            !is_mapped(middle)
+        };
+        // The first always is. Another test may map its own memory there at once, but not each time.
+        is_given_back();
+        assert!((0..10).any(|_| is_given_back()), "it stays with the process after the first");
     }
 
     #[test]

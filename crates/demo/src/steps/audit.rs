@@ -57,7 +57,7 @@ pub(crate) async fn run(
     };
     let verify = |with_kept: bool| {
         let mut command = Command::new(program);
-        command.arg("verify-audit-chain").arg("--data").arg(data);
+        command.arg("verify-audit-chain").arg("--data").arg(data).kill_on_drop(true);
         if with_kept {
             command.arg("--checkpoint").arg(tour.data.join(KEPT_CHECKPOINT));
             command.arg("--verifier-key-file").arg(tour.data.join(KEPT_KEY));
