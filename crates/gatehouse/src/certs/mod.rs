@@ -101,7 +101,10 @@ pub(crate) struct CertsArgs {
 /// Makes what is missing, renews what ends soon, and says what there is: once, or again and again.
 pub(crate) fn run(args: &CertsArgs) -> anyhow::Result<ExitCode> {
     // Not by the parser of arguments, which would repeat what is no environment.
-    let environment = args.environment.map_or_else(environment, Ok)?;
+    let environment = match args.environment {
+        Some(environment) => environment,
+        None => environment().context("--environment is not given")?,
+    };
     let Some(hours) = args.every else {
         settle(args, environment)?;
         return Ok(ExitCode::SUCCESS);
