@@ -185,7 +185,7 @@ impl Sequencer {
         let drafts: Vec<&Draft> = jobs.iter().flat_map(|job| &job.drafts).collect();
         match self.commit(&drafts, edge.as_ref()).await {
             Ok((mut places, next, added)) => {
-                self.0.appended.add(added, &self.0.labels);
+                self.count(added);
                 self.0.group_size.record(drafts.len() as u64, &self.0.labels);
                 *edge = Some(next);
                 for job in jobs {
@@ -244,6 +244,18 @@ impl Sequencer {
             look = true;
         }
         Err(Error::internal("events went into other logs at the same time, again and again").into())
+    }
+
+    /// Adds an entry of this service's own within a transaction that does what it tells. Whoever has it locks no other log
+    /// afterwards: this one is the last. Once that is committed, [`Self::count`] is to be told.
+    pub(crate) async fn append_within(&self, tx: &mut Tx, draft: &Draft) -> gatehouse_db::Result<()> {
+        let added = self.append_in(tx, &[draft], None, self.0.clock.now(), false).await?;
+        added.map(drop).ok_or_else(|| Error::internal("an event of our own was there already").into())
+    }
+
+    /// Counts entries that were added.
+    pub(crate) fn count(&self, added: u64) {
+        self.0.appended.add(added, &self.0.labels);
     }
 
     /// `None`, and the transaction is to be rolled back, if an event is there already that was not found so.
