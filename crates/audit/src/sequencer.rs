@@ -273,8 +273,8 @@ impl Sequencer {
         }
         let log = &self.0.log;
         let locked = heads::lock(tx, log).await?;
+        let erased = self.look_at_files(drafts).await?;
         self.0.standing.check_locked(locked.size)?;
-        let erased = self.erased_among(drafts).await?;
         let remembered = edge.filter(|edge| (edge.size, edge.chain) == (locked.size, locked.chain));
         let mut tree = match remembered {
             Some(edge) => edge.tiles.clone(),
@@ -327,15 +327,14 @@ impl Sequencer {
         Ok(Some((places, Edge { size, chain, tiles: tree }, size - locked.size)))
     }
 
-    /// Who of those named is erased by now. To be asked under the lock of the head, for which an erasure waits once it has
-    /// begun: a draft may be older than that.
-    async fn erased_among(&self, drafts: &[&Draft]) -> Result<HashSet<PersonId>> {
+    /// Learns what was signed by now, and who of those named is erased by now. To be asked under the lock of the head. An
+    /// erasure that has begun waits for it: a draft may be older than that. And what another replica signed before a
+    /// database went back may reach beyond the entries that there are.
+    async fn look_at_files(&self, drafts: &[&Draft]) -> Result<HashSet<PersonId>> {
         let mut named: HashSet<PersonId> = drafts.iter().flat_map(|draft| draft.persons()).collect();
-        if named.is_empty() {
-            return Ok(named);
-        }
-        let keys = self.0.keys.clone();
+        let (keys, standing) = (self.0.keys.clone(), self.0.standing.clone());
         let look = move || {
+            standing.read_if_changed();
             named.retain(|person| keys.is_erased(Owner::Person(*person)));
             named
         };
