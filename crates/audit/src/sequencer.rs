@@ -185,7 +185,7 @@ impl Sequencer {
         let drafts: Vec<&Draft> = jobs.iter().flat_map(|job| &job.drafts).collect();
         match self.commit(&drafts, edge.as_ref()).await {
             Ok((mut places, next, added)) => {
-                self.0.appended.add(added, &self.0.labels);
+                self.count(added);
                 self.0.group_size.record(drafts.len() as u64, &self.0.labels);
                 *edge = Some(next);
                 for job in jobs {
@@ -246,6 +246,18 @@ impl Sequencer {
         Err(Error::internal("events went into other logs at the same time, again and again").into())
     }
 
+    /// Adds an entry of this service's own within a transaction that does what it tells. Whoever has it locks no other log
+    /// afterwards: this one is the last. Once that is committed, [`Self::count`] is to be told.
+    pub(crate) async fn append_within(&self, tx: &mut Tx, draft: &Draft) -> gatehouse_db::Result<()> {
+        let added = self.append_in(tx, &[draft], None, self.0.clock.now(), false).await?;
+        added.map(drop).ok_or_else(|| Error::internal("an event of our own was there already").into())
+    }
+
+    /// Counts entries that were added.
+    pub(crate) fn count(&self, added: u64) {
+        self.0.appended.add(added, &self.0.labels);
+    }
+
     /// `None`, and the transaction is to be rolled back, if an event is there already that was not found so.
     async fn append_in(
         &self,
@@ -261,8 +273,8 @@ impl Sequencer {
         }
         let log = &self.0.log;
         let locked = heads::lock(tx, log).await?;
+        let erased = self.look_at_files(drafts).await?;
         self.0.standing.check_locked(locked.size)?;
-        let erased = self.erased_among(drafts).await?;
         let remembered = edge.filter(|edge| (edge.size, edge.chain) == (locked.size, locked.chain));
         let mut tree = match remembered {
             Some(edge) => edge.tiles.clone(),
@@ -315,15 +327,14 @@ impl Sequencer {
         Ok(Some((places, Edge { size, chain, tiles: tree }, size - locked.size)))
     }
 
-    /// Who of those named is erased by now. To be asked under the lock of the head, for which an erasure waits once it has
-    /// begun: a draft may be older than that.
-    async fn erased_among(&self, drafts: &[&Draft]) -> Result<HashSet<PersonId>> {
+    /// Learns what was signed by now, and who of those named is erased by now. To be asked under the lock of the head. An
+    /// erasure that has begun waits for it: a draft may be older than that. And what another replica signed before a
+    /// database went back may reach beyond the entries that there are.
+    async fn look_at_files(&self, drafts: &[&Draft]) -> Result<HashSet<PersonId>> {
         let mut named: HashSet<PersonId> = drafts.iter().flat_map(|draft| draft.persons()).collect();
-        if named.is_empty() {
-            return Ok(named);
-        }
-        let keys = self.0.keys.clone();
+        let (keys, standing) = (self.0.keys.clone(), self.0.standing.clone());
         let look = move || {
+            standing.read_if_changed();
             named.retain(|person| keys.is_erased(Owner::Person(*person)));
             named
         };

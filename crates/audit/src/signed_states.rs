@@ -4,9 +4,9 @@
 //! So size and root are written down here before a signature leaves the service, and what the log is now has to extend
 //! them. Replicas may share the folder or have one each: a file that is behind only knows less.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Read as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,6 +51,25 @@ impl Known {
     }
 }
 
+/// Which writing of a file it is. A state is put in the place of another by a rename, so that each is a file of its own, and
+/// one that is written in place has another time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Version {
+    /// Device, number and size.
+    file: [u64; 3],
+    /// When it was written and when it was renamed, each in seconds and nanoseconds.
+    times: [i64; 4],
+}
+
+impl From<&Metadata> for Version {
+    fn from(of: &Metadata) -> Self {
+        Self {
+            file: [of.dev(), of.ino(), of.size()],
+            times: [of.mtime(), of.mtime_nsec(), of.ctime(), of.ctime_nsec()],
+        }
+    }
+}
+
 /// A state as the configuration names it: `<origin> <size> <root>`.
 pub(crate) fn parse(text: &str) -> Option<Checkpoint> {
     let lines = format!("{}\n", text.trim().replace(' ', "\n"));
@@ -80,25 +99,59 @@ impl SignedStates {
     /// # Errors
     /// `SIGNED_STATE_UNREADABLE`.
     pub(crate) fn lookup(&self, origin: &str) -> Result<Known> {
+        self.read(origin).1
+    }
+
+    /// As [`Self::lookup`], and which file it was, `None` if there is none.
+    pub(crate) fn read(&self, origin: &str) -> (Option<Version>, Result<Known>) {
         let path = self.path(origin);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Known::Nothing),
-            Err(error) => return Err(unreadable(&path, &error.to_string())),
+        let (mut version, mut text) = (None, String::new());
+        let read = File::open(&path).and_then(|mut file| {
+            // Before the text: one that is written meanwhile has another version afterwards.
+            version = Some(Version::from(&file.metadata()?));
+            file.read_to_string(&mut text)
+        });
+        let known = match read {
+            Ok(_) => self.parsed(&path, origin, &text),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Known::Nothing),
+            Err(error) => {
+                version = version.or_else(|| self.version(origin).ok().flatten());
+                Err(unreadable(&path, &error.to_string()))
+            }
         };
+        (version, known)
+    }
+
+    fn parsed(&self, path: &Path, origin: &str, text: &str) -> Result<Known> {
         match text.parse::<Checkpoint>() {
-            Ok(state) if state.origin != origin => Err(unreadable(&path, "it is of another log")),
+            Ok(state) if state.origin != origin => Err(unreadable(path, "it is of another log")),
             Ok(state) if self.given_up.contains(&state) => Ok(Known::GivenUp(state)),
             Ok(state) => Ok(Known::State(state)),
-            Err(error) => Err(unreadable(&path, &error.to_string())),
+            Err(error) => Err(unreadable(path, &error.to_string())),
         }
     }
 
-    /// Writes down what is about to be signed, unless more is known already. On disk when it returns.
+    /// Which file says it now, without reading it.
+    pub(crate) fn version(&self, origin: &str) -> io::Result<Option<Version>> {
+        match fs::metadata(self.path(origin)) {
+            Ok(metadata) => Ok(Some(Version::from(&metadata))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes down what is about to be signed, unless as much is known already. On disk when it returns.
+    ///
+    /// What stands there must be `compared`, a state that the log was found to extend. If it is another one, it is left and
+    /// returned: it may be of another history.
     ///
     /// A replica that stands still with the lock keeps nobody from signing: after about a second this goes on without it.
     /// Either then may put its state over a newer one, so whoever signed looks afterwards whether it still stands.
-    pub(crate) fn record(&self, state: &Checkpoint) -> Result<()> {
+    pub(crate) fn record(
+        &self,
+        state: &Checkpoint,
+        compared: Option<&Checkpoint>,
+    ) -> Result<Option<Checkpoint>> {
         let failed = |error: io::Error| {
             Error::internal(format!("nothing is signed: {}: {error}", self.path(&state.origin).display()))
         };
@@ -117,10 +170,16 @@ impl SignedStates {
                 "another replica holds the lock of what was signed and does not go on; written without it"
             );
         }
-        if self.lookup(&state.origin)?.state().is_some_and(|known| known.size >= state.size) {
-            return Ok(());
+        if let Some(known) = self.lookup(&state.origin)?.state() {
+            if known != *state && compared != Some(&known) {
+                return Ok(Some(known));
+            }
+            if known.size >= state.size {
+                return Ok(None);
+            }
         }
-        replace(&self.path(&state.origin), &state.to_string(), &self.entropy).map_err(failed)
+        replace(&self.path(&state.origin), &state.to_string(), &self.entropy).map_err(failed)?;
+        Ok(None)
     }
 }
 
@@ -163,20 +222,28 @@ mod tests {
         let (one, two) = (states(Vec::new()), states(Vec::new()));
         let known = |states: &SignedStates| states.lookup("a/dev/audit/default").expect("readable");
         assert_eq!(known(&one), Known::Nothing);
-        one.record(&state(3, 1)).expect("written");
-        two.record(&state(5, 2)).expect("written");
-        one.record(&state(4, 3)).expect("known already");
-        one.record(&state(5, 4)).expect("known already");
+        assert_eq!(one.record(&state(3, 1), None).expect("written"), None);
+        // What was not compared with the log is not put over, and not passed over either.
+        for compared in [None, Some(state(3, 2))] {
+            let found = two.record(&state(5, 2), compared.as_ref()).expect("found");
+            assert_eq!((found, known(&two)), (Some(state(3, 1)), Known::State(state(3, 1))));
+        }
+        assert_eq!(two.record(&state(5, 2), Some(&state(3, 1))).expect("written"), None);
+        for older in [state(4, 3), state(5, 4)] {
+            assert_eq!(one.record(&older, Some(&state(3, 1))).expect("found"), Some(state(5, 2)));
+            assert_eq!(one.record(&older, Some(&state(5, 2))).expect("known already"), None);
+        }
+        assert_eq!(one.record(&state(5, 2), None).expect("known already"), None);
         assert_eq!(known(&one), Known::State(state(5, 2)));
         assert_eq!(one.lookup("a/prod/audit/default").expect("readable"), Known::Nothing);
         let given_up = parse(&as_configured(&state(5, 2))).expect("it reads what it writes");
         let three = states(vec![given_up]);
         assert_eq!(known(&three), Known::GivenUp(state(5, 2)));
-        three.record(&state(4, 3)).expect("written");
+        assert_eq!(three.record(&state(4, 3), None).expect("written"), None);
         assert_eq!((known(&three), known(&one)), (Known::State(state(4, 3)), Known::State(state(4, 3))));
         fs::write(one.path("a/dev/audit/default"), "a/dev/audit/default\n4\n").expect("written");
         assert_eq!(one.lookup("a/dev/audit/default").expect_err("cut").reason(), "SIGNED_STATE_UNREADABLE");
-        assert_eq!(one.record(&state(9, 1)).expect_err("cut").reason(), "SIGNED_STATE_UNREADABLE");
+        assert_eq!(one.record(&state(9, 1), None).expect_err("cut").reason(), "SIGNED_STATE_UNREADABLE");
         // Nothing half-written is left.
         assert_eq!(fs::read_dir(folder.path().join(FOLDER)).expect("listed").count(), 2);
     }

@@ -7,12 +7,12 @@ mod world;
 
 use std::time::Duration;
 
-use gatehouse_audit::MIGRATIONS;
 use gatehouse_audit::domain::digest::Digest;
 use gatehouse_audit::domain::leaf::Leaf;
 use gatehouse_audit::domain::names::LogId;
 use gatehouse_audit::domain::verify::Verdict;
 use gatehouse_audit::verify_log::{ExitCode, Trust};
+use gatehouse_audit::{LogConfig, MIGRATIONS};
 use gatehouse_core::{Clock, Timestamp};
 use gatehouse_db::{Sql, Value, params, run_tx, sql};
 use gatehouse_proto::audit::v1::{GetCheckpointRequest, ListLogsRequest, NewEvent};
@@ -32,6 +32,10 @@ sql! {
     DELETE_FRONT = "DELETE FROM audit_events WHERE log = 'default' AND seq < 4";
     DELETE_ROWS_OF_FRONT = "DELETE FROM audit_logs WHERE log = 'default' AND seq < 4";
     CHANGE_TILE = "UPDATE audit_tiles SET hashes = $1 WHERE log = 'default' AND level = 0";
+    CUT_DEFAULT = "UPDATE audit_heads SET size = 9 WHERE log = 'default'";
+    UNCUT_DEFAULT = "UPDATE audit_heads SET size = 10 WHERE log = 'default'";
+    FIRST_OF_SHORT = "SELECT first_seq FROM audit_heads WHERE log = 'short'";
+    REMOVALS = "SELECT COUNT(*) AS events FROM audit_logs WHERE action = 'audit.entries.prune'";
     READ_TILE = "SELECT hashes FROM audit_tiles WHERE log = 'default' AND level = 0";
 }
 
@@ -179,5 +183,44 @@ both_engines! {
         eventually(Duration::from_secs(30), || async { started.elapsed() > Duration::from_secs(3) }).await;
         assert_eq!(scene.first().await, 0);
         scene.replica.stop().await;
+    }
+
+    /// The event that says what went stands in another log: nothing goes that it can't be said of.
+    async fn what_can_not_be_said_to_go_stays(db: TestDb) {
+        let mut world = World::new(db);
+        world.clock = Clock::settable(Timestamp::from_seconds(1_790_000_000));
+        world.config.prune_interval_ms = 1_000;
+        world.config.logs = vec![LogConfig { name: "short".into(), days: 1 }];
+        // In parts: each is said.
+        world.config.max_prune = 5;
+        let replica = world.replica().await;
+        let event = |class: &str| NewEvent { retention_class: class.into(), ..world.event("test.things.do") };
+        let of_short = || (0..SIZE).map(|_| event("short")).collect::<Vec<_>>();
+        append(&mut world.emitter(&replica, "job"), (0..SIZE).map(|_| event("")).collect()).await;
+        append(&mut world.emitter(&replica, "job"), of_short()).await;
+        world.keep_checkpoint(&replica).await;
+        let number = async |sql: &Sql, column: &str| {
+            run_tx!(&*world.db, "test.read", |tx| { tx.fetch_one(sql, params![]).await?.get::<i64>(column) }).unwrap()
+        };
+
+        run_tx!(&*world.db, "test.cut", |tx| { tx.execute(&CUT_DEFAULT, params![]).await.map(drop) }).unwrap();
+        world.clock.advance(2 * DAY);
+        // Each pass signs the log first, and nothing else signs it.
+        for _ in 0..2 {
+            let size = append(&mut world.emitter(&replica, "job"), vec![event("short")]).await[0].index + 1;
+            eventually(Duration::from_secs(30), || async {
+                let request = GetCheckpointRequest { log: "short".into(), fresh: false };
+                let newest = world.operator(&replica).get_checkpoint(request).await;
+                newest.is_ok_and(|newest| newest.into_inner().checkpoint.lines().nth(1) == Some(&size.to_string()))
+            })
+            .await;
+        }
+        assert_eq!(number(&FIRST_OF_SHORT, "first_seq").await, 0, "entries went without a word");
+
+        run_tx!(&*world.db, "test.uncut", |tx| { tx.execute(&UNCUT_DEFAULT, params![]).await.map(drop) }).unwrap();
+        eventually(Duration::from_secs(30), async || number(&FIRST_OF_SHORT, "first_seq").await == 10).await;
+        assert_eq!(number(&REMOVALS, "events").await, 2);
+        assert!(replica.readiness.unmet().is_empty());
+        replica.stop().await;
     }
 }

@@ -37,6 +37,8 @@ sql! {
     CUT = "UPDATE audit_heads SET size = 3";
     UNCUT = "UPDATE audit_heads SET size = 5";
     SIZE = "SELECT size FROM audit_heads WHERE log = 'default'";
+    TILE = "SELECT hashes FROM audit_tiles WHERE log = 'default' AND level = 0";
+    CHANGE_TILE = "UPDATE audit_tiles SET hashes = $1 WHERE log = 'default' AND level = 0";
     SIGN_AT_SIX = "INSERT INTO audit_checkpoints (log, size, signed_at, note) VALUES ('default', 6, 0, '')";
     GIVEN_UP = "SELECT COUNT(*) AS events FROM audit_logs WHERE action = 'audit.states.give_up'";
 }
@@ -103,6 +105,28 @@ async fn append_refused(world: &World, replica: &Replica) -> Error {
     from_status(
         world.emitter(replica, "job").append_events(AppendEventsRequest { events }).await.unwrap_err(),
     )
+}
+
+/// Whether a state was signed just now.
+async fn is_signed(world: &World, replica: &Replica) -> bool {
+    let fresh = GetCheckpointRequest { log: String::new(), fresh: true };
+    world.operator(replica).get_checkpoint(fresh).await.is_ok()
+}
+
+/// Changes one hash of the tree; changes it back the next time.
+async fn change_tile(world: &World) {
+    run_tx!(&*world.db, "test.tile", |tx| {
+        let mut hashes: Vec<u8> = tx.fetch_one(&TILE, params![]).await?.get("hashes")?;
+        hashes[0] ^= 1;
+        tx.execute(&CHANGE_TILE, params![hashes]).await.map(drop)
+    })
+    .unwrap();
+}
+
+/// How often this process has `path` open.
+fn opened(path: &Path) -> usize {
+    let open = std::fs::read_dir("/proc/self/fd").unwrap();
+    open.filter(|file| std::fs::read_link(file.as_ref().unwrap().path()).is_ok_and(|at| at == path)).count()
 }
 
 /// The file that says what was signed last.
@@ -186,7 +210,118 @@ both_engines! {
         log(&world, &replica, 1).await;
         let fresh = GetCheckpointRequest { log: String::new(), fresh: true };
         assert_eq!(world.operator(&replica).get_checkpoint(fresh).await.unwrap_err().code(), tonic::Code::Internal);
+        // It started with that, and said so: what is found again changes nothing.
+        log(&world, &replica, 1).await;
+        assert!(replica.readiness.unmet().is_empty(), "{:?}", replica.readiness.unmet());
         replica.stop().await;
+    }
+
+    /// Another history, as long or longer, with the file of it or with none: the process still remembers its own.
+    async fn a_second_history_is_not_signed_though_the_file_went_with_the_database(db: TestDb) {
+        let world = World::new(db);
+        let replica = world.replica().await;
+        log(&world, &replica, 9).await;
+        world.keep_checkpoint(&replica).await;
+        let file = state_file(&world);
+        let theirs = std::fs::read(&file).unwrap();
+        back_up(&world).await;
+        replica.stop().await;
+        for theirs in [None, Some(theirs)] {
+            empty(&world).await;
+            std::fs::remove_file(&file).unwrap();
+            let replica = world.replica().await;
+            log(&world, &replica, 6).await;
+            world.keep_checkpoint(&replica).await;
+            let ours = std::fs::read(&file).unwrap();
+            restore(&world).await;
+            match &theirs {
+                Some(theirs) => std::fs::write(&file, theirs).unwrap(),
+                None => std::fs::remove_file(&file).unwrap(),
+            }
+            log(&world, &replica, 2).await;
+            for _ in 0..2 {
+                assert!(!is_signed(&world, &replica).await, "a second history was signed");
+            }
+            let unmet = replica.readiness.unmet();
+            assert_eq!(unmet["audit.logs.default"], "it does not extend its state of 6 entries, which was signed");
+            assert_eq!(append_refused(&world, &replica).await.reason(), "AUDIT_NOT_STORED");
+            assert_eq!(size(&world).await, 11);
+            replica.stop().await;
+            std::fs::write(&file, ours).unwrap();
+        }
+    }
+
+    /// Whoever signs finds that the log is another one, and takes no more events until it is the right one again.
+    async fn a_log_that_becomes_another_takes_no_events_until_it_is_the_right_one_again(db: TestDb) {
+        let world = World::new(db);
+        let replica = world.replica().await;
+        log(&world, &replica, 3).await;
+        world.keep_checkpoint(&replica).await;
+        log(&world, &replica, 1).await;
+        change_tile(&world).await;
+        assert!(!is_signed(&world, &replica).await);
+        let unmet = replica.readiness.unmet();
+        assert_eq!(unmet["audit.logs.default"], "it does not extend its state of 3 entries, which was signed");
+        for _ in 0..2 {
+            assert_eq!(append_refused(&world, &replica).await.reason(), "AUDIT_NOT_STORED");
+        }
+        assert!(!replica.readiness.unmet().is_empty());
+        change_tile(&world).await;
+        world.keep_checkpoint(&replica).await;
+        assert!(replica.readiness.unmet().is_empty());
+        log(&world, &replica, 1).await;
+        replica.stop().await;
+    }
+
+    /// It went back over what another replica signed since this one read the file.
+    async fn an_event_takes_no_place_that_another_replica_signed(db: TestDb) {
+        let world = World::new(db);
+        let (one, two) = (world.replica().await, world.replica().await);
+        log(&world, &one, 3).await;
+        world.keep_checkpoint(&two).await;
+        log(&world, &two, 1).await;
+        back_up(&world).await;
+        log(&world, &one, 2).await;
+        world.keep_checkpoint(&one).await;
+        restore(&world).await;
+        assert_eq!(append_refused(&world, &two).await.reason(), "AUDIT_NOT_STORED");
+        assert_eq!(two.readiness.unmet()["audit.logs.default"], "it has 4 entries, and 6 were signed");
+        assert_eq!(size(&world).await, 4);
+        one.stop().await;
+        two.stop().await;
+    }
+
+    /// Another replica signs something else between the look at the log and the word about it.
+    async fn what_was_signed_since_the_log_was_looked_at_is_compared_with_it(db: TestDb) {
+        let world = World::new(db);
+        let replica = world.replica().await;
+        log(&world, &replica, 1).await;
+        world.keep_checkpoint(&replica).await;
+        let (file, lock) = (state_file(&world), world.config.subject_keys_dir.join("signed/.lock"));
+        let ours = Checkpoint::read_unsigned(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        replica.stop().await;
+        for size in [2, 5, 90] {
+            std::fs::write(&file, ours.to_string()).unwrap();
+            let replica = world.replica().await;
+            let entries = if size == 2 { 3 } else { 1 };
+            log(&world, &replica, entries).await;
+            let held = std::fs::File::open(&lock).unwrap();
+            held.lock().unwrap();
+            let mut operator = world.operator(&replica);
+            let signing = tokio::spawn(async move {
+                let fresh = GetCheckpointRequest { log: String::new(), fresh: true };
+                operator.get_checkpoint(fresh).await
+            });
+            eventually(Duration::from_secs(60), async || opened(&lock) > 1).await;
+            let theirs = Checkpoint { size, ..ours.clone() };
+            std::fs::write(&file, theirs.to_string()).unwrap();
+            drop(held);
+            assert!(signing.await.unwrap().is_err(), "a second history was signed");
+            assert_eq!(Checkpoint::read_unsigned(&std::fs::read_to_string(&file).unwrap()), Ok(theirs));
+            assert!(!replica.readiness.unmet().is_empty());
+            assert_eq!(append_refused(&world, &replica).await.reason(), "AUDIT_NOT_STORED");
+            replica.stop().await;
+        }
     }
 
     /// As where another replica signed, with a folder of its own, or the folder was restored from a backup too.

@@ -164,7 +164,7 @@ impl App {
     }
 
     /// Seals the payload and puts pseudonyms for persons. Makes keys where there are none: blocking.
-    fn draft(&self, event: Incoming) -> Result<(String, Draft)> {
+    pub(super) fn draft(&self, event: Incoming) -> Result<(String, Draft)> {
         let log =
             self.log_for(&event.retention_class).ok_or_else(|| Error::internal("there is no default log"))?;
         let subject = event.subject.or(event.actor.person());

@@ -13,7 +13,7 @@ use super::{App, Log};
 use crate::domain::checkpoint::{Checkpoint, CheckpointError};
 use crate::domain::names::Service;
 use crate::domain::note::NoteError;
-use crate::domain::tiles::tiles_of;
+use crate::domain::tiles::{Tiles, tiles_of};
 use crate::sequencer::damaged;
 use crate::signed_states::Known;
 use crate::store::heads::Head;
@@ -21,12 +21,21 @@ use crate::store::{checkpoints, heads, tiles};
 
 /// So often is looked whether the file knows what was signed.
 const MOST_LOOKS: u32 = 3;
+/// So often is tried to write down what is signed. Each time somebody else has written down something smaller meanwhile.
+const MOST_RECORDS: u32 = 10;
 
 /// A signed checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Signed {
     pub(crate) size: u64,
     pub(crate) note: String,
+}
+
+/// A log that extends what was signed of it.
+struct Look {
+    head: Head,
+    tree: Tiles,
+    newest: Option<(u64, String)>,
 }
 
 /// What stands in the table, once something was put there.
@@ -64,31 +73,9 @@ impl App {
     /// what was signed before, as the database and the file outside of it say: a second history gets no signature.
     pub(crate) async fn sign_checkpoint(&self, log: &Log) -> Result<Signed> {
         // Before the log is looked at: another replica may sign more meanwhile.
-        let known = self.signed_state(log).await.map_err(Error::internal)?.state();
+        let mut known = self.signed_state(log).await.map_err(Error::internal)?.state();
         let known_size = known.as_ref().map_or(0, |state| state.size);
-        let signed = log.standing.known();
-        let (head, tree, newest) = read_tx!(self.db, "audit.checkpoint_state", |tx| {
-            let head = heads::lookup(tx, &log.id)
-                .await?
-                .ok_or_else(|| Error::internal(format!("the log {} has no head", log.id)))?;
-            let newest = checkpoints::lookup_newest(tx, &log.id).await?;
-            let older = newest.as_ref().map_or(0, |(size, _)| (*size).min(head.size));
-            let needed: BTreeSet<_> = tiles_of([(0, head.size), (0, older), (0, known_size.min(head.size))]);
-            Ok((head, tiles::load(tx, &log.id, &needed).await?, newest))
-        })?;
-        log.standing.check(signed.as_ref(), head.size).map_err(Error::internal)?;
-        if let Some(state) = &known
-            && tree.range(0, state.size).map_err(damaged)? != state.root
-        {
-            let path = self.states.path(&log.origin);
-            return Err(Error::internal(format!(
-                "the log {} does not extend its state of {} entries, which was signed, as {} says: it was rewritten or \
-                 restored from a backup. Run verify-audit-chain.",
-                log.id,
-                state.size,
-                path.display()
-            )));
-        }
+        let Look { head, tree, newest } = self.look(log, known.as_slice()).await?;
         if let Some((size, note)) = newest {
             let (signed, by) = Checkpoint::open_by_any(&note, &log.accepted).map_err(|error| {
                 Error::internal(format!("the stored checkpoint of size {size} of {}: {error}", log.id))
@@ -105,8 +92,10 @@ impl App {
             }
             // It may be another replica that signed it, with a folder of its own.
             if size > known_size && signed.origin == log.origin {
-                self.record(log, signed.clone()).await?;
+                self.write_down(log, &signed, known).await?;
+                log.standing.extends(&signed);
                 self.settle_record(log).await?;
+                known = Some(signed.clone());
             }
             if size == head.size {
                 // Under another name it would be the checkpoint of another log.
@@ -120,7 +109,8 @@ impl App {
         }
         let root = tree.range(0, head.size).map_err(damaged)?;
         let checkpoint = Checkpoint { origin: log.origin.clone(), size: head.size, root };
-        self.record(log, checkpoint.clone()).await?;
+        self.write_down(log, &checkpoint, known).await?;
+        log.standing.extends(&checkpoint);
         let note = checkpoint.sign(&log.signer).map_err(Error::internal)?;
         let now = self.clock.now();
         let kept = run_tx!(self.db, "audit.sign", |tx| {
@@ -129,6 +119,50 @@ impl App {
         })?;
         self.settle_record(log).await?;
         kept_as_stored(kept)
+    }
+
+    /// Looks at the log, and holds what this process knows to be signed against it, and `others`, which the file says or said.
+    async fn look(&self, log: &Log, others: &[Checkpoint]) -> Result<Look> {
+        let expected = log.standing.expected();
+        let sizes: BTreeSet<u64> = expected.states.iter().chain(others).map(|state| state.size).collect();
+        let look = read_tx!(self.db, "audit.checkpoint_state", |tx| {
+            let head = heads::lookup(tx, &log.id)
+                .await?
+                .ok_or_else(|| Error::internal(format!("the log {} has no head", log.id)))?;
+            let newest = checkpoints::lookup_newest(tx, &log.id).await?;
+            let older = newest.as_ref().map_or(0, |(size, _)| *size);
+            let ends = sizes.iter().copied().chain([head.size, older]);
+            let needed: BTreeSet<_> = tiles_of(ends.map(|end| (0, end.min(head.size))));
+            let tree = tiles::load(tx, &log.id, &needed).await?;
+            Ok(Look { head, tree, newest })
+        })?;
+        log.standing.compare(&expected, look.head.size, &look.tree).map_err(Error::internal)?;
+        // A smaller one, or one beside that of the same size which this process knows: it is the file that is another.
+        for state in others {
+            if look.tree.range(0, state.size).map_err(damaged)? != state.root {
+                let path = self.states.path(&log.origin);
+                return Err(Error::internal(format!(
+                    "the log {} does not extend its state of {} entries, which was signed, as {} says: it was rewritten or \
+                     restored from a backup, or the file was. Run verify-audit-chain.",
+                    log.id,
+                    state.size,
+                    path.display()
+                )));
+            }
+        }
+        Ok(look)
+    }
+
+    /// Has the file know `state` before it is signed. The log was found to extend `known`, which the file said. Where it
+    /// says something else by now, another replica signed that: the log has to extend that too, and `state` still.
+    async fn write_down(&self, log: &Log, state: &Checkpoint, mut known: Option<Checkpoint>) -> Result<()> {
+        for _ in 0..MOST_RECORDS {
+            let Some(found) = self.record(state, known.clone()).await? else { return Ok(()) };
+            log.standing.learn(&found);
+            self.look(log, &[state.clone(), found.clone()]).await?;
+            known = Some(found);
+        }
+        Err(Error::internal(format!("the log {} is not signed: others sign all the time", log.id)))
     }
 
     /// The checkpoint of `size`, which a key of before signed, with a signature of the present one behind it: one note for
@@ -145,20 +179,14 @@ impl App {
 
     /// What the log was signed as, by what stands outside of the database.
     async fn signed_state(&self, log: &Log) -> Result<Known> {
-        let origin = log.origin.clone();
-        let known = self.blocking(move |app| app.states.lookup(&origin)).await?;
-        if let Known::State(state) = &known {
-            log.standing.learn(state);
-        }
-        Ok(known)
+        let standing = log.standing.clone();
+        self.blocking(move |_| standing.read()).await
     }
 
     /// What is wrong with the file is no caller's business.
-    async fn record(&self, log: &Log, state: Checkpoint) -> Result<()> {
-        let recorded = state.clone();
-        self.blocking(move |app| app.states.record(&recorded)).await.map_err(Error::internal)?;
-        log.standing.learn(&state);
-        Ok(())
+    async fn record(&self, state: &Checkpoint, known: Option<Checkpoint>) -> Result<Option<Checkpoint>> {
+        let state = state.clone();
+        self.blocking(move |app| app.states.record(&state, known.as_ref())).await.map_err(Error::internal)
     }
 
     /// Has the file know the newest checkpoint after all. A replica that stood still with the lock, or went on without
@@ -175,7 +203,8 @@ impl App {
             if known.is_some_and(|known| known.size >= state.size) {
                 break;
             }
-            self.record(log, state).await?;
+            self.write_down(log, &state, None).await?;
+            log.standing.learn(&state);
         }
         // One that is still behind knows less until the next look.
         Ok(())
@@ -193,14 +222,17 @@ impl App {
             Known::State(state) => state,
             Known::GivenUp(state) => return Ok(Some(state)),
         };
-        let signed = log.standing.known();
+        let expected = log.standing.expected();
         let (head, tree) = read_tx!(self.db, "audit.signed_state", |tx| {
             let size = heads::lookup(tx, &log.id).await?.map_or(0, |head| head.size);
             let needed = tiles_of([(0, state.size.min(size))]);
             Ok((size, tiles::load(tx, &log.id, &needed).await?))
         })?;
-        log.standing.check(signed.as_ref(), head)?;
-        if tree.range(0, state.size).ok() != Some(state.root) {
+        log.standing.check(&expected, head)?;
+        if tree.range(0, state.size).ok() == Some(state.root) {
+            log.standing.extends(&state);
+        } else {
+            log.standing.tell(&state);
             tracing::error!(
                 log = %log.id,
                 size = state.size,

@@ -90,7 +90,7 @@ impl App {
                 .iter()
                 .map(|key| key.renamed(&pruned_origin(key.name())).map_err(Error::internal))
                 .collect::<Result<Vec<_>>>()?;
-            let standing = Standing::new(&id, states.path(&origin), &readiness);
+            let standing = Standing::new(&id, &origin, states.clone(), &readiness);
             let log = Log {
                 accepted: std::iter::once(signer.verifier()).chain(former).collect(),
                 prune_accepted: std::iter::once(prune_signer.verifier()).chain(former_pruned).collect(),

@@ -14,7 +14,7 @@ use opentelemetry::KeyValue;
 use serde_json::json;
 
 use super::append::{Actor, Incoming};
-use super::{App, Log, pruned_origin};
+use super::{App, DEFAULT_LOG, Log, pruned_origin};
 use crate::domain::checkpoint::Checkpoint;
 use crate::domain::digest::Digest;
 use crate::domain::leaf::Leaf;
@@ -30,16 +30,17 @@ use crate::store::{events, heads, plain, tiles};
 const PAGE: u32 = 500;
 
 impl App {
-    /// Removes the entries of every log that are past its days. Each removal is itself audited. A log that can't be
-    /// pruned, because what should be removed is not what was logged, say, keeps no other from it; it is told, and tried
-    /// again next time.
+    /// Removes the entries of every log that are past its days. Each removal is itself audited, in the same transaction:
+    /// while the default log takes no events, nothing is removed of any. A log that can't be pruned, because what should be
+    /// removed is not what was logged, say, keeps no other from it; it is told, and tried again next time.
     pub(crate) async fn prune(&self) {
         for log in self.logs() {
             let Err(error) = self.prune_and_tell(log).await else { continue };
             if !matches!(error.code(), ErrorCode::Unavailable | ErrorCode::Aborted) {
                 tracing::error!(
                     log = %log.id,
-                    "NOT PRUNED: the log contradicts itself; run verify-audit-chain and keep what it says: {error:?}"
+                    "NOT PRUNED: what is stored contradicts itself or what was signed; run verify-audit-chain and keep \
+                     what it says: {error:?}"
                 );
                 opentelemetry::global::meter("gatehouse")
                     .u64_counter("gatehouse.audit.prune.refused")
@@ -58,11 +59,6 @@ impl App {
         let first = self.prune_log(log).await?;
         if first > before {
             tracing::info!(log = %log.id, first, "entries past their time were removed");
-            let service = Service::new("audit").map_err(Error::internal)?;
-            let event = self.own_event("audit.entries.prune", Actor::System(service))?;
-            let payload = json!({ "from": before, "to": first, "days": log.days }).to_string();
-            let target = Some(Self::log_target(log.id.as_str())?);
-            self.append(vec![Incoming { target, payload, ..event }]).await?;
         }
         Ok(())
     }
@@ -73,6 +69,7 @@ impl App {
         self.sign_checkpoint(log).await?;
         loop {
             let part = run_tx!(self.db, "audit.prune", |tx| { self.prune_in(tx, log).await })?;
+            self.log(DEFAULT_LOG)?.sequencer.count(part.told);
             if !part.more {
                 return Ok(part.first);
             }
@@ -85,7 +82,7 @@ impl App {
         let locked = heads::lock(tx, &log.id).await?;
         let Some(gone) = self.past_their_time(tx, log, &locked, cutoff).await? else {
             self.countersign_pruned(tx, log, &locked).await?;
-            return Ok(Part { first: locked.first_seq, more: false });
+            return Ok(Part { first: locked.first_seq, more: false, told: 0 });
         };
         compare_with_tree(tx, log, locked.first_seq, &gone).await?;
         let first = gone.front.size();
@@ -98,7 +95,19 @@ impl App {
         if !heads::prune(tx, &log.id, &locked, first, gone.chain, &note).await? {
             return Err(Error::internal("the log's lock was lost while it was pruned").into());
         }
-        Ok(Part { first, more: first - locked.first_seq == self.max_prune })
+        self.tell_in(tx, log, locked.first_seq, first).await?;
+        Ok(Part { first, more: first - locked.first_seq == self.max_prune, told: 1 })
+    }
+
+    /// Says in the default log that the entries `from..to` of `log` are removed.
+    async fn tell_in(&self, tx: &mut Tx, log: &Log, from: u64, to: u64) -> gatehouse_db::Result<()> {
+        let service = Service::new("audit").map_err(Error::internal)?;
+        let event = self.own_event("audit.entries.prune", Actor::System(service))?;
+        let payload = json!({ "from": from, "to": to, "days": log.days }).to_string();
+        let target = Some(Self::log_target(log.id.as_str())?);
+        let event = Incoming { target, payload, ..event };
+        let (into, draft) = self.blocking(move |app| app.draft(event)).await?;
+        self.log(&into)?.sequencer.append_within(tx, &draft).await
     }
 
     /// Signs the statement of what was pruned with the present key too, where one of before signed it. It was checked.
@@ -159,6 +168,8 @@ struct Part {
     first: u64,
     /// Whether more may be past their time.
     more: bool,
+    /// How many events the default log has of it.
+    told: u64,
 }
 
 /// Entries that are to be removed, as their leaves give them.
