@@ -18,6 +18,12 @@ use crate::{Config, Error, Result, Sql};
 
 /// Readers of one SQLite file; each is a thread, and more than the cores of a small machine gain nothing.
 const MOST_SQLITE_READERS: u32 = 4;
+/// What a connection to a SQLite file may keep of it in memory, in KiB. Its own default, 2000, times five connections a
+/// file, is most of what an embedded Gatehouse would hold after some work; behind it stands the operating system's cache,
+/// which every connection shares.
+const SQLITE_READER_CACHE_KIB: u32 = 256;
+/// The one that writes: a transaction with more changed pages than this spills into the log before it commits.
+const SQLITE_WRITER_CACHE_KIB: u32 = 1024;
 /// A transaction that its process forgot about holds locks and stops vacuum: the server ends it.
 const IDLE_IN_TRANSACTION_TIMEOUT: &str = "60s";
 
@@ -298,14 +304,22 @@ async fn connect_sqlite(config: &Config, path: &Path) -> Result<Pools> {
         .pragma("secure_delete", "ON")
         .pragma("trusted_schema", "OFF");
     let explain = |cause: sqlx::Error| explain_sqlite(path, cause);
-    let writer = sqlite_pool(1, config).connect_with(options.clone()).await.map_err(explain)?;
+    let of_writer = options.clone().pragma("cache_size", cache_size(SQLITE_WRITER_CACHE_KIB));
+    let writer = sqlite_pool(1, config).connect_with(of_writer).await.map_err(explain)?;
     // Opening reads nothing; this reads the header and the schema.
     writer.execute("SELECT COUNT(*) FROM sqlite_master").await.map_err(explain)?;
     let readers = sqlite_pool(config.max_connections.min(MOST_SQLITE_READERS), config)
-        .connect_with(options.pragma("query_only", "ON"))
+        .connect_with(
+            options.pragma("query_only", "ON").pragma("cache_size", cache_size(SQLITE_READER_CACHE_KIB)),
+        )
         .await
         .map_err(explain)?;
     Ok(Pools::Sqlite { writer, readers })
+}
+
+/// For SQLite a negative number is KiB; a positive one is pages.
+fn cache_size(kib: u32) -> String {
+    format!("-{kib}")
 }
 
 async fn connect_sqlite_read_only(config: &Config, path: &Path) -> Result<Pools> {

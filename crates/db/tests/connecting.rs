@@ -50,6 +50,18 @@ async fn sqlite_files_are_private_durable_and_checked() {
     assert_eq!((number("synchronous"), number("keys"), number("shred")), (2, 1, 1));
 }
 
+const SQLITE_CACHE: Sql = Sql::new("CACHE", "SELECT cache_size AS pages FROM pragma_cache_size");
+
+#[tokio::test]
+async fn a_connection_to_sqlite_keeps_little_of_the_file_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = Db::connect(&sqlite(&folder.path().join("a.db")), "test").await.unwrap();
+    let writer = run_tx!(db, "test.cache", |tx| { tx.fetch_one(&SQLITE_CACHE, params![]).await }).unwrap();
+    let reader = read_tx!(db, "test.cache", |tx| { tx.fetch_one(&SQLITE_CACHE, params![]).await }).unwrap();
+    // Negative: KiB. There are up to four readers for each of four files in an embedded Gatehouse.
+    assert_eq!((writer.get::<i64>("pages").unwrap(), reader.get::<i64>("pages").unwrap()), (-1024, -256));
+}
+
 #[tokio::test]
 async fn sqlite_says_what_is_wrong_with_the_file() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,6 +1,7 @@
 //! `gatehouse-demo bench-start`: how long a start takes, what it costs to stand idle, how large the program is.
 //!
-//! Medians over several runs, beside a floor measured in the same run: the same program printing its version, which
+//! Memory is read twice: of a process that has only started, and of one that has worked and then stood still, which
+//! holds what its databases' caches and its allocator kept. Medians over several runs, beside a floor measured in the same run: the same program printing its version, which
 //! is what the operating system needs to load and end it.
 
 use std::fmt::Write as _;
@@ -15,6 +16,9 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
+use crate::api::text;
+use crate::work::{self, Work};
+
 /// How long a start may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -26,6 +30,15 @@ pub(crate) struct BenchArgs {
     /// Seconds to stand idle before memory is read
     #[arg(long, default_value_t = 5)]
     idle_seconds: u64,
+    /// Jobs to run before memory is read again
+    #[arg(long, default_value_t = 500)]
+    jobs: u32,
+    /// Sign-ins among these jobs; one at least
+    #[arg(long, default_value_t = 10)]
+    sign_ins: u32,
+    /// Seconds to stand idle after them
+    #[arg(long, default_value_t = 30)]
+    rest_seconds: u64,
     /// One JSON object instead of a table
     #[arg(long)]
     json: bool,
@@ -46,21 +59,21 @@ pub(crate) async fn run(args: &BenchArgs, program: &Path) -> anyhow::Result<()> 
     let place = tempfile::tempdir()?;
     let data = place.path().join("data");
     let floor = median((0..args.runs).map(|_| version(program)).collect::<anyhow::Result<_>>()?);
-    let first = start(program, &data).await?.stop().await?;
+    let first = start(program, &data, None).await?.stop().await?;
     let mut starts = Vec::new();
     let mut memory = None;
     for run in 0..args.runs {
-        let server = start(program, &data).await?;
+        let server = start(program, &data, None).await?;
         if run + 1 == args.runs {
-            tokio::time::sleep(Duration::from_secs(args.idle_seconds)).await;
-            memory = Some(Memory::of(server.id)?);
+            memory = Some(server.memory_after(args.idle_seconds).await?);
         }
         starts.push(server.stop().await?);
     }
     let memory = memory.context("no run")?;
+    let worked = after_work(args, program, place.path()).await?;
     let size = std::fs::metadata(program)?.len();
     let builds = match &args.build {
-        Some(profile) => Some(builds(profile, place.path())?),
+        Some(profile) => Some(builds(profile, place.path()).await?),
         None => None,
     };
     let second = median(starts);
@@ -72,7 +85,10 @@ pub(crate) async fn run(args: &BenchArgs, program: &Path) -> anyhow::Result<()> 
             json!({
                 "first_start_ms": millis(first), "second_start_ms": millis(second), "floor_ms": millis(floor),
                 "runs": args.runs, "idle_rss_kib": memory.resident, "idle_pss_kib": memory.proportional,
-                "idle_private_kib": memory.private, "program_bytes": size, "build": builds,
+                "idle_private_kib": memory.private,
+                "jobs": args.jobs, "sign_ins": args.sign_ins.max(1), "rest_s": args.rest_seconds,
+                "worked_rss_kib": worked.resident, "worked_pss_kib": worked.proportional,
+                "worked_private_kib": worked.private, "program_bytes": size, "build": builds,
             })
         );
         return Ok(());
@@ -88,6 +104,14 @@ pub(crate) async fn run(args: &BenchArgs, program: &Path) -> anyhow::Result<()> 
     let idle = format!("memory of all services after {} s idle, resident (RSS)", args.idle_seconds);
     row(&idle, format!("{:.1} MB", megabytes(memory.resident)), "under 60 MB");
     row("of it this process's own (private)", format!("{:.1} MB", megabytes(memory.private)), "");
+    let after = format!(
+        "memory after {} jobs and {} sign-ins, then {} s idle, resident (RSS)",
+        args.jobs,
+        args.sign_ins.max(1),
+        args.rest_seconds
+    );
+    row(&after, format!("{:.1} MB", megabytes(worked.resident)), "");
+    row("of it this process's own (private)", format!("{:.1} MB", megabytes(worked.private)), "");
     row("size of the program", format!("{:.1} MB", megabytes(size / 1024)), "");
     if let Some(builds) = builds {
         row("build from nothing", format!("{:.0} s", builds.cold.as_secs_f64()), "");
@@ -110,17 +134,32 @@ fn version(program: &Path) -> anyhow::Result<Duration> {
     Ok(began.elapsed())
 }
 
+/// What a process holds that has done some work and rests.
+async fn after_work(args: &BenchArgs, program: &Path, place: &Path) -> anyhow::Result<Memory> {
+    let config = place.join("work.toml");
+    work::write_config(&config)?;
+    let server = start(program, &place.join("worked"), Some(&config)).await?;
+    let work = Work { jobs: args.jobs, sign_ins: args.sign_ins };
+    work::run(&server.gateway, work).await.context("the work before memory is read")?;
+    let memory = server.memory_after(args.rest_seconds).await?;
+    server.stop().await?;
+    Ok(memory)
+}
+
 struct Running {
     child: tokio::process::Child,
     id: u32,
+    gateway: String,
     ready_after: Duration,
 }
 
-async fn start(program: &Path, data: &Path) -> anyhow::Result<Running> {
+async fn start(program: &Path, data: &Path, config: Option<&Path>) -> anyhow::Result<Running> {
     let began = Instant::now();
     let mut child = tokio::process::Command::new(program)
         .args(["up", "--json", "--free-ports", "--data"])
         .arg(data)
+        .args(config.map(|_| "--config"))
+        .args(config)
         .env_remove("GATEHOUSE_ENV")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -136,10 +175,17 @@ async fn start(program: &Path, data: &Path) -> anyhow::Result<Running> {
     let said: Value = serde_json::from_str(&line)?;
     ensure!(said["event"] == "ready", "it said {line}");
     let id = child.id().context("it ended")?;
-    Ok(Running { child, id, ready_after })
+    let gateway = text(&said, "/gateway")?.to_owned();
+    Ok(Running { child, id, gateway, ready_after })
 }
 
 impl Running {
+    /// What it holds once it was left alone for so long.
+    async fn memory_after(&self, seconds: u64) -> anyhow::Result<Memory> {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        Memory::of(self.id)
+    }
+
     /// Ends it in order; how long it took to be ready.
     async fn stop(mut self) -> anyhow::Result<Duration> {
         kill(Pid::from_raw(i32::try_from(self.id)?), Signal::SIGTERM)?;
@@ -179,18 +225,20 @@ struct Builds {
     warm: Duration,
 }
 
-fn builds(profile: &str, place: &Path) -> anyhow::Result<Builds> {
+async fn builds(profile: &str, place: &Path) -> anyhow::Result<Builds> {
     let target: PathBuf = place.join("target");
-    let build = || -> anyhow::Result<Duration> {
+    let build = async || -> anyhow::Result<Duration> {
         let began = Instant::now();
-        let status = Command::new("cargo")
+        let status = tokio::process::Command::new("cargo")
             .args(["build", "--locked", "--bin", "gatehouse", "--profile", profile, "--target-dir"])
             .arg(&target)
-            .status()?;
+            .kill_on_drop(true)
+            .status()
+            .await?;
         ensure!(status.success(), "cargo build ended with {status}");
         Ok(began.elapsed())
     };
-    let cold = build()?;
+    let cold = build().await?;
     // A change in the crate that every other one stands on: the worst case of a warm build.
     let touched = Path::new("crates/core/src/lib.rs");
     let file =
@@ -200,7 +248,7 @@ fn builds(profile: &str, place: &Path) -> anyhow::Result<Builds> {
     #[expect(clippy::disallowed_methods, reason = "what cargo compares is the system's time of files")]
     let now = std::time::SystemTime::now();
     file.set_modified(now)?;
-    let warm = build();
+    let warm = build().await;
     file.set_modified(before)?;
     Ok(Builds { cold, warm: warm? })
 }

@@ -9,6 +9,7 @@ mod server;
 mod signals;
 mod steps;
 mod tour;
+mod work;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -46,7 +47,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Measures start, idle memory and size
+    /// Measures start, memory when idle and after work, and size
     #[command(
         after_help = "Examples:\n  gatehouse-demo bench-start\n  gatehouse-demo bench-start --build release --json"
     )]
