@@ -444,7 +444,7 @@ mod tests {
             assert!(problems.len() == 1 && problems[0].starts_with("url: has a parameter"), "{problems:?}");
             assert!(!problems[0].contains("hunter2"), "{problems:?}");
         }
-        let known = problems("postgres://u:p%40x%2Fy@h/d%40e?sslmode=require", Environment::Prod);
+        let known = problems("postgres://u:p%40%2Fy@h/d%40e?sslmode=require", Environment::Prod);
         assert_eq!(known, [""; 0]);
     }
 
