@@ -229,8 +229,8 @@ fn exists(path: &Path) -> Result<bool> {
 /// What is in it may be the only copy of the keys: nobody should be led to write another over it.
 fn unreadable(path: &Path, error: &io::Error) -> Error {
     let message = format!(
-        "The key file {} can't be read: {error}. Leave it as it is, for what auth's database holds is sealed with it; check \
-         its owner and mode, and as which user this process runs.",
+        "The key file {} (auth.key_file) can't be read: {error}. Leave it as it is, for what auth's database holds is sealed \
+         with it; check its owner and mode, and as which user this process runs.",
         shown_path(path)
     );
     Error::failed_precondition("KEY_FILE_UNREADABLE", message)

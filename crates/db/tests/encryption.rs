@@ -57,7 +57,9 @@ async fn what_is_asked_for_is_what_is_used() {
     let refused = refusal(&config(&server, "verify-full", "0.0.0.0", ours.clone())).await;
     assert!(refused.contains("not valid for"), "{refused}");
     let refused = refusal(&config(&server, "verify-full", "127.0.0.1", Some("/nowhere.pem".into()))).await;
-    assert!(refused.contains("/nowhere.pem") && refused.contains("Check ca_file"), "{refused}");
+    // What leads nowhere may be a secret in the wrong place; the key says where it stands.
+    assert!(refused.contains("not shown") && refused.contains("Check ca_file"), "{refused}");
+    assert!(!refused.contains("nowhere"), "{refused}");
 
     // One that has no TLS is not talked to.
     let plain = Postgres::shared().unwrap();

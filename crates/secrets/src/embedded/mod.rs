@@ -34,6 +34,10 @@ use crate::{Error, Result, SecretKey};
 use disk::Disk;
 use ring::KeyRing;
 
+/// Where the folder and the key file are named: said with each path, which may not be shown.
+const FOLDER: &str = "secrets.embedded.folder";
+const KEY_FILE: &str = "secrets.embedded.key_file";
+
 const PROOF: &[u8] = b"gatehouse secrets store";
 /// Writers of different secrets rarely meet; those of one always do.
 const LOCKS: usize = 64;
@@ -91,26 +95,26 @@ impl Embedded {
         let objects = folder.join("objects");
         disk::make_folder(&objects)
             .and_then(|()| fs::read_dir(&objects).map(drop))
-            .map_err(|error| unusable(&objects, &error))?;
+            .map_err(|error| unusable(&objects, FOLDER, &error))?;
         let lock = take_lock(&folder)?;
-        disk::sweep(&folder).map_err(|error| unusable(&folder, &error))?;
+        disk::sweep(&folder).map_err(|error| unusable(&folder, FOLDER, &error))?;
 
         let marker = folder.join("store.json");
         let ring = match fs::read(&key_file) {
             Ok(text) => read_ring(&key_file, &Zeroizing::new(text), environment)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if marker.try_exists().map_err(|error| unusable(&marker, &error))? {
+                if marker.try_exists().map_err(|error| unusable(&marker, FOLDER, &error))? {
                     return Err(Error::Setup(format!(
-                        "the store in {} exists but its key file {} is missing; restore the key file (without it \
-                         nothing in the store can be read), or move the store away to begin an empty one",
+                        "the store in {} exists but its key file {} ({KEY_FILE}) is missing; restore the key file (without \
+                         it nothing in the store can be read), or move the store away to begin an empty one",
                         shown_path(&folder),
                         shown_path(&key_file)
                     )));
                 }
                 if !environment.is_dev() {
                     return Err(Error::Setup(format!(
-                        "the key file {} (secrets.embedded.key_file) is missing; outside dev it is never made by itself: make it once with \
-                         `gatehouse admin secrets-key create`, and keep a copy apart from the data's backups",
+                        "the key file {} ({KEY_FILE}) is missing; outside dev it is never made by itself: make it once \
+                         with `gatehouse admin secrets-key create`, and keep a copy apart from the data's backups",
                         shown_path(&key_file)
                     )));
                 }
@@ -118,7 +122,7 @@ impl Embedded {
                 write_ring(&disk, &key_file, &ring)?;
                 ring
             }
-            Err(error) => return Err(unusable(&key_file, &error)),
+            Err(error) => return Err(unusable(&key_file, KEY_FILE, &error)),
         };
         prove(&disk, &marker, &objects, &ring, environment, &entropy)?;
         Ok(Self {
@@ -225,7 +229,7 @@ fn take_lock(folder: &Path) -> Result<File> {
         .truncate(false)
         .mode(0o600)
         .open(&path)
-        .map_err(|error| unusable(&path, &error))?;
+        .map_err(|error| unusable(&path, FOLDER, &error))?;
     // A lock outlives its process by a moment where a child was being forked; a restart should not trip over it.
     for _ in 0..50 {
         match lock.try_lock() {
@@ -244,7 +248,7 @@ fn write_ring(disk: &Disk, path: &Path, ring: &KeyRing) -> Result<()> {
 }
 
 fn read_ring(path: &Path, text: &[u8], environment: Environment) -> Result<KeyRing> {
-    let mode = fs::metadata(path).map_err(|error| unusable(path, &error))?.mode();
+    let mode = fs::metadata(path).map_err(|error| unusable(path, KEY_FILE, &error))?.mode();
     // Group-readable is how Kubernetes mounts a secret for a pod's fsGroup; the world never may.
     let forbidden = if environment.is_dev() { 0o077 } else { 0o037 };
     if mode & forbidden != 0 {
@@ -298,7 +302,7 @@ fn prove(
             }
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let mut entries = fs::read_dir(objects).map_err(|error| unusable(objects, &error))?;
+            let mut entries = fs::read_dir(objects).map_err(|error| unusable(objects, FOLDER, &error))?;
             if entries.next().is_some() {
                 return Err(corrupt("it is missing although the store holds secrets; restore it"));
             }
@@ -307,15 +311,15 @@ fn prove(
             let text = serde_json::to_vec_pretty(&marker).map_err(Error::unavailable)?;
             disk.replace(path, &text).map_err(|error| Error::io("writing", path, &error))
         }
-        Err(error) => Err(unusable(path, &error)),
+        Err(error) => Err(unusable(path, FOLDER, &error)),
     }
 }
 
 /// What can't be read may be the only copy of a key or a secret: nobody should be led to put another in its place.
-fn unusable(path: &Path, error: &io::Error) -> Error {
+fn unusable(path: &Path, key: &str, error: &io::Error) -> Error {
     Error::Setup(format!(
-        "the secrets store can't be used: {}: {error}; leave it as it is, and check its owner and mode, and as which user this \
-         process runs",
+        "the secrets store can't be used: {} ({key}): {error}; leave it as it is, and check its owner and mode, and as \
+         which user this process runs",
         shown_path(path)
     ))
 }
