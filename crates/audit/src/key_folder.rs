@@ -90,7 +90,7 @@ fn unreadable(at: &Path) -> impl FnOnce(io::Error) -> Error {
 fn unusable(folder: &Path) -> impl FnOnce(io::Error) -> Error {
     move |error| {
         let text = format!(
-            "audit.subject_keys_dir: {} can't be used: {error}. Name a folder that this process may write.",
+            "audit.subject_keys_dir: {} can't be written: {error}. Check its owner and mode, and as which user this process runs.",
             shown_path(folder)
         );
         Error::failed_precondition("SUBJECT_KEYS_UNUSABLE", text)

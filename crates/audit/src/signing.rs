@@ -16,8 +16,8 @@ use crate::files::write_once;
 pub struct CheckpointSeed(Secret<[u8; 32]>);
 
 impl CheckpointSeed {
-    /// The seed in `file`; in dev it is made if missing, unless there are entries that it must have signed. As with the other keys, the group may read it, which is how a
-    /// secret is mounted for a pod, and nobody else may.
+    /// The seed in `file`; in dev it is made if missing, unless there are entries that it must have signed. As with the other
+    /// keys, the group may read it, which is how a secret is mounted for a pod, and nobody else may.
     ///
     /// # Errors
     /// `CHECKPOINT_KEY_MISSING`, `CHECKPOINT_KEY_UNREADABLE`, `CHECKPOINT_KEY_INVALID`, `CHECKPOINT_KEY_EXPOSED` or, in dev,
@@ -53,7 +53,8 @@ impl CheckpointSeed {
                     )
                 } else {
                     format!(
-                        "audit.checkpoint_key_file: {at} is not there. Make it: (umask 077; openssl rand -hex 32 > {at})"
+                        "audit.checkpoint_key_file: {at} is not there. Make it: (umask 077; openssl rand -hex 32 > FILE), FILE being \
+                         the path that the configuration names (default: audit-checkpoint.key)."
                     )
                 };
                 return Err(Error::failed_precondition("CHECKPOINT_KEY_MISSING", text));
@@ -108,6 +109,11 @@ mod tests {
                 && !beside_entries.to_string().contains("Make it")
         );
         assert_eq!(load(Environment::Prod).expect_err("missing").reason(), "CHECKPOINT_KEY_MISSING");
+        // A bare name is not shown, and no part of a command either.
+        let bare = CheckpointSeed::load(Path::new("no-such.key"), Environment::Prod, false, &entropy)
+            .expect_err("missing")
+            .to_string();
+        assert!(bare.contains("rand -hex 32 > FILE)") && !bare.contains("no-such"), "{bare}");
         let made = load(Environment::Dev).expect("made");
         let read = load(Environment::Prod).expect("read");
         let name =

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use gatehouse_core::Environment;
+use gatehouse_core::{Environment, file_problem};
 use gatehouse_service::identity::PERSONS_CLIENT;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -218,9 +218,11 @@ impl ClientConfig {
         }
         if self.secret_file.as_os_str().is_empty() {
             problems.push("secret_file: name the file with the client's secret".into());
-        } else if !environment.is_dev() && !self.secret_file.is_file() {
+        } else if !environment.is_dev()
+            && let Some(problem) = file_problem(&self.secret_file)
+        {
             // In dev `gatehouse up` makes those of its own services.
-            problems.push("secret_file: is not the path of a file".into());
+            problems.push(format!("secret_file: {problem}"));
         }
         for (place, permission) in self.permissions.iter().enumerate() {
             let known = audience_of(permission)

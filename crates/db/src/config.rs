@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use gatehouse_core::{Environment, Secret};
+use gatehouse_core::{Environment, Secret, file_problem};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
@@ -18,7 +18,8 @@ use url::Url;
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// `postgres://user:password@host:5432/database?sslmode=verify-full`, or `sqlite:<path of a file>`. Outside dev,
-    /// PostgreSQL on another host needs sslmode `verify-full` (recommended), `verify-ca` or `require`. Required.
+    /// PostgreSQL on another host needs sslmode `verify-full` (recommended), `verify-ca` or `require`. Of libpq's other
+    /// parameters those that the driver knows are taken, and the rest refused by name. Required.
     pub url: DatabaseUrl,
     /// PEM file with the authorities that vouch for PostgreSQL under `verify-full` and `verify-ca`, besides the public
     /// ones; read at each connection. It wins over `sslrootcert` in `url`. Default: none.
@@ -81,13 +82,12 @@ impl Config {
                         "ca_file: counts with sslmode=verify-full (or verify-ca) only; add that to url"
                             .into(),
                     ),
-                    Some(file) if !file.is_file() => {
-                        problems.push("ca_file: is not the path of a file".into());
-                    }
-                    _ => {}
+                    file => problems.extend(
+                        file.as_deref().and_then(file_problem).map(|problem| format!("ca_file: {problem}")),
+                    ),
                 }
-                if self.password_file.as_ref().is_some_and(|file| !file.is_file()) {
-                    problems.push("password_file: is not the path of a file".into());
+                if let Some(problem) = self.password_file.as_deref().and_then(file_problem) {
+                    problems.push(format!("password_file: {problem}"));
                 }
             }
         }

@@ -58,6 +58,8 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
+            // Ctrl-C on a terminal is for the demo, which stops it: a second signal would cut its drain short.
+            .process_group(0)
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("{} can't be run", program.display()))?;

@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use gatehouse_testkit::eventually;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -66,22 +66,25 @@ while :; do sleep 0.05; done
     }
 }
 
+/// Whether it runs: what has ended may wait long for somebody to ask how.
 fn runs(process: Pid) -> bool {
-    kill(process, None).is_ok()
+    let state = |stat: &str| stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
+    std::fs::read_to_string(format!("/proc/{process}/stat"))
+        .is_ok_and(|stat| !matches!(state(&stat), Some('Z' | 'X')))
 }
 
-fn send(demo: &Child, signal: Signal) {
-    kill(Pid::from_raw(demo.id().unwrap().try_into().unwrap()), signal).unwrap();
+fn process_of(demo: &Child) -> Pid {
+    Pid::from_raw(demo.id().unwrap().try_into().unwrap())
 }
 
 #[tokio::test]
 async fn a_signal_stops_what_the_demo_started_in_order() {
     for (signal, code) in [(Signal::SIGHUP, 129), (Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
         let stand_in = StandIn::new();
-        let mut demo = stand_in.demo().spawn().unwrap();
+        let mut demo = stand_in.demo().process_group(0).spawn().unwrap();
         let process = stand_in.process().await;
-        // The demo waits for its first answer, which does not come.
-        send(&demo, signal);
+        // The demo waits for its first answer, which does not come. A terminal sends to the whole group.
+        killpg(process_of(&demo), signal).unwrap();
         let ended = tokio::time::timeout(PATIENCE, demo.wait()).await;
         let still_running = runs(process);
         if still_running {
@@ -99,9 +102,15 @@ async fn a_signal_ends_a_measurement_of_starts_and_its_program() {
     let mut demo =
         stand_in.demo().args(["bench-start", "--runs", "1", "--idle-seconds", "600"]).spawn().unwrap();
     let process = stand_in.process().await;
-    send(&demo, Signal::SIGTERM);
+    kill(process_of(&demo), Signal::SIGTERM).unwrap();
     let ended = tokio::time::timeout(PATIENCE, demo.wait()).await;
-    let still_running = runs(process);
+    // It is killed and not waited for.
+    let stopped = async {
+        while runs(process) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let still_running = tokio::time::timeout(Duration::from_secs(5), stopped).await.is_err();
     if still_running {
         kill(process, Signal::SIGKILL).unwrap();
     }

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use gatehouse_core::Environment;
 use gatehouse_service::config::{Sources, load};
 
-use crate::config::{self, Config, without_credentials};
+use crate::config::{self, Config, without_credentials, without_nulls};
 use crate::output::{complain, say};
 use crate::services::Service;
 use crate::{admin, certs, docs, healthcheck, process, services, submit, up, verify};
@@ -165,12 +165,13 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Config(ConfigCommand::Check(args)) => check(&args),
         Command::Config(ConfigCommand::Show(args)) => {
             let config = args.config.load()?;
+            let shown = without_credentials(&config)?;
             let text = if args.json {
-                serde_json::to_string_pretty(&config)?
+                serde_json::to_string_pretty(&shown)?
             } else {
-                toml::to_string_pretty(&config)?
+                toml::to_string_pretty(&without_nulls(shown))?
             };
-            say!("{}", without_credentials(&text).trim_end())?;
+            say!("{}", text.trim_end())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Config(ConfigCommand::Docs) => {

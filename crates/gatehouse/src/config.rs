@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use gatehouse_core::Environment;
+use gatehouse_core::{Environment, file_problem};
 use gatehouse_gateway::StreamChannels;
 use gatehouse_service::grpc::GrpcConfig;
 use gatehouse_service::telemetry::TelemetryConfig;
@@ -20,7 +20,7 @@ pub(crate) use sections::{
     ClientConfig, DatabasesConfig, ListenConfig, PeersConfig, ProbesConfig, RedisConfig, RevocationsConfig,
     TlsConfig, default_trust_domain,
 };
-pub(crate) use shown::without_credentials;
+pub(crate) use shown::{without_credentials, without_nulls};
 
 /// Most connections that a gateway makes for event streams: each takes a file handle on both sides.
 const MAX_STREAM_CONNECTIONS: usize = 2048;
@@ -141,8 +141,8 @@ impl Config {
         let secret = &self.client.secret_file;
         if secret.as_os_str().is_empty() {
             problems.push("client.secret_file: name the file that holds this process's secret".to_owned());
-        } else if !secret.is_file() {
-            problems.push("client.secret_file: is not the path of a file".to_owned());
+        } else if let Some(problem) = file_problem(secret) {
+            problems.push(format!("client.secret_file: {problem}"));
         }
         add(&mut problems, "redis", self.redis.validate(environment));
         add(&mut problems, "tls", self.tls.missing_files());

@@ -47,7 +47,7 @@ pub(crate) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
     // Fails only if it was installed before, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let token = match &args.token_file {
-        Some(path) => read_secret(path)?,
+        Some(path) => read_secret(path).context("--token-file")?,
         None => Secret::new(
             std::env::var("GATEHOUSE_TOKEN")
                 .context("no credential: name a file with --token-file, or set GATEHOUSE_TOKEN")?,

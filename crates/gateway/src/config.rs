@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use gatehouse_core::Environment;
+use gatehouse_core::{Environment, file_problem};
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -274,8 +274,10 @@ impl Config {
         for (field, file) in
             [("tls_certificate_file", &self.tls_certificate_file), ("tls_key_file", &self.tls_key_file)]
         {
-            if !file.is_empty() && !Path::new(file).is_file() {
-                problems.push(format!("{field}: is not the path of a file"));
+            if !file.is_empty()
+                && let Some(problem) = file_problem(Path::new(file))
+            {
+                problems.push(format!("{field}: {problem}"));
             }
         }
         if !self.tls_address.is_empty() && self.tls_certificate_file.is_empty() && !environment.is_dev() {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use gatehouse_core::Environment;
+use gatehouse_core::{Environment, file_problem};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -131,12 +131,13 @@ impl EmbeddedConfig {
                         .to_owned(),
                 );
             }
-            if !key_file.is_file() {
-                problems.push(
-                    "secrets.embedded.key_file is not the path of a file; make it once with \
-                     `gatehouse admin secrets-key create`"
-                        .to_owned(),
-                );
+            if let Some(problem) = file_problem(&key_file) {
+                // Made once, and never in the place of one that can't be seen.
+                let advice = match key_file.try_exists() {
+                    Ok(false) => "; make it once with `gatehouse admin secrets-key create`",
+                    _ => "",
+                };
+                problems.push(format!("secrets.embedded.key_file {problem}{advice}"));
             }
         }
         problems
@@ -159,11 +160,13 @@ impl VaultConfig {
         }
         if self.token_file.as_os_str().is_empty() {
             problems.push("secrets.vault.token_file is missing; name the file that holds the token".into());
-        } else if !environment.is_dev() && !self.token_file.is_file() {
-            problems.push("secrets.vault.token_file is not the path of a file".into());
+        } else if !environment.is_dev()
+            && let Some(problem) = file_problem(&self.token_file)
+        {
+            problems.push(format!("secrets.vault.token_file {problem}"));
         }
-        if self.ca_file.as_ref().is_some_and(|file| !file.is_file()) {
-            problems.push("secrets.vault.ca_file is not the path of a file".into());
+        if let Some(problem) = self.ca_file.as_deref().and_then(file_problem) {
+            problems.push(format!("secrets.vault.ca_file {problem}"));
         }
         let names = [
             ("kv_mount", &self.kv_mount),

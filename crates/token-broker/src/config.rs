@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use gatehouse_core::Environment;
+use gatehouse_core::{Environment, file_problem};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -194,8 +194,8 @@ impl Config {
         for (name, key) in &self.static_keys {
             let place = format!("static_keys.{name}");
             problems.extend(name_problem(name).map(|problem| format!("{place}: {problem}")));
-            if !key.key_file.is_file() {
-                problems.push(format!("{place}.key_file is not the path of a file"));
+            if let Some(problem) = file_problem(&key.key_file) {
+                problems.push(format!("{place}.key_file {problem}"));
             }
         }
         problems
@@ -233,8 +233,8 @@ impl Upstream {
             problems
                 .push("client_id is missing; register Gatehouse with the provider and name the id".into());
         }
-        if self.client_secret_file.as_ref().is_some_and(|file| !file.is_file()) {
-            problems.push("client_secret_file is not the path of a file".into());
+        if let Some(problem) = self.client_secret_file.as_deref().and_then(file_problem) {
+            problems.push(format!("client_secret_file {problem}"));
         }
         if self.scopes.is_empty() {
             problems.push("scopes is empty; name those that Gatehouse may ask for".into());

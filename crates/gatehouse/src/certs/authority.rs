@@ -80,7 +80,8 @@ impl Authority {
             }
         };
         let broken = || format!("{} is no authority that can be used", certificate_file.display());
-        let certificate = CertificateDer::from_pem_slice(text.as_bytes()).with_context(broken)?;
+        // The parser's own words repeat the line, which is a private key where the files were mixed up.
+        let certificate = CertificateDer::from_pem_slice(text.as_bytes()).map_err(|_| anyhow!(broken()))?;
         check(&certificate, trust_domain).with_context(broken)?;
         let ends_at = ends_at(&certificate)?;
         ensure!(ends_at > now, "the authority ended at {ends_at}; make a new one with --new-ca");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gatehouse_client::ChannelConfig;
 use gatehouse_client::tls::{TlsFiles, is_service, is_trust_domain};
-use gatehouse_core::Environment;
+use gatehouse_core::{Environment, file_problem};
 use gatehouse_proto::access::CALLERS;
 use gatehouse_service::revocations::Staleness;
 use schemars::JsonSchema;
@@ -54,8 +54,8 @@ impl RedisConfig {
                 None => Vec::new(),
             };
         }
-        if !self.url_file.is_file() {
-            return vec!["url_file: is not the path of a file".to_owned()];
+        if let Some(problem) = file_problem(&self.url_file) {
+            return vec![format!("url_file: {problem}")];
         }
         let mut problems = Vec::new();
         let url = read_secret(&self.url_file).ok().and_then(|text| Url::parse(text.expose()).ok());
@@ -87,9 +87,7 @@ impl RedisConfig {
             )),
         }
         if let Some(file) = self.ca_file() {
-            if !file.is_file() {
-                problems.push("ca_file: is not the path of a file".to_owned());
-            }
+            problems.extend(file_problem(&file).map(|problem| format!("ca_file: {problem}")));
             if url.is_some_and(|url| url.scheme() != "rediss") {
                 problems.push("ca_file: counts with rediss:// only; write that in url_file".to_owned());
             }
@@ -146,8 +144,8 @@ impl TlsConfig {
     pub(super) fn missing_files(&self) -> Vec<String> {
         let files = self.named_files().into_iter();
         files
-            .filter(|(_, file)| !file.as_os_str().is_empty() && !file.is_file())
-            .map(|(key, _)| format!("{key}: is not the path of a file"))
+            .filter(|(_, file)| !file.as_os_str().is_empty())
+            .filter_map(|(key, file)| file_problem(file).map(|problem| format!("{key}: {problem}")))
             .collect()
     }
 

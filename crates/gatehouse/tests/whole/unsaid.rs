@@ -157,6 +157,9 @@ async fn a_job_is_submitted_without_saying_a_secret_in_the_address() {
             2,
             "GATEHOUSE_URL",
         ));
+        // Nor of one in the place of a file's path, which the option tells where to find.
+        let arguments = ["submit", "optimize", "input.json", "--token-file", SECRET];
+        faults.extend(fault(&said(place.path(), &arguments, &[]).await, 2, "--token-file"));
         for arguments in [&["submit", "--help"][..], &["up", "--help"], &["certs", "--help"]] {
             let variables = ["GATEHOUSE_URL", "GATEHOUSE_DATA", "GATEHOUSE_CONFIG", "GATEHOUSE_ENV"];
             let variables = variables.map(|name| (name, address));
@@ -164,4 +167,15 @@ async fn a_job_is_submitted_without_saying_a_secret_in_the_address() {
         }
     }
     assert!(faults.is_empty(), "{faults:#?}");
+}
+
+#[tokio::test]
+async fn certificates_are_renewed_without_saying_a_key_in_their_place() {
+    let place = folder();
+    let arguments = ["certs", "--environment", "prod", "--out", "certs"];
+    let made = said(place.path(), &arguments, &[]).await;
+    assert_eq!(made.code, Some(0), "{made:?}");
+    fs::write(place.path().join("certs/ca/ca.crt"), PEM.replace('\n', "")).unwrap();
+    let refused = said(place.path(), &arguments, &[]).await;
+    assert_eq!(fault(&refused, 2, "ca.crt is no authority that can be used"), None);
 }
