@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::config::Config;
 use crate::files::write_once;
+use crate::keys::unwritable;
 use crate::store::key_folder;
 
 /// The file with the id, inside the folder.
@@ -87,16 +88,6 @@ fn unreadable(at: &Path) -> impl FnOnce(io::Error) -> Error {
     }
 }
 
-fn unusable(folder: &Path) -> impl FnOnce(io::Error) -> Error {
-    move |error| {
-        let text = format!(
-            "audit.subject_keys_dir: {} can't be written: {error}. Check its owner and mode, and as which user this process runs.",
-            shown_path(folder)
-        );
-        Error::failed_precondition("SUBJECT_KEYS_UNUSABLE", text)
-    }
-}
-
 /// The id that the folder carries, if there is a folder with one.
 fn marker(folder: &Path) -> Result<Option<Uuid>> {
     let file = folder.join(MARKER);
@@ -122,7 +113,7 @@ fn mark(folder: &Path, entropy: &Entropy) -> Result<Uuid> {
         .mode(0o700)
         .create(folder)
         .and_then(|()| write_once(&folder.join(MARKER), &text, entropy))
-        .map_err(unusable(folder))?;
+        .map_err(unwritable(folder))?;
     marker(folder)?.ok_or_else(|| Error::internal("the mark of the key folder vanished while it was made"))
 }
 

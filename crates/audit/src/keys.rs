@@ -75,19 +75,9 @@ impl SubjectKeys {
     /// # Errors
     /// `SUBJECT_KEYS_UNUSABLE` if it can't be made or written.
     pub fn open(folder: &Path, entropy: Entropy) -> Result<Self> {
-        let unusable = |error: io::Error| {
-            Error::failed_precondition(
-                "SUBJECT_KEYS_UNUSABLE",
-                format!(
-                    "audit.subject_keys_dir: {} can't be written: {error}. Check its owner and mode, and as which user this \
-                     process runs.",
-                    shown_path(folder)
-                ),
-            )
-        };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(unusable)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(unwritable(folder))?;
         let probe = folder.join(format!(".probe-{}", hex::encode(entropy.bytes::<8>())));
-        File::create_new(&probe).and_then(|_| fs::remove_file(&probe)).map_err(unusable)?;
+        File::create_new(&probe).and_then(|_| fs::remove_file(&probe)).map_err(unwritable(folder))?;
         Ok(Self { folder: Arc::new(folder.to_owned()), entropy, cache: Arc::default() })
     }
 
@@ -242,6 +232,18 @@ fn parse(text: &str) -> Option<SubjectKey> {
     let mut bytes = Zeroizing::new([0; 32]);
     hex::decode_to_slice(secret, &mut *bytes).ok()?;
     Some(SubjectKey::from_parts(Uuid::parse_str(id).ok()?, Secret::new(*bytes)))
+}
+
+/// What is said of a folder of keys that this process can't write.
+pub(crate) fn unwritable(folder: &Path) -> impl FnOnce(io::Error) -> Error {
+    move |error| {
+        let text = format!(
+            "audit.subject_keys_dir: {} can't be written: {error}. Check its owner and mode, and as which user this process \
+             runs.",
+            shown_path(folder)
+        );
+        Error::failed_precondition("SUBJECT_KEYS_UNUSABLE", text)
+    }
 }
 
 #[cfg(test)]

@@ -53,8 +53,8 @@ impl CheckpointSeed {
                     )
                 } else {
                     format!(
-                        "audit.checkpoint_key_file: {at} is not there. Make it: (umask 077; openssl rand -hex 32 > FILE), FILE being \
-                         the path that the configuration names (default: audit-checkpoint.key)."
+                        "audit.checkpoint_key_file: {at} is not there. Make it: (umask 077; openssl rand -hex 32 > FILE), \
+                         FILE being the path that the configuration names (default: audit-checkpoint.key)."
                     )
                 };
                 return Err(Error::failed_precondition("CHECKPOINT_KEY_MISSING", text));

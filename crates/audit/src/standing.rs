@@ -198,8 +198,10 @@ impl Standing {
         if let Some(state) = news.or(others.first()) {
             if news.is_some() {
                 signed.contradicted = Some((*state).clone());
-                let why = "it does not extend its state of {} entries, which was signed";
-                self.0.gate.unready(why.replace("{}", &state.size.to_string()));
+                self.0.gate.unready(format!(
+                    "it does not extend its state of {} entries, which was signed",
+                    state.size
+                ));
             }
             return Err(self.rewritten(state));
         }

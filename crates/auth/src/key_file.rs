@@ -65,8 +65,8 @@ impl Keys {
             // Another replica may have made it meanwhile, and used it.
             if is_in_use(db).await? && !exists(path)? {
                 let message = format!(
-                    "The key file {} (auth.key_file) is not there, and what auth's database holds is sealed with it. Restore it from its \
-                     backup: a new one opens nothing.",
+                    "The key file {} (auth.key_file) is not there, and what auth's database holds is sealed with it. \
+                     Restore it from its backup: a new one opens nothing.",
                     shown_path(path)
                 );
                 return Err(Error::failed_precondition("KEY_FILE_MISSING", message));

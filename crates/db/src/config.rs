@@ -19,7 +19,7 @@ use url::Url;
 pub struct Config {
     /// `postgres://user:password@host:5432/database?sslmode=verify-full`, or `sqlite:<path of a file>`. Outside dev,
     /// PostgreSQL on another host needs sslmode `verify-full` (recommended), `verify-ca` or `require`. Of libpq's other
-    /// parameters those that the driver knows are taken, and the rest refused by name. Required.
+    /// parameters those that the driver knows are taken; with any other the start is refused, and names the known. Required.
     pub url: DatabaseUrl,
     /// PEM file with the authorities that vouch for PostgreSQL under `verify-full` and `verify-ca`, besides the public
     /// ones; read at each connection. It wins over `sslrootcert` in `url`. Default: none.
@@ -168,9 +168,10 @@ fn is_parameter(key: &str) -> bool {
     PLAIN_PARAMETERS.contains(&key) || SECRET_PARAMETERS.contains(&key) || key.starts_with("options[")
 }
 
-/// Whether the address was cut at a sign of the password that should have been encoded: then what is taken for the host is
-/// a part of the password.
-fn has_sign_behind_host(url: &Url) -> bool {
+/// Whether the address of a store was cut at a sign of the password that should have been encoded: then what is taken for the
+/// host is a part of the password.
+#[must_use]
+pub fn has_sign_behind_host(url: &Url) -> bool {
     let behind = [Some(url.path()), url.query(), url.fragment()];
     behind.into_iter().flatten().any(|part| part.contains('@'))
 }
@@ -224,8 +225,8 @@ impl DatabaseUrl {
             return Ok(Target::Sqlite(PathBuf::from(path)));
         }
         if text.starts_with("postgres://") || text.starts_with("postgresql://") {
-            let misread = Url::parse(text).is_ok_and(|url| has_sign_behind_host(&url));
-            if misread {
+            let url = Url::parse(text).ok();
+            if url.as_ref().is_some_and(has_sign_behind_host) {
                 return Err(
                     "url: has an @ behind the host; in a user name, password or database name write / as %2F, ? as %3F, # as \
                      %23 and @ as %40"
@@ -233,7 +234,7 @@ impl DatabaseUrl {
                 );
             }
             // The driver would log one that it does not know, with its value.
-            if Url::parse(text).is_ok_and(|url| url.query_pairs().any(|(key, _)| !is_parameter(&key))) {
+            if url.is_some_and(|url| url.query_pairs().any(|(key, _)| !is_parameter(&key))) {
                 return Err(format!(
                     "url: has a parameter that is not known here; known are {}",
                     [PLAIN_PARAMETERS, SECRET_PARAMETERS].concat().join(", ")

@@ -36,7 +36,7 @@ mod sql;
 mod tx;
 mod value;
 
-pub use config::{Config, DatabaseUrl};
+pub use config::{Config, DatabaseUrl, has_sign_behind_host};
 pub use connect::{Db, Engine};
 pub use error::{Error, Result};
 pub use insert::Insert;

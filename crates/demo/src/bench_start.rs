@@ -1,8 +1,8 @@
 //! `gatehouse-demo bench-start`: how long a start takes, what it costs to stand idle, how large the program is.
 //!
 //! Memory is read twice: of a process that has only started, and of one that has worked and then stood still, which
-//! holds what its databases' caches and its allocator kept. Medians over several runs, beside a floor measured in the same run: the same program printing its version, which
-//! is what the operating system needs to load and end it.
+//! holds what its databases' caches and its allocator kept. Medians over several runs, beside a floor measured in the same
+//! run: the same program printing its version, which is what the operating system needs to load and end it.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

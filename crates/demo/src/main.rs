@@ -16,7 +16,6 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-
 use nix::sys::signal::Signal;
 
 use crate::narrator::Narrator;

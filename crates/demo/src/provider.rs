@@ -13,7 +13,8 @@ use gatehouse_testkit::oauth_provider::{OAuthProvider, Options};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::signal::unix::{SignalKind, signal};
+
+use crate::signals::Signals;
 
 const CERTIFICATE: &str = "provider.crt";
 const KEY: &str = "provider.key";
@@ -47,7 +48,7 @@ pub(crate) struct CertificateArgs {
 
 /// Serves until a signal.
 pub(crate) async fn run(args: &ProviderArgs) -> anyhow::Result<()> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut signals = Signals::listen()?;
     let chain = CertificateDer::pem_file_iter(args.folder.join(CERTIFICATE))
         .and_then(Iterator::collect)
         .context("no certificate: run provider-certificate first")?;
@@ -64,10 +65,7 @@ pub(crate) async fn run(args: &ProviderArgs) -> anyhow::Result<()> {
     let listener = TcpListener::bind(args.listen).with_context(|| format!("{} can't be had", args.listen))?;
     let provider = OAuthProvider::serve(options, listener, args.url.trim_end_matches('/'), Some(tls))?;
     println!("The provider is {} and listens on {}.", provider.base_url(), args.listen);
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+    signals.recv().await;
     Ok(())
 }
 

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use gatehouse_core::{Clock, Entropy};
 use reqwest::Method;
 use serde_json::json;
 
 use crate::api::{Api, text};
+use crate::steps::sign_in::newcomer;
 
 /// How long one job may take, a debug build on a busy machine included.
 const JOB_LIMIT: Duration = Duration::from_secs(60);
@@ -31,12 +31,7 @@ pub(crate) fn write_config(file: &Path) -> anyhow::Result<()> {
 /// Does it, one thing after the other, as somebody new.
 pub(crate) async fn run(gateway: &str, work: Work) -> anyhow::Result<()> {
     let mut api = Api::new(gateway, &[])?;
-    let run = gatehouse_core::ids::new_uuid(&Clock::system(), &Entropy::system()).simple().to_string();
-    let credentials =
-        json!({"email": format!("ada.{run}@example.com"), "password": format!("correct horse {run}")});
-    let mut registration = credentials.clone();
-    registration["tenant_name"] = json!(format!("Analytical Engines {run}"));
-    registration["display_name"] = json!("Ada");
+    let (credentials, registration) = newcomer();
     api.post("/v1/auth/register", &registration).await?;
     // At least one, for a token; the others stand evenly between the jobs.
     let every = (work.jobs / work.sign_ins.max(1)).max(1);

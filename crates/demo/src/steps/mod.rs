@@ -3,7 +3,7 @@
 mod audit;
 mod broker;
 mod optimize;
-mod sign_in;
+pub(crate) mod sign_in;
 
 use crate::api::Api;
 use crate::narrator::Narrator;

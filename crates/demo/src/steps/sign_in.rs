@@ -44,8 +44,8 @@ pub(crate) async fn run(api: &mut Api, tour: &Tour, narrator: &mut Narrator) -> 
     Ok(Account { person_id })
 }
 
-/// Somebody new, with a tenant of their own: their credentials and who they are.
-async fn register(api: &Api, narrator: &Narrator) -> anyhow::Result<(Value, Option<String>)> {
+/// Credentials of somebody new, and what they register with to have a tenant of their own.
+pub(crate) fn newcomer() -> (Value, Value) {
     // New names at each run: a second run finds the first one's data.
     let run = gatehouse_core::ids::new_uuid(&Clock::system(), &Entropy::system()).simple().to_string();
     let credentials =
@@ -53,6 +53,12 @@ async fn register(api: &Api, narrator: &Narrator) -> anyhow::Result<(Value, Opti
     let mut registration = credentials.clone();
     registration["tenant_name"] = json!(format!("Analytical Engines {run}"));
     registration["display_name"] = json!("Ada");
+    (credentials, registration)
+}
+
+/// Somebody new, with a tenant of their own: their credentials and who they are.
+async fn register(api: &Api, narrator: &Narrator) -> anyhow::Result<(Value, Option<String>)> {
+    let (credentials, registration) = newcomer();
     let registered = api.post("/v1/auth/register", &registration).await?;
     let person_id = text(&registered, "/person_id")?.to_owned();
     narrator.say(&format!("tenant {}, admin {person_id}", text(&registered, "/tenant_id")?));

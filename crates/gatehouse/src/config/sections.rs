@@ -6,6 +6,7 @@ use std::time::Duration;
 use gatehouse_client::ChannelConfig;
 use gatehouse_client::tls::{TlsFiles, is_service, is_trust_domain};
 use gatehouse_core::{Environment, file_problem};
+use gatehouse_db::has_sign_behind_host;
 use gatehouse_proto::access::CALLERS;
 use gatehouse_service::revocations::Staleness;
 use schemars::JsonSchema;
@@ -94,12 +95,6 @@ impl RedisConfig {
         }
         problems
     }
-}
-
-/// Whether the address was cut at a sign of the password that should have been encoded.
-fn has_sign_behind_host(url: &Url) -> bool {
-    let behind = [Some(url.path()), url.query(), url.fragment()];
-    behind.into_iter().flatten().any(|part| part.contains('@'))
 }
 
 /// Who this process is to the other services (client credentials).

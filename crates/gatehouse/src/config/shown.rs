@@ -47,19 +47,15 @@ fn hidden(text: &str) -> Option<String> {
 }
 
 /// `value` without the fields that are null.
-pub(crate) fn without_nulls(mut value: Value) -> Value {
-    drop_nulls(&mut value);
-    value
-}
-
-fn drop_nulls(value: &mut Value) {
+pub(crate) fn without_nulls(value: Value) -> Value {
     match value {
-        Value::Array(values) => values.iter_mut().for_each(drop_nulls),
-        Value::Object(fields) => {
-            fields.retain(|_, value| !value.is_null());
-            fields.values_mut().for_each(drop_nulls);
-        }
-        _ => {}
+        Value::Array(values) => values.into_iter().map(without_nulls).collect(),
+        Value::Object(fields) => fields
+            .into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(key, value)| (key, without_nulls(value)))
+            .collect(),
+        other => other,
     }
 }
 

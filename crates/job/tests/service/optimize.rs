@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use gatehouse_core::Clock;
 use gatehouse_job::{Config, MIGRATIONS};
 use gatehouse_optimizer::Config as OptimizerConfig;
 use gatehouse_proto::job::v1::*;
 use gatehouse_testkit::{TestDb, both_engines};
 use serde_json::{Value, json};
 
-use crate::common::{RunningWorker, Service, assert_contiguous, at, config, steps, types};
+use crate::common::{Caller, RunningWorker, Service, assert_contiguous, at, config, steps, types};
 
 fn optimizer(service: &Service, config: OptimizerConfig) -> RunningWorker {
     let channel = service.worker_channel(&["optimize:*"]);
@@ -32,10 +33,31 @@ fn rosenbrock(more: &Value) -> String {
     request.to_string()
 }
 
-async fn submit(service: &Service, input: &str) -> (crate::common::Caller, String) {
+async fn submit(service: &Service, input: &str) -> (Caller, String) {
     let owner = service.owner();
     let job = owner.submit("optimize", input, "").await.unwrap().job.unwrap().job_id;
     (owner, job)
+}
+
+/// A service whose leases last a minute of `clock`, which stands.
+async fn with_long_leases(db: &TestDb, clock: &Clock) -> Service {
+    let config = Config { lease_ttl_ms: 60_000, sweep_interval_ms: 600_000, ..config() };
+    Service::start_with(db, config, clock.clone(), "127.0.0.1:0").await
+}
+
+/// Has a worker that allows `max_iterations` do twenty of them, kills it, and lets the lease end and the pause before the
+/// next attempt pass.
+async fn run_and_kill(service: &Service, clock: &Clock, owner: &Caller, job: &str, max_iterations: u32) {
+    let mut watching = owner.watch(job, 0).await.unwrap();
+    let victim = optimizer(service, slow(max_iterations, 15));
+    for _ in 0..20 {
+        watching.until(JobEventType::Progress).await;
+    }
+    victim.kill();
+    clock.advance(Duration::from_mins(1));
+    service.app.sweep().await.unwrap();
+    watching.until(JobEventType::Retrying).await;
+    clock.advance(Duration::from_secs(1));
 }
 
 both_engines! {
@@ -63,22 +85,11 @@ both_engines! {
     /// The killed run and the unbroken one tell the same story. The service's clock stands: nobody loses a lease but the one
     /// who is killed, however long the machine stands still.
     async fn a_killed_search_goes_on_where_it_was(db: TestDb) {
-        let (clock, lease_ttl) = (at(0), Duration::from_mins(1));
-        let config = Config { lease_ttl_ms: 60_000, sweep_interval_ms: 600_000, ..config() };
-        let service = Service::start_with(&db, config, clock.clone(), "127.0.0.1:0").await;
+        let clock = at(0);
+        let service = with_long_leases(&db, &clock).await;
         let input = rosenbrock(&json!({"seed": 3, "max_iterations": 60}));
         let (owner, job) = submit(&service, &input).await;
-        let mut watching = owner.watch(&job, 0).await.unwrap();
-        let victim = optimizer(&service, slow(60, 15));
-        for _ in 0..20 {
-            watching.until(JobEventType::Progress).await;
-        }
-        victim.kill();
-        clock.advance(lease_ttl);
-        service.app.sweep().await.unwrap();
-        watching.until(JobEventType::Retrying).await;
-        // Over the pause before the next attempt.
-        clock.advance(Duration::from_secs(1));
+        run_and_kill(&service, &clock, &owner, &job, 60).await;
         let worker = optimizer(&service, slow(60, 0));
         assert_eq!(owner.until(&job, JobState::Succeeded).await.attempt, 2);
         let events = owner.events(&job, 0).await;
@@ -91,25 +102,15 @@ both_engines! {
         service.stop().await;
     }
 
-    /// MAX_ITERATIONS may be another after a restart. A lower one ends the search, at the iteration that was told of; a higher one
-    /// is not for a job that was told a lower.
+    /// MAX_ITERATIONS may be another after a restart. A lower one ends the search, at the iteration that was told of; a
+    /// higher one is not for a job that was told a lower.
     async fn a_limit_that_changed_contradicts_nothing_that_was_told(db: TestDb) {
-        let (clock, lease_ttl) = (at(0), Duration::from_mins(1));
-        let config = Config { lease_ttl_ms: 60_000, sweep_interval_ms: 600_000, ..config() };
-        let service = Service::start_with(&db, config, clock.clone(), "127.0.0.1:0").await;
+        let clock = at(0);
+        let service = with_long_leases(&db, &clock).await;
         for (before, after, asked) in [(200, 10, Some(1000)), (200, 10, None), (60, 500, Some(1000))] {
             let input = rosenbrock(&json!({"seed": 3, "tolerance": 0, "max_iterations": asked}));
             let (owner, job) = submit(&service, &input).await;
-            let mut watching = owner.watch(&job, 0).await.unwrap();
-            let victim = optimizer(&service, slow(before, 15));
-            for _ in 0..20 {
-                watching.until(JobEventType::Progress).await;
-            }
-            victim.kill();
-            clock.advance(lease_ttl);
-            service.app.sweep().await.unwrap();
-            watching.until(JobEventType::Retrying).await;
-            clock.advance(Duration::from_secs(1));
+            run_and_kill(&service, &clock, &owner, &job, before).await;
             let worker = optimizer(&service, slow(after, 0));
             owner.until(&job, JobState::Succeeded).await;
             worker.drain().await;
